@@ -72,7 +72,7 @@ def progress(iterable=None, # what to iterate over, or None and update by hand
              **kwargs, # passed to tqdm
             ) -> tqdm: # a bar; `.set_postfix(loss=...)` shows a number beside it
     "A progress bar that vanishes when its work is done; silent under nbdev_test."
-    options = dict(total=total, desc=desc, leave=False, mininterval=.5, dynamic_ncols=False, ncols=100, disable=in_test())
+    options = dict(total=total, desc=desc, leave=False, mininterval=.5, ncols=100, nrows=24, disable=in_test())
     return tqdm(iterable, **(options | kwargs))
 
 # %% ../nbs/00_core.ipynb #48e4d7b0

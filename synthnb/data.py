@@ -22,8 +22,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .core import (artefact, atomic_path, generator, hash_of, load_json, no_space, progress, reserve,
-                          save_json)
+from .core import artefact, atomic_path, hash_of, load_json, no_space, progress, reserve, save_json
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
