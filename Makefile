@@ -1,0 +1,117 @@
+# make run | test | lab | bench | readme | prepare | clean. Each makes its own environment in .venv when there is none.
+#   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters (see `make help`)
+#   make test PYTHON=python3.12           the Python that .venv is made with
+#   make lab PY=python                    use an environment that is already there (conda, a container); nothing is installed
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   ?= .venv
+PY     ?= $(VENV)/bin/python
+
+# The parameters of `make run`, which are those of the notebook. Empty means the notebook's own default.
+NOTEBOOK ?= 07_affectnet
+SAMPLER  ?= cl-sam
+RATIO    ?= 1
+SCALE    ?= laptop
+SEED     ?= 0
+DATA     ?= drawn
+ROOT     ?=
+CLASSES  ?=
+# Further arguments for papermill (run), JupyterLab (lab), bench.py (bench) or pytest (test).
+ARGS     ?=
+
+OWN := $(VENV)/bin/python
+ifeq ($(PY),$(OWN))
+READY := $(VENV)/.ready
+endif
+BIN = $$(dirname "$$(command -v $(PY))")
+
+# The kernel of a notebook is the Python that runs papermill, whatever kernels the user has registered elsewhere.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab bench readme prepare clean
+
+help:  ## what can be typed here
+	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@echo "  Parameters of run: SAMPLER=$(SAMPLER) RATIO=$(RATIO) SCALE=$(SCALE) SEED=$(SEED) DATA=$(DATA) ROOT=$(ROOT) CLASSES=$(CLASSES)"
+
+# ---- the environment ------------------------------------------------------------------------------------------------
+define check_python
+@command -v $(PYTHON) >/dev/null || { \
+	echo "There is no '$(PYTHON)' here. Install Python 3.10 or newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "Python 3.10 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+endef
+
+$(VENV)/.ready: settings.ini pyproject.toml setup.py
+	$(check_python)
+	@if [ ! -x $(VENV)/bin/pip ]; then \
+		echo "Making $(VENV) with $$($(PYTHON) --version). PyTorch and its companions are up to 5 GB: 3 to 20 minutes, once."; \
+		$(PYTHON) -m venv $(VENV) || { \
+			echo "$(PYTHON) could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	else echo "Bringing $(VENV) in line with settings.ini."; fi
+	@set -o pipefail; $(OWN) -m pip install --no-input --progress-bar off --editable '.[dev]' 2>&1 | tee $(VENV)/install.log \
+		| awk '/Downloading .*\([0-9.]+ [MG]B\)/ { print "  " $$2, $$3, $$4; fflush() } /^Installing collected/ { print "  installing"; fflush() }' \
+		|| { tail -n 20 $(VENV)/install.log >&2; echo "The installation failed; all that pip said is in $(VENV)/install.log." >&2; exit 1; }
+	@$(hooks)
+	@touch $@
+
+# nbdev's hooks merge notebooks cell by cell and trust what was pulled. They go into this clone only (nbdev would also
+# write to ~/.jupyter, hence HOME), by their full path, so that they work where .venv is not active. A post-merge hook
+# that somebody else wrote stays.
+hooks = if [ -d .git ] && [ -z "$$CI" ] && { [ ! -e .git/hooks/post-merge ] || grep -q nbdev .git/hooks/post-merge; }; then \
+	bin=$$(cd $(VENV)/bin && pwd); HOME=$${bin%/bin} PATH="$$bin:$$PATH" nbdev_install_hooks >/dev/null \
+	&& git config --local merge.nbdev-merge.driver "'$$bin/nbdev_merge' %O %A %B %P" \
+	&& printf '\#!/bin/bash\n"%s/nbdev_trust"\n' "$$bin" > .git/hooks/post-merge \
+	|| echo "nbdev's git hooks could not be installed; everything else works without them." >&2; fi
+
+# ---- what a person types --------------------------------------------------------------------------------------------
+parameters = -r sampler '$(SAMPLER)' -p ratio '$(RATIO)' -r scale '$(SCALE)' -p seed '$(SEED)' -r data '$(DATA)' \
+	$(if $(ROOT),-r root '$(ROOT)') $(if $(CLASSES),-r classes '$(CLASSES)')
+
+run: $(READY)  ## one run of the main experiment, from training the GAN to the table (10 minutes on two cores)
+	@folder=$${SYNTHNB_RUNS:-runs}/$(NOTEBOOK); mkdir -p $$folder; page=$$folder/notebook-$$$$; touch $$page.start; \
+	trap 'rm -f '$$page.start EXIT; \
+	$(PY) -m papermill nbs/$(NOTEBOOK).ipynb $$page.ipynb --kernel python3 $(parameters) $(ARGS) \
+		--no-progress-bar --stdout-file - --stderr-file - 2> >(grep --line-buffered -v 'TCP without encryption' >&2) \
+	|| { echo "The run stopped. What it had done so far: $$page.ipynb; what was finished will be reused." >&2; exit 1; }; \
+	$(PY) -m nbconvert --log-level ERROR --to html --CoalesceStreamsPreprocessor.enabled=True $$page.ipynb || exit 1; \
+	record=$$(find $$folder -mindepth 2 -maxdepth 2 -name metrics.json -newer $$page.start | head -n 1); \
+	if [ -z "$$record" ]; then echo "The notebook ended without leaving a record in $$folder." >&2; exit 1; fi; \
+	record=$$(dirname "$$record"); for kind in ipynb html; do mv $$page.$$kind "$$record/notebook.$$kind"; done; \
+	echo; echo "The record:  $$record  (params.json, metrics.json, tables/, figures/)"; \
+	echo "As a page:   $$record/notebook.html"
+
+# Each step says how long it took; pytest comes last, so that the last line counts what ran. Notebooks run two at a
+# time at smoke scale, the long ones (the last) first, each in a process of its own with one thread, and what they
+# make goes to a scratch folder: nothing here writes to runs/.
+test_notebook = began=$$SECONDS; if said=$$("$$0" --path "$$1" --n_workers 0 2>&1) && [[ "$$said" == *Success.* ]]; \
+	then echo "$$1  $$((SECONDS - began)) s"; else printf "%s\n" "$$said" "$$1 FAILED"; exit 1; fi
+step = echo; echo "== $(1)"; began=$$SECONDS; { $(2); } || exit 1; echo "   $$((SECONDS - began)) s"
+test: $(READY)  ## everything: in sync, clean, ruff, every notebook at smoke scale, pytest (under 15 minutes)
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	$(call step,the repository: in sync and clean,$(PY) -m pytest -q --no-header tests/test_repository.py); \
+	$(call step,ruff,$(PY) -m ruff check --quiet --output-format concise synthnb tests nbs setup.py && echo "nothing to say"); \
+	$(call step,nbdev_test: the notebooks,ls -r nbs/*.ipynb | SYNTHNB_RUNS="$$scratch" IN_TEST=1 OMP_NUM_THREADS=1 \
+		xargs -n 1 -P 2 bash -c '$(test_notebook)' "$(BIN)/nbdev_test"); \
+	echo; echo "== pytest"; $(PY) -m pytest -q --no-header --durations=10 $(ARGS) tests
+
+lab: $(READY)  ## JupyterLab, opened on the notebooks
+	@$(PY) -m jupyterlab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs $(ARGS)
+
+bench: $(READY)  ## the speed and memory table, on the CPU or on CUDA
+	@$(PY) tests/bench.py $(ARGS)
+
+readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
+	@$(PY) tests/readme.py
+
+prepare: $(READY)  ## before a commit: export the notebooks, clean them, render the README
+	@"$(BIN)/nbdev_export" && "$(BIN)/nbdev_clean" && $(PY) tests/readme.py
+
+clean:  ## remove artefacts, executed notebooks and caches; records and .venv stay
+	@rm -rf runs/artefacts runs/*/notebook-* runs/*/*/notebook.ipynb runs/*/*/notebook.html build dist *.egg-info
+	@rm -rf .pytest_cache .ruff_cache .hypothesis _docs _proc
+	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0 rm -rf
+	@echo "Removed artefacts, executed notebooks and caches. The records in runs/ and $(VENV) are as they were."

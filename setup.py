@@ -1,0 +1,21 @@
+"""Hands settings.ini, the one list of dependencies, to setuptools."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser()
+config.read(Path(__file__).parent / 'settings.ini', encoding='utf-8')
+settings = config['DEFAULT']
+
+setup(
+    version=settings['version'],
+    description=settings['description'],
+    keywords=settings['keywords'].split(),
+    author=settings['author'],
+    author_email=settings['author_email'],
+    url=settings['git_url'],
+    packages=[settings['lib_path']],
+    install_requires=settings['requirements'].split(),
+    extras_require={'dev': settings['dev_requirements'].split()},
+)

@@ -1,0 +1,18 @@
+"""Tests run at smoke scale, on one thread, and keep their runs and artefacts in a folder of their own."""
+import os
+import shutil
+import tempfile
+
+# Set before anything imports torch; processes that a test starts inherit them.
+os.environ['IN_TEST'] = '1'
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+def pytest_configure(config):
+    config.synthnb_runs = tempfile.mkdtemp(prefix='synthnb-runs-')
+    os.environ['SYNTHNB_RUNS'] = config.synthnb_runs
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.synthnb_runs, ignore_errors=True)
