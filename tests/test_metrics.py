@@ -1,0 +1,82 @@
+"""Scores through torch-fidelity's own Inception, on a file of its exact layout that holds random numbers.
+
+This is apart from the chapter because Inception takes about a second for eight images on one core, and the
+Fréchet distance of its 2048 features another ten.
+"""
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch_fidelity import feature_extractor_inceptionv3 as inception
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+from synthnb import metrics
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp('inception')/'random.pth'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, 'load_state_dict_from_url', lambda *a, **k: {})
+        patch.setattr(inception.FeatureExtractorInceptionV3, 'load_state_dict', lambda self, state: None)
+        torch.manual_seed(0)
+        torch.save(inception.FeatureExtractorInceptionV3('random', ['2048']).state_dict(), path)
+    return path
+
+
+def faces(n, seed, size=36):
+    return torch.randint(256, (n, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope='module')
+def scores(weights):
+    with pytest.warns(UserWarning, match='rank 7 at most'):
+        return metrics.image_scores(faces(8, 0), faces(8, 1) // 2, inception_weights=weights, device='cpu',
+                                    kid_subsets=3)
+
+
+def test_the_name_says_inception(scores):
+    for score in ('FID', 'KID', 'IS'): assert np.isfinite(scores[f'{score} (inception-v3-compat)'])
+    assert not {'FID', 'KID', 'IS'} & set(scores)
+    assert (scores['extractor'], scores['n_real'], scores['n_fake']) == ('inception-v3-compat', 8, 8)
+    assert '299' in scores['resize'] and scores['FID (inception-v3-compat)'] > 0
+
+
+def test_the_features_are_those_of_torch_fidelity(weights, scores):
+    theirs = inception.FeatureExtractorInceptionV3('x', ['2048', 'logits_unbiased'],
+                                                   feature_extractor_weights_path=str(weights))
+    with torch.no_grad(): a, b = (theirs(x.permute(0, 3, 1, 2))[0] for x in (faces(8, 0), faces(8, 1) // 2))
+    kid = kid_features_to_metric(a.double(), b.double(), kid_subsets=3, kid_subset_size=4, rng_seed=0, verbose=False)
+    assert scores['KID (inception-v3-compat)'] == pytest.approx(kid[KEY_METRIC_KID_MEAN], rel=1e-4)
+
+
+def test_large_images_are_reduced_with_antialiasing(weights):
+    checks = (torch.arange(600)[:, None] + torch.arange(600)).remainder(2).mul(255).byte().expand(1, 3, 600, 600)
+    seen = []
+    net = metrics.InceptionFeatures(weights)
+    net.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad(): net(checks), inception.FeatureExtractorInceptionV3.forward(net, checks)
+    ours, theirs = seen
+    assert ours.shape == theirs.shape == (1, 3, 299, 299)
+    assert ours.std() < .1 < .3 < theirs.std() # a fine chessboard is grey from afar; without antialiasing it is moire
+
+
+def test_found_by_environment_and_by_cache(weights, monkeypatch, tmp_path):
+    monkeypatch.setenv('SYNTHNB_INCEPTION', str(weights))
+    assert metrics.inception_file() == weights
+    assert metrics.image_extractor().name == 'inception-v3-compat'
+    monkeypatch.delenv('SYNTHNB_INCEPTION')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    assert metrics.inception_file() is None
+    cached = tmp_path/'checkpoints'/os.path.basename(inception.URL_INCEPTION_V3)
+    cached.parent.mkdir()
+    cached.symlink_to(weights)
+    assert metrics.inception_file() == cached
+
+
+def test_nothing_is_downloaded(monkeypatch, tmp_path):
+    monkeypatch.delenv('SYNTHNB_INCEPTION', raising=False)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(inception, 'load_state_dict_from_url', lambda *a, **k: pytest.fail('tried to download'))
+    with pytest.raises(FileNotFoundError, match='give a classifier'): metrics.image_scores(faces(4, 0), faces(4, 1))
