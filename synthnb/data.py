@@ -22,7 +22,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .core import artefact, atomic_path, hash_of, load_json, no_space, progress, reserve, save_json
+from .core import FULL, artefact, atomic_path, hash_of, load_json, no_space, progress, reserve, save_json
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -61,7 +61,7 @@ def write(self:ArrayFile, start:int, # first row
     try:
         with open(self.path, 'r+b', buffering=0) as f:
             while len(view): n = os.pwrite(f.fileno(), view, at); view, at = view[n:], at + n
-    except OSError as e: raise (no_space(self.path, rows.nbytes) if e.errno == 28 else e)
+    except OSError as e: raise (no_space(self.path, rows.nbytes) if e.errno in FULL else e)
 
 # %% ../nbs/00a_data.ipynb #c2ac0094
 @patch
@@ -168,10 +168,8 @@ def add_column(self:ImageSet, name:str, values) -> np.ndarray: # as stored
     "Store one number an image under a name, atomically; an older column of that name is replaced."
     values = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if len(values) != len(self): raise ValueError(f"column '{name}': {len(values)} values for {len(self)} images")
-    try:
-        with atomic_path(self.folder/'columns'/f'{name}.npy') as p:
-            with open(p, 'wb') as f: np.save(f, values)
-    except OSError as e: raise (no_space(self.folder, values.nbytes) if e.errno == 28 else e)
+    with atomic_path(self.folder/'columns'/f'{name}.npy') as p:
+        with open(p, 'wb') as f: np.save(f, values)
     return values
 
 # %% ../nbs/00a_data.ipynb #dee8e026
@@ -180,7 +178,7 @@ def fingerprint(self:ImageSet) -> str: # 12 hexadecimal digits
     "A name for the set's contents: its labels, and 64 images spread over it."
     import hashlib
     seen = hashlib.blake2b(repr((self.pixels.shape, self.classes)).encode(), digest_size=6)
-    seen.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+    seen.update(np.ascontiguousarray(self.labels, np.int64))
     rows = np.linspace(0, len(self) - 1, min(64, len(self))).astype(np.int64) if len(self) else []
     seen.update(self.gather(rows).numpy().tobytes())
     return seen.hexdigest()
