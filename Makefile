@@ -1,4 +1,4 @@
-# make run | test | lab | bench | readme | prepare | clean. Each makes its own environment in .venv when there is none.
+# make run | test | lab | bench | readme | outputs | prepare | clean. Each makes its own environment in .venv when there is none.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters (see `make help`)
 #   make test PYTHON=python3.12           the Python that .venv is made with
 #   make lab PY=python                    use an environment that is already there (conda, a container); nothing is installed
@@ -31,7 +31,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench readme prepare clean
+.PHONY: help run test lab bench readme outputs prepare clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -106,6 +106,9 @@ bench: $(READY)  ## the speed and memory table, on the CPU or on CUDA
 
 readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
 	@$(PY) tests/readme.py
+
+outputs: $(READY)  ## execute the notebooks in NAMES (default: all) and keep their outputs, small enough for git
+	@JUPYTER_PREFER_ENV_PATH=1 $(PY) tests/outputs.py $(NAMES) && "$(BIN)/nbdev_clean"
 
 prepare: $(READY)  ## before a commit: export the notebooks, clean them, render the README
 	@"$(BIN)/nbdev_export" && "$(BIN)/nbdev_clean" && $(PY) tests/readme.py

@@ -1,0 +1,75 @@
+"""`make bench`: the speed and memory table, as ratios measured side by side in one run, on the CPU or on CUDA.
+
+Options: --device auto|cpu|cuda, --only gan|scoring|train, --out FILE.csv
+"""
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from synthnb.core import default_device, provenance, seed_everything  # noqa: E402
+from synthnb.data import Images  # noqa: E402
+from synthnb.drawn import draw_images, expression_labels, EXPRESSIONS  # noqa: E402
+from synthnb.gan import bench_stargan  # noqa: E402
+from synthnb.samplers import bench_scoring  # noqa: E402
+from synthnb.train import bench_train  # noqa: E402
+
+
+def gan_rows(device):
+    "A StarGAN training iteration at the official widths, against the plain eager float32 loop."
+    wanted = 3. if device.type == 'cuda' else 1.3
+    for size in (64, 128):
+        b = bench_stargan(size, 16, 64, cycles=20 if device.type == 'cuda' else 3, device=device)
+        yield f'StarGAN at {size} px, width 64, batch 16: plain eager loop, ms an update', 1e3*b['plain_seconds'], ''
+        yield f'StarGAN at {size} px, width 64, batch 16: ours, ms an update', 1e3*b['ours_seconds'], ''
+        yield f'StarGAN at {size} px: plain / ours', b['ratio'], wanted
+
+
+def train_rows(device):
+    "A training epoch against ImageFolder and DataLoader, on the same pictures: files of the stored size, and larger ones."
+    cuda = device.type == 'cuda'
+    stored, crop, arch, width, n = (72, 64, 'resnet18', 64, 8192) if cuda else (36, 32, 'resnet10', 16, 2560)
+    y = expression_labels(n, 'downsampled', seed=0)
+    for file in (stored, 128):
+        pictures = Images(draw_images(y, file, 0)[0], y, EXPRESSIONS)
+        b = bench_train(pictures, stored=stored, device=device, arch=arch, width=width, crop=crop)
+        name = f'{arch}, width {width}, JPEG files of {file} px'
+        yield f'epoch of ImageFolder + DataLoader, images/s ({name})', b['usual_per_s'], ''
+        yield f'epoch of ours, images/s ({name})', b['ours_per_s'], ''
+        yield f'training epoch: ours / ImageFolder + DataLoader ({name})', b['ratio'], 2.
+
+
+def scoring_rows(device):
+    "Scoring a pool against the bare network, and its peak memory."
+    for _, r in bench_scoring(device=device).iterrows(): yield r.measure, r.value, r.wanted
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument('--device', default='auto')
+    options.add_argument('--only', choices=['gan', 'train', 'scoring'])
+    options.add_argument('--out', type=Path, help='also write the table here, as CSV')
+    options = options.parse_args()
+    device, rows, start = default_device(options.device), [], time.time()
+    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows).items():
+        if options.only not in (None, name): continue
+        seed_everything(0)
+        for measure, value, wanted in make(device):
+            at_least = f'>= {wanted:g}' if isinstance(wanted, float) else wanted
+            rows.append(dict(measure=measure, value=f'{value:,.3g}' if value < 1000 else f'{value:,.0f}', wanted=at_least))
+            print(f"{measure:<105} {rows[-1]['value']:>10}  {at_least}", flush=True)
+    about = provenance()
+    print(f"\n{about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}, {time.time() - start:.0f} s")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).assign(device=about['device'], threads=about['threads']).to_csv(options.out, index=False)
+
+
+if __name__ == '__main__':
+    main()

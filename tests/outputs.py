@@ -1,0 +1,50 @@
+"""`make outputs NAMES="07_affectnet index"`: execute notebooks at their own scale and keep what they show, small enough for git.
+
+Progress bars are dropped, pictures lose colours that nobody sees, and execution counts go with nbdev_clean. No NAMES: all notebooks.
+"""
+import base64
+import io
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+NBS = Path(__file__).resolve().parents[1] / 'nbs'
+
+
+def smaller(png, colours=128):
+    "A PNG in base64 with at most so many colours, if that makes it smaller by a third"
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
+    out = io.BytesIO()
+    image.quantize(colours, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    reduced = base64.b64encode(out.getvalue()).decode()
+    return reduced if len(reduced) < .67 * len(png) else png
+
+
+def tidy(notebook):
+    "What is worth keeping of a notebook's outputs"
+    for cell in notebook.cells:
+        if cell.cell_type != 'code': continue
+        cell.metadata.pop('execution', None)
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+        for output in cell.outputs:
+            if png := output.get('data', {}).get('image/png'): output.data['image/png'] = smaller(png.replace('\n', ''))
+    return notebook
+
+
+def execute(path):
+    "Run one notebook as JupyterLab would, in its own folder, and write it back"
+    start, notebook = time.time(), nbformat.read(path, as_version=4)
+    language = notebook.metadata.pop('language_info', None)
+    NotebookClient(notebook, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    notebook.metadata.pop('language_info', None)
+    if language: notebook.metadata['language_info'] = language
+    nbformat.write(tidy(notebook), path)
+    print(f'{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB', flush=True)
+
+
+if __name__ == '__main__':
+    for path in [NBS / f'{Path(n).stem}.ipynb' for n in sys.argv[1:]] or sorted(NBS.glob('*.ipynb')): execute(path)

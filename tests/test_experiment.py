@@ -1,0 +1,153 @@
+"""The main experiment as a user runs it: papermill, in a process of its own, at smoke scale."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(runs, *args, scale='smoke'):
+    "papermill on 07_affectnet in a new process; `args` are its further arguments."
+    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'07_affectnet.ipynb'), str(Path(runs)/'executed.ipynb'),
+               '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
+    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
+
+
+def run(runs, *args, **kw):
+    "The same, waited for: (exit status, output)."
+    process = start(runs, *args, **kw)
+    output = process.communicate(timeout=400)[0]
+    return process.returncode, output
+
+
+def numbers(runs, name):
+    "What a run measured, without its times."
+    return json.loads((Path(runs)/'07_affectnet'/name/'metrics.json').read_text())['metrics']
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory):
+    "One finished run, which the tests below share."
+    runs = tmp_path_factory.mktemp('runs')
+    status, output = run(runs, '-p', 'sampler', 'cl-sam')
+    assert status == 0, output[-3000:]
+    return runs, output
+
+
+def test_the_record_is_complete(first):
+    runs, _ = first
+    folder = runs/'07_affectnet'/'scale=smoke'
+    assert {p.name for p in folder.iterdir()} >= {'params.json', 'metrics.json', 'tables', 'figures'}
+    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {'table2', 'table3', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure2_classes', 'figure4_confidence', 'figure5_extremes'}
+    record = json.loads((folder/'metrics.json').read_text())
+    assert 0 <= record['metrics']['arm_mean_class_accuracy'] <= 1
+    assert {'commit', 'dirty', 'torch', 'device', 'seconds', 'peak_memory', 'data'} <= set(record['provenance'])
+    assert record['metrics']['n_added'] == record['metrics']['n_real'] and record['metrics']['n_pool'] == 7*record['metrics']['n_real']
+
+
+def test_another_sampler_reuses_what_is_dear(first):
+    runs, _ = first
+    status, output = run(runs, '-p', 'sampler', 'random')
+    assert status == 0, output[-3000:]
+    for stage in ('gan', 'pool'): assert re.search(rf'^{stage} .*reused', output, re.M), output
+    assert len(re.findall(r'^classifier .*made in', output, re.M)) == 1, 'only the new arm is trained'
+
+
+def test_the_same_run_again_gives_the_same_numbers(first):
+    runs, _ = first
+    before = numbers(runs, 'scale=smoke')
+    status, output = run(runs, '-p', 'sampler', 'cl-sam')
+    assert status == 0 and 'made in' not in output, output[-3000:]
+    assert numbers(runs, 'scale=smoke') == before
+
+
+def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
+    "SIGKILL the whole process group again and again, at moments spread over the run, until it comes through."
+    runs, _ = first
+    for patience in (9, 13, 17, 22):
+        process = start(tmp_path, '-p', 'sampler', 'cl-sam')
+        try: process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    status, output = run(tmp_path, '-p', 'sampler', 'cl-sam')
+    assert status == 0, output[-3000:]
+    assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
+
+
+def test_two_runs_at_once_make_nothing_twice(first, tmp_path):
+    runs, _ = first
+    both = [start(tmp_path, '-p', 'sampler', s) for s in ('cl-sam', 'cr-sam')]
+    outputs = [p.communicate(timeout=400)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+    made = [m for o in outputs for m in re.findall(r'^(\S+ +\w{12})  made in', o, re.M)]
+    assert len(made) == len(set(made)) and made, made
+    assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
+    assert not list(tmp_path.glob('artefacts/*/*.part'))
+
+
+@pytest.mark.parametrize('args, said', [
+    (['-p', 'smapler', 'cl-sam'], 'unknown parameter smapler: this notebook has sampler, ratio, data'),
+    (['-p', 'sampler', 'best'], 'choose one of none, random, cl-sam, cr-sam, oracle'),
+    (['-p', 'data', 'affectnet', '-p', 'root', 'nowhere'], 'nowhere does not exist'),
+])
+def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
+    status, output = run(tmp_path, *args)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('07_affectnet/*/metrics.json'))
+
+
+def test_an_unknown_scale_is_refused(tmp_path):
+    status, output = run(tmp_path, scale='huge')
+    assert status != 0 and 'choose one of smoke, laptop, gpu, paper' in output
+
+
+@pytest.fixture
+def miniature(tmp_path):
+    "AffectNet's layout with 60 grey squares, of which one is torn and one is missing."
+    lists, folder = tmp_path/'a'/'Manually_Annotated_file_lists', tmp_path/'a'/'Manually_Annotated_Images'/'0'
+    lists.mkdir(parents=True), folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, n in (('training', 120), ('validation', 40)):
+        rows = []
+        for i in range(n):
+            name = f'{split}{i}.jpg'
+            Image.fromarray(rng.integers(0, 120, (40, 40, 3), np.uint8) + np.uint8(100*(i % 2))).save(folder/name)
+            rows.append((f'0/{name}', 0, 0, 40, 40, '', (0, 1, 8)[i % 3 if i > 90 else i % 2], -2, -2))
+        pd.DataFrame(rows, columns=['subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'facial_landmarks',
+                                    'expression', 'valence', 'arousal']).to_csv(lists/f'{split}.csv', index=False)
+    (folder/'training4.jpg').write_bytes((folder/'training4.jpg').read_bytes()[:200])
+    return tmp_path/'a'
+
+
+def test_photographs_in_affectnets_layout(miniature, tmp_path):
+    args = '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'sampler', 'cr-sam', '-p', 'classes', 'neutral,happiness'
+    status, output = run(tmp_path, *args)
+    assert status == 0 and 'training4.jpg' in output, output[-3000:]
+    record = next(tmp_path.glob('07_affectnet/*/metrics.json')).parent
+    assert str(tmp_path) not in (record/'params.json').read_text(), "a record must not hold a path of the machine"
+    assert 'preserved_kept' not in json.loads((record/'metrics.json').read_text())['metrics'], 'photographs have no oracle'
+
+
+def test_a_class_without_images_is_refused(miniature, tmp_path):
+    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature))
+    assert status != 0 and 'no training images of class sadness' in output and 'classes=neutral,happiness' in output
+
+
+def test_seconds_are_measured(first):
+    runs, _ = first
+    seconds = json.loads((runs/'07_affectnet'/'scale=smoke'/'metrics.json').read_text())['provenance']['seconds']
+    assert 0 < seconds < time.time()
