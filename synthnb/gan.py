@@ -352,7 +352,7 @@ def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha, config:StarGANCo
     g, = torch.autograd.grad(total, mixed, create_graph=True)
     return loss + config.gp_weight*((g.flatten(1).norm(2, 1) - 1)**2).mean()
 
-# %% ../nbs/01_gan.ipynb #9a93c582
+# %% ../nbs/01_gan.ipynb #d6330478
 class Training:
     "The state of a StarGAN's training."
     def __init__(self, train:Images, config:StarGANConfig, seed:int, device):
@@ -375,7 +375,7 @@ class Training:
         self.translate, self.judge, self.critic_gradients = map(speed_up, (self.G, self.D, critic_gradients))
         self.sampling = sampling_weights(train.labels) if c.balanced else None
 
-# %% ../nbs/01_gan.ipynb #2215af5b
+# %% ../nbs/01_gan.ipynb #a8cac499
 def compute_dtype(precision:str, device) -> torch.dtype:
     "The precision of convolutions: bf16 on CUDA unless told otherwise, float32 elsewhere."
     use = precision == 'bf16' or precision == 'auto' and torch.device(device).type == 'cuda'
@@ -386,7 +386,7 @@ def sampling_weights(labels:torch.Tensor) -> torch.Tensor: # (n,)
     counts = labels.bincount().float()
     return (1/counts)[labels].cpu()
 
-# %% ../nbs/01_gan.ipynb #a8cac499
+# %% ../nbs/01_gan.ipynb #46a3090a
 def augmented(x:torch.Tensor, # images in [-1, 1], (b, 3, h, w)
               draws:torch.Tensor, # (b, 4) in [0, 1): brightness, contrast, shift down, shift right
               strength:float, # 0 changes nothing, 1 moves by up to an eighth of the image
@@ -401,7 +401,7 @@ def augmented(x:torch.Tensor, # images in [-1, 1], (b, 3, h, w)
     x = x.permute(0, 2, 3, 1)[every[:, None, None], down[:, :, None], right[:, None, :]]
     return x.permute(0, 3, 1, 2)
 
-# %% ../nbs/01_gan.ipynb #17cf3d1f
+# %% ../nbs/01_gan.ipynb #4f3a6723
 @patch
 def rows(self:Training, gen:torch.Generator) -> torch.Tensor: # (b,)
     "Which images make the batch: class-balanced draws, or the next part of a shuffled epoch."
@@ -413,7 +413,7 @@ def rows(self:Training, gen:torch.Generator) -> torch.Tensor: # (b,)
         self.order = epoch, torch.randperm(n, generator=generator(self.seed, 'gan', 'epoch', epoch))
     return self.order[1][at*b:(at + 1)*b]
 
-# %% ../nbs/01_gan.ipynb #46a3090a
+# %% ../nbs/01_gan.ipynb #c01823fe
 @patch
 def batch(self:Training) -> tuple: # real, y, t, alpha
     "This step's real images, their classes, their targets, and where the mixed images lie."
@@ -430,7 +430,7 @@ def batch(self:Training) -> tuple: # real, y, t, alpha
     y, t = (v.float() if v.dim() == 2 else torch.eye(k, device=self.device)[v] for v in (labels, targets))
     return x.contiguous(memory_format=torch.channels_last), y, t, alpha
 
-# %% ../nbs/01_gan.ipynb #c47c2193
+# %% ../nbs/01_gan.ipynb #719e8e49
 def as_planes(labels, # int (b,), or attributes (b, k)
               k:int) -> torch.Tensor: # float (b, k)
     "Classes as the generator sees them."
@@ -441,7 +441,7 @@ def as_planes(labels, # int (b,), or attributes (b, k)
         raise ValueError(f'labels from {int(labels.min())} to {int(labels.max())}, but there are {k} classes')
     return F.one_hot(labels.long(), k).float()
 
-# %% ../nbs/01_gan.ipynb #c01823fe
+# %% ../nbs/01_gan.ipynb #2ae96ac7
 @patch
 def update(self:Training) -> dict: # losses
     "One update of D, and one of G when it is due. [Choi 2018, eqs. 5-6]"
@@ -467,7 +467,7 @@ def discriminator_update(self:Training, real, fake, y, t, alpha, warm:bool) -> d
     self.opt_d.step()
     return {f'D {k}': v for k, v in losses.items()}
 
-# %% ../nbs/01_gan.ipynb #719e8e49
+# %% ../nbs/01_gan.ipynb #4e546074
 @patch
 def classifier_gradients(self:Training, real, y) -> dict:
     "The gradients of D's classifier alone."
@@ -492,7 +492,7 @@ def generator_update(self:Training, real, fake, y, t) -> dict:
     if self.average is not None: self.move_average()
     return {'G score': score.detach(), 'G classes': classes.detach(), 'G back': back.detach()}
 
-# %% ../nbs/01_gan.ipynb #cdc8109d
+# %% ../nbs/01_gan.ipynb #707c6899
 @patch
 def move_average(self:Training):
     "Move the averaged generator towards the present one; early on it follows closely."
@@ -520,7 +520,7 @@ def load_state(self:Training, state:dict, path):
     for k in ('G', 'D', 'opt_g', 'opt_d', 'average'):
         if getattr(self, k) is not None: getattr(self, k).load_state_dict(state[k])
 
-# %% ../nbs/01_gan.ipynb #4e546074
+# %% ../nbs/01_gan.ipynb #e4830e3b
 class StarGAN:
     "A trained generator and its discriminator, on pixels."
     def __init__(self, G:Generator, D:Discriminator|None, classes:list, size:int, # class names, image size in pixels
@@ -538,7 +538,7 @@ class StarGAN:
 
     def __repr__(self): return f'StarGAN({self.size} px, {len(self.classes)} classes, {self.device})'
 
-# %% ../nbs/01_gan.ipynb #707c6899
+# %% ../nbs/01_gan.ipynb #447a3154
 @patch
 @torch.no_grad()
 def translate(self:StarGAN, pixels, # uint8 (b, h, w, 3)
@@ -558,7 +558,7 @@ def judge(self:StarGAN, pixels) -> tuple: # patch scores (b, critic_outputs), lo
         out, logits = self.D(self.prepare(pixels))
     return out.float().mean((2, 3)), logits.float()
 
-# %% ../nbs/01_gan.ipynb #53adeced
+# %% ../nbs/01_gan.ipynb #7b778532
 @patch
 def critic_score(self:StarGAN, pixels, # uint8 (b, h, w, 3)
                  labels, # int (b,), the classes that the images should have
@@ -572,7 +572,7 @@ def class_logits(self:StarGAN, pixels) -> torch.Tensor: # (b, k)
     "What the discriminator's own classifier says; the generator was trained to please it, so do not trust it on fakes."
     return self.judge(pixels)[1].cpu()
 
-# %% ../nbs/01_gan.ipynb #e4830e3b
+# %% ../nbs/01_gan.ipynb #34477532
 @patch
 def save(self:StarGAN, path:Path):
     "Write the model to one file, atomically."
@@ -591,7 +591,7 @@ def load(cls:StarGAN, path:Path, # written by `save`
     D = None if state['D'] is None else build_discriminator(state['D'], state['size'], path, state['slope'])
     return cls(G, D, state['classes'], state['size'], device, state['about'])
 
-# %% ../nbs/01_gan.ipynb #7b778532
+# %% ../nbs/01_gan.ipynb #f12e6e30
 def plain_keys(state:dict, path) -> dict:
     "A state dict without running statistics and without the prefix of data-parallel training."
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -612,7 +612,7 @@ def fill(net:nn.Module, state:dict, path, what:str) -> nn.Module:
     net.load_state_dict(state)
     return net
 
-# %% ../nbs/01_gan.ipynb #34477532
+# %% ../nbs/01_gan.ipynb #62b02b6d
 def first_shape(state:dict, key:str, path, what:str) -> tuple:
     "The shape of a convolution that must be there."
     if key not in state or state[key].dim() != 4:
@@ -629,7 +629,7 @@ def build_generator(state:dict, path, residual:bool=False) -> Generator:
                                f'found {(d, c, kernel, kernel)}')
     return fill(Generator(c - 3, d, repeats, kernel, residual), state, path, what)
 
-# %% ../nbs/01_gan.ipynb #f27dd2b2
+# %% ../nbs/01_gan.ipynb #96f86cf8
 def stem_of(state:dict) -> bool:
     "Whether the discriminator begins with a convolution of stride 1."
     return state['main.0.weight'].shape[2] == 3
@@ -646,7 +646,7 @@ def build_discriminator(state:dict, size:int, path, slope:float=.01) -> Discrimi
         f'size={size} was asked for: pass size={last << repeats}')
     return fill(Discriminator(size, k, d, repeats, outputs, stem, slope), state, path, what)
 
-# %% ../nbs/01_gan.ipynb #f12e6e30
+# %% ../nbs/01_gan.ipynb #93d02e89
 def load_official(path_G:Path, path_D:Path|None=None, # e.g. 200000-G.ckpt and 200000-D.ckpt
                   size:int=128, # image size in pixels
                   classes:list|None=None, device='cpu') -> StarGAN: # names of the classes; default 'class 0', ...
@@ -659,7 +659,7 @@ def load_official(path_G:Path, path_D:Path|None=None, # e.g. 200000-G.ckpt and 2
     if classes is not None and len(classes) != k: raise ValueError(f'{len(classes)} names for {k} classes in {path_G}')
     return StarGAN(G, D, classes or [f'class {i}' for i in range(k)], size, device)
 
-# %% ../nbs/01_gan.ipynb #695ee8ec
+# %% ../nbs/01_gan.ipynb #075eb466
 def train_stargan(train:Images, # real images at the stored size
                   config:StarGANConfig, folder:Path, # where checkpoints, samples and the model go
                   seed:int=0, device='auto', log_every:int=50, sample_every:int=500, # in updates of D
@@ -683,7 +683,7 @@ def train_stargan(train:Images, # real images at the stored size
     save_json(folder/'history.json', run.history)
     return gan
 
-# %% ../nbs/01_gan.ipynb #c3b2accd
+# %% ../nbs/01_gan.ipynb #304e52d8
 def check_finite(losses:dict, run:Training, path) -> dict:
     "The losses, unless one is not a number: on a GPU they are looked at every 50 updates, so as not to wait for it."
     if run.device.type != 'cuda' or run.step % 50 == 0:
@@ -699,10 +699,10 @@ def log(self:Training, losses:dict, bar, every:int):
     bar.update()
     if self.step % every == 0:
         self.history.append(dict(step=self.step) | {k: round(float(v), 6) for k, v in self.recent.items()})
-        shown = ('D adversarial', 'D classes', 'G classes', 'G back')
-        bar.set_postfix({k: f'{float(self.recent[k]):.2f}' for k in shown if k in self.recent})
+        shown = {'D adversarial': 'D', 'D classes': 'Dcls', 'G classes': 'Gcls', 'G back': 'rec'}
+        bar.set_postfix({v: f'{float(self.recent[k]):.2f}' for k, v in shown.items() if k in self.recent})
 
-# %% ../nbs/01_gan.ipynb #075eb466
+# %% ../nbs/01_gan.ipynb #3d30bc43
 @patch
 def finished(self:Training) -> StarGAN:
     "The model as it stands, with the averaged generator where there is one."
@@ -727,7 +727,7 @@ def save_samples(self:Training, folder:Path):
     picture = grid.permute(0, 2, 1, 3, 4).reshape(len(rows)*self.train.size, -1, 3).numpy()
     with atomic_path(folder/f'{self.step:07d}.png') as p: Image.fromarray(picture).save(p, format='png')
 
-# %% ../nbs/01_gan.ipynb #38f91672
+# %% ../nbs/01_gan.ipynb #84b7e001
 def target_counts(targets, # {class name: share} or shares in the order of the classes
                   classes:list, n:int, # rows in all
                  ) -> np.ndarray: # int (k,)
@@ -744,7 +744,7 @@ def target_counts(targets, # {class name: share} or shares in the order of the c
     counts[np.argsort(counts - exact, kind='stable')[:n - counts.sum()]] += 1
     return counts
 
-# %% ../nbs/01_gan.ipynb #c8da5c2f
+# %% ../nbs/01_gan.ipynb #d5f43802
 def plan_others(labels:np.ndarray, k:int) -> tuple[int, Callable]: # rows in all; rows -> (sources, targets)
     "Each image translated to all other classes: row r is image r // (k - 1). [Bhattarai 2020, section 4]"
     def rows(r):
@@ -765,7 +765,7 @@ def plan_shares(labels:np.ndarray, counts:np.ndarray, seed:int) -> tuple[int, Ca
         return order[j + (j >= begins[target])*sizes[target]], target
     return int(counts.sum()), rows
 
-# %% ../nbs/01_gan.ipynb #5edf8b99
+# %% ../nbs/01_gan.ipynb #30a1c6c1
 def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to translate
               folder:Path, # where the pool goes; a killed run goes on from what it holds
               targets='others', # 'others', or shares of the targets, see `target_counts`
@@ -784,7 +784,7 @@ def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to 
             writer.write(images, target, source=source, source_label=real.labels[source]); bar.update(len(source))
     return writer.close()
 
-# %% ../nbs/01_gan.ipynb #d5f43802
+# %% ../nbs/01_gan.ipynb #4acb70cf
 def pool_plan(gan:StarGAN, real:ImageSet, targets, fold, seed) -> tuple[int, Callable]:
     "How many rows the pool has, and what each is made from; what does not fit is an error."
     if gan.size != real.size or gan.classes != real.classes: raise ValueError(
@@ -798,7 +798,7 @@ def pool_plan(gan:StarGAN, real:ImageSet, targets, fold, seed) -> tuple[int, Cal
         f'fold={fold!r}: with shares of targets, say how many times the real set the pool shall be')
     return plan_shares(real.labels, target_counts(targets, real.classes, round(fold*len(real))), seed)
 
-# %% ../nbs/01_gan.ipynb #abe80a5f
+# %% ../nbs/01_gan.ipynb #d0124ee9
 def fit_stargan(real:ImageSet, # the real training set
                 config:StarGANConfig, seed:int=0, device='auto',
                ) -> tuple[StarGAN, Path]: # the model, and its artefact's folder
@@ -809,7 +809,7 @@ def fit_stargan(real:ImageSet, # the real training set
     folder = artefact('gan', make, what, version=1)
     return StarGAN.load(folder/'stargan.pt', device), folder
 
-# %% ../nbs/01_gan.ipynb #ee7641dc
+# %% ../nbs/01_gan.ipynb #d037bea7
 def pool_of(gan_folder:Path, # from `fit_stargan`
             real:ImageSet, targets='others', fold:float|None=None, # as in `make_pool`
             seed:int=0, device='auto',
@@ -822,7 +822,7 @@ def pool_of(gan_folder:Path, # from `fit_stargan`
     what = dict(gan=gan_folder, real=real.folder, targets=named, fold=fold, seed=seed)
     return ImageSet(artefact('pool', make, what, version=1))
 
-# %% ../nbs/01_gan.ipynb #d037bea7
+# %% ../nbs/01_gan.ipynb #5c233ba5
 class PlainTraining(Training):
     "The same networks trained the official code's way, for the benchmark. [yunjey/stargan, solver.py]"
     def __init__(self, train, config, seed, device):
@@ -844,7 +844,7 @@ class PlainTraining(Training):
         self.opt_g.zero_grad(); self.opt_d.zero_grad(); loss.backward(); self.opt_g.step()
         return {}
 
-# %% ../nbs/01_gan.ipynb #4ed59e63
+# %% ../nbs/01_gan.ipynb #3a091fba
 def bench_stargan(size:int=64, batch:int=16, conv_dim:int=64, # pixels, images, channels of the first layers
                   cycles:int=1, device='auto', **changes, # timed cycles, after one to warm up; fields of StarGANConfig
                  ) -> dict: # seconds an update of D (its share of G's included) both ways, and their ratio
