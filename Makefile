@@ -74,13 +74,13 @@ parameters = -r sampler '$(SAMPLER)' -p ratio '$(RATIO)' -r scale '$(SCALE)' -p 
 run: $(READY)  ## one run of the main experiment, from training the GAN to the table (10 minutes on two cores)
 	@folder=$${SYNTHNB_RUNS:-runs}/$(NOTEBOOK); mkdir -p $$folder; page=$$folder/notebook-$$$$; touch $$page.start; \
 	trap 'rm -f '$$page.start EXIT; \
-	$(PY) -m papermill nbs/$(NOTEBOOK).ipynb $$page.ipynb --kernel python3 $(parameters) $(ARGS) \
+	SYNTHNB_RECORD="$$(cd $$folder && pwd)/$${page##*/}.start" $(PY) -m papermill nbs/$(NOTEBOOK).ipynb $$page.ipynb --kernel python3 $(parameters) $(ARGS) \
 		--no-progress-bar --stdout-file - --stderr-file - 2> >(grep --line-buffered -v 'TCP without encryption' >&2) \
 	|| { echo "The run stopped. What it had done so far: $$page.ipynb; what was finished will be reused." >&2; exit 1; }; \
 	$(PY) -m nbconvert --log-level ERROR --to html --CoalesceStreamsPreprocessor.enabled=True $$page.ipynb || exit 1; \
-	record=$$(find $$folder -mindepth 2 -maxdepth 2 -name metrics.json -newer $$page.start | head -n 1); \
-	if [ -z "$$record" ]; then echo "The notebook ended without leaving a record in $$folder." >&2; exit 1; fi; \
-	record=$$(dirname "$$record"); for kind in ipynb html; do mv $$page.$$kind "$$record/notebook.$$kind"; done; \
+	record=$$(cat $$page.start); record=$${record#$(CURDIR)/}; \
+	if [ ! -e "$$record/metrics.json" ]; then echo "The notebook ended without leaving a record in $$folder." >&2; exit 1; fi; \
+	for kind in ipynb html; do mv $$page.$$kind "$$record/notebook.$$kind"; done; \
 	echo; echo "The record:  $$record  (params.json, metrics.json, tables/, figures/)"; \
 	echo "As a page:   $$record/notebook.html"
 

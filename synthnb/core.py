@@ -115,7 +115,9 @@ def atomic_path(path:Path): # where the finished file belongs
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #74cbd5fd
-def save_json(path:Path, obj:Any):
+def save_json(path:Path, # where it goes
+              obj:Any, # numbers, strings, lists, dicts, arrays and tensors
+             ):
     "Write an object as JSON, atomically; NaN becomes null, so that every reader can parse it."
     def plain(o):
         if isinstance(o, dict): return {str(k): plain(v) for k, v in o.items()}
@@ -127,7 +129,8 @@ def save_json(path:Path, obj:Any):
     with atomic_path(path) as p: p.write_text(json.dumps(plain(obj), indent=1, ensure_ascii=False) + '\n')
 
 # %% ../nbs/00_core.ipynb #a20fec27
-def load_json(path:Path) -> Any:
+def load_json(path:Path, # written by `save_json`, or by anybody
+             ) -> Any: # lists, dicts, numbers, strings, None
     "Read JSON; a torn or missing file is one clear error."
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
@@ -158,6 +161,8 @@ def reserve(path:Path, # created where it is missing
            ):
     "Claim disk space for a file before it is written, so that a full disk is an OSError now and not a dead process later."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    held = path.stat().st_blocks*512 if path.exists() else 0 # where there is no fallocate, at least look
+    if nbytes - held > shutil.disk_usage(path.parent).free: raise no_space(path, nbytes)
     try:
         with open(path, 'r+b' if path.exists() else 'w+b') as f:
             if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, max(nbytes, 1))
@@ -202,9 +207,10 @@ def waiting_lock(path:Path, # the lock's file
 def make_artefact(final:Path, # where the finished folder belongs
                   make:Callable[[Path], Any], # fills the work folder
                   what:dict, # written to artefact.json
-                 ) -> float: # seconds it took, over all interruptions that could be timed
+                 ) -> float: # seconds that the attempt which finished took
     "Make an artefact in its work folder and rename it into place."
     work = final.with_suffix('.part'); work.mkdir(parents=True, exist_ok=True)
+    for torn in work.rglob('.*.tmp'): torn.unlink()
     start = time.time()
     try:
         make(work)
@@ -277,16 +283,19 @@ def run_name(params:dict, # this run's parameters
     return ','.join(differs) or 'default'
 
 # %% ../nbs/00_core.ipynb #f5aee5c1
-def provenance() -> dict: # JSON-able
+def provenance(device='auto', # what was computed on
+              ) -> dict: # JSON-able
     "What a result was measured with: code, versions, device; no name of a machine or a person."
     def git(*args):
-        out = subprocess.run(['git', *args], cwd=project_root(), capture_output=True, text=True)
+        try: out = subprocess.run(['git', *args], cwd=project_root(), capture_output=True, text=True)
+        except OSError: return None
         return out.stdout.strip() if out.returncode == 0 else None
-    packages = ('torch', 'torchvision', 'numpy', 'synthnb')
+    packages, device = ('torch', 'torchvision', 'numpy', 'synthnb'), default_device(str(device))
     versions = {p: metadata.version(p) for p in packages if p in {d.name for d in metadata.distributions()}}
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(commit=git('rev-parse', 'HEAD'), dirty=bool(git('status', '--porcelain', '--', 'synthnb', 'settings.ini')),
-                python=platform.python_version(), **versions, device=cuda or 'cpu', threads=torch.get_num_threads())
+    changed = git('status', '--porcelain', '--untracked-files=no', '--', 'synthnb', 'nbs', 'settings.ini')
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
+    return dict(commit=git('rev-parse', 'HEAD'), dirty=None if changed is None else bool(changed),
+                python=platform.python_version(), **versions, device=name, threads=torch.get_num_threads())
 
 # %% ../nbs/00_core.ipynb #43d80cc6
 def peak_memory() -> dict: # bytes
@@ -307,30 +316,34 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         hide = {k: Path(v).name if isinstance(v, str) and os.path.isabs(v) else v for k, v in params.items()}
         save_json(self.folder/'params.json', hide)
+        if note := os.environ.get('SYNTHNB_RECORD'): Path(note).write_text(str(self.folder.resolve())) # for `make run`
 
 # %% ../nbs/00_core.ipynb #3a1af078
 from fastcore.basics import patch
 
 @patch
 def write_metrics(self:Run, metrics:dict, # JSON-able numbers
+                  device='auto', # what they were computed on
                   **more, # further provenance, e.g. the data's fingerprint
                  ) -> dict: # read back from disk
     "Write the run's metrics with their provenance, atomically, and return what a reader will find."
     seconds = round(time.time() - self.started, 1)
-    about = provenance() | dict(seconds=seconds, peak_memory=peak_memory()) | more
+    about = provenance(device) | dict(seconds=seconds, peak_memory=peak_memory()) | more
     save_json(self.folder/'metrics.json', dict(metrics=metrics, provenance=about))
     return load_json(self.folder/'metrics.json')['metrics']
 
 # %% ../nbs/00_core.ipynb #86254f62
 @patch
-def write_table(self:Run, name:str, table:pd.DataFrame) -> pd.DataFrame: # read back from disk
+def write_table(self:Run, name:str, # the file's, without suffix
+                table:pd.DataFrame) -> pd.DataFrame: # read back from disk
     "Write a table as CSV, atomically, and return what a reader will find."
     with atomic_path(self.folder/'tables'/f'{name}.csv') as p: table.to_csv(p, index=False, float_format='%.6g')
     return pd.read_csv(self.folder/'tables'/f'{name}.csv')
 
 # %% ../nbs/00_core.ipynb #88dcc3db
 @patch
-def write_figure(self:Run, name:str, figure:plt.Figure) -> plt.Figure:
+def write_figure(self:Run, name:str, # the file's, without suffix
+                 figure:plt.Figure) -> plt.Figure: # the same, so that a cell shows it
     "Write a figure as PNG, atomically, and return it."
     with atomic_path(self.folder/'figures'/f'{name}.png') as p: figure.savefig(p, format='png', bbox_inches='tight')
     return figure

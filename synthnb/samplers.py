@@ -12,7 +12,7 @@ __all__ = ['REGISTRY', 'CONFIDENCE_BY', 'apportion', 'share_weights', 'mapped_we
            'label_preservation', 'agreement', 'confidence_histogram', 'score_gallery', 'bench_pool', 'bench_rate',
            'resident_peak', 'scoring_peak', 'bench_memory', 'bench_scoring', 'confidence_of', 'realism_of',
            'verdict_of', 'translation_gallery', 'arm_values', 'compare_arms', 'arm_table', 'quiet_interval', 'judge',
-           'plot_arms']
+           'said_of', 'plot_arms']
 
 # %% ../nbs/02_samplers.ipynb #dbd204c3
 import os, subprocess, sys, tempfile, time, warnings
@@ -776,7 +776,8 @@ def translation_gallery(pool:ImageSet, real:ImageSet, # the pool, with a column 
     source, k, kept = pool.column('source'), len(pool.classes), set(np.asarray(kept).tolist())
     fig, axes = plt.subplots(len(rows), k + 1, figsize=(size*(k + 1), 1.18*size*len(rows)), squeeze=False, layout='constrained')
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.02, hspace=.02)
-    for ax in axes.flat: ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False); ax.set_xlabel(' ', fontsize=8, labelpad=2)
     for line, r in zip(axes, rows):
         line[0].imshow(real.gather([r])[0]); line[0].set_ylabel(real.classes[real.labels[r]], fontsize=9)
         for p in np.flatnonzero(source == r):
@@ -844,12 +845,20 @@ def judge(records:pd.DataFrame, # from core.read_runs
     d = compare_arms(records, better, worse, effect=theirs)
     row = {'the paper': theirs, 'ours': np.nan, 'lo': np.nan, 'hi': np.nan, 'seeds': 0, 'verdict': 'not run'}
     if d is None: return row
-    needed = 'more' if not np.isfinite(d.needed) else f'{d.needed:.0f}'
-    said = ('undecided (fewer than 5 seeds)' if d.n < 5 else 'reproduced' if d.lo > 0 else
-            'not reproduced' if d.hi < max(theirs, 0) else f'undecided ({needed} seeds would find {theirs:+.1f})')
-    return row | {'ours': d.difference, 'lo': d.lo, 'hi': d.hi, 'seeds': d.n, 'verdict': said}
+    return row | {'ours': d.difference, 'lo': d.lo, 'hi': d.hi, 'seeds': d.n, 'verdict': said_of(d, theirs)}
 
-# %% ../nbs/02_samplers.ipynb #482a34cb
+# %% ../nbs/02_samplers.ipynb #c09175d5
+def said_of(d, # a SeedComparison in percentage points
+            theirs:float, # the paper's difference
+           ) -> str:
+    "The verdict in words."
+    if d.n < 5: return 'undecided (fewer than 5 seeds)'
+    if d.lo > 0: return 'reproduced' if theirs > 0 else "holds here, against the paper's own table"
+    if d.hi < max(theirs, 0): return 'not reproduced'
+    known = theirs > 0 and np.isfinite(d.needed) and d.needed > d.n
+    return f'undecided ({d.needed:.0f} seeds would find {theirs:+.1f} in 4 cases of 5)' if known else 'undecided (more seeds are needed)'
+
+# %% ../nbs/02_samplers.ipynb #4ad49019
 def plot_arms(records:pd.DataFrame, # from core.read_runs
              ) -> plt.Figure:
     "Each arm's difference to real only, every seed a dot, with the 95% interval; and the labels it preserved. [Bhattarai 2020, figure 6]"

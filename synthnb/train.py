@@ -177,7 +177,7 @@ def predict_proba(self:Classifier, images:Images|ImageSet|Tensor, # a table, a s
                   batch:int=256, # images at a time
                   flip:bool=False, # average with the mirrored image
                  ) -> np.ndarray: # float32 (n, k), rows sum to 1
-    "The class probabilities of every image, p(y|x). [Bhattarai 2020, sec. 3.2]"
+    "The class probabilities of every image, p(y|x). [Bhattarai 2020, Proposed Method]"
     out = np.empty((len(images), self.n_classes), np.float32)
     for at, x in pixel_batches(images, batch): out[at:at + len(x)] = self.logits(x, flip).softmax(1).cpu().numpy()
     return out
@@ -380,8 +380,8 @@ def look_at(self:Training, valid:Images, # the validation images
     "Loss and mean class accuracy on the validation images, over the classes that are among them."
     model = Classifier(net, valid.classes, self.config.crop, self.spec, **self.look)
     scores = torch.cat([model.logits(x) for _, x in pixel_batches(valid, 512)])
-    y = valid.labels.to(scores.device); right = (scores.argmax(1) == y).double()
-    rates = [right[y == k].mean().item() for k in y.unique()]
+    y = valid.labels.to(scores.device); right, truth = (scores.argmax(1) == y).cpu().double(), y.cpu() # MPS has no float64
+    rates = [right[truth == k].mean().item() for k in truth.unique()]
     return dict(valid_loss=F.cross_entropy(scores, y).item(), valid_accuracy=float(np.mean(rates)))
 
 # %% ../nbs/00c_train.ipynb #f4c15bfa
