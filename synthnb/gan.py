@@ -166,7 +166,7 @@ def preset(name:str, # 'official' or 'laptop'
 def learning_rate_factor(config:StarGANConfig, # names the schedule
                          step:int, # updates of D already made
                         ) -> float: # by which both learning rates are multiplied
-    "The schedule of the official code, of the paper, or none. [Choi 2018, section 5.4; yunjey/stargan solver.py]"
+    "The schedule of the official code, of the paper, or none. [Choi 2018, Training; yunjey/stargan solver.py]"
     if config.schedule == 'constant': return 1.
     if config.schedule == 'paper': return min(1., 2*(1 - step/config.updates))
     start = max(0, config.updates - 100_000)
@@ -570,7 +570,7 @@ def judge(self:StarGAN, pixels) -> tuple: # patch scores (b, critic_outputs), lo
 def critic_score(self:StarGAN, pixels, # uint8 (b, h, w, 3)
                  labels, # int (b,), the classes that the images should have
                 ) -> torch.Tensor: # (b,), comparable within one class only
-    "How real the critic finds each image: cr-sam's score. [Bhattarai 2020, section 3.2]"
+    "How real the critic finds each image: cr-sam's score. [Bhattarai 2020, Proposed Method]"
     scores, _ = self.judge(pixels)
     return (scores*score_weights(self.D, as_planes(labels, len(self.classes)).to(self.device))).sum(1).cpu()
 
@@ -685,15 +685,16 @@ def train_stargan(train:Images, # real images at the stored size
             if run.step % sample_every == 0: run.save_samples(folder/'samples')
             if stop_after == run.step: return run.finished()
             due = save_every and run.step % save_every == 0 or time.time() - last > save_seconds
-            if due or run.step == config.updates: save_checkpoint(path, run.state()); last = time.time()
+            if due or run.step == config.updates:
+                check_finite(losses, run, path, now=True); save_checkpoint(path, run.state()); last = time.time()
     gan = run.finished(); gan.save(final)
     save_json(folder/'history.json', run.history)
     return gan
 
 # %% ../nbs/01_gan.ipynb #a119163d
-def check_finite(losses:dict, run:Training, path) -> dict:
+def check_finite(losses:dict, run:Training, path, now:bool=False) -> dict:
     "The losses, unless one is not a number: on a GPU they are looked at every 50 updates, so as not to wait for it."
-    if run.device.type != 'cuda' or run.step % 50 == 0:
+    if now or run.device.type != 'cuda' or run.step % 50 == 0:
         if bad := [f'{k} is {float(v)}' for k, v in losses.items() if not torch.isfinite(v)]:
             raise ValueError(f'training the GAN: {bad[0]} at step {run.step}; lower lr_g and lr_d (now '
                              f'{run.config.lr_g:g}, {run.config.lr_d:g}). The last good checkpoint is kept at {path}')
@@ -753,7 +754,7 @@ def target_counts(targets, # {class name: share} or shares in the order of the c
 
 # %% ../nbs/01_gan.ipynb #4acb70cf
 def plan_others(labels:np.ndarray, k:int) -> tuple[int, Callable]: # rows in all; rows -> (sources, targets)
-    "Each image translated to all other classes: row r is image r // (k - 1). [Bhattarai 2020, section 4]"
+    "Each image translated to all other classes: row r is image r // (k - 1). [Bhattarai 2020, Synthetic data]"
     def rows(r):
         source, target = r//(k - 1), r % (k - 1)
         return source, target + (target >= labels[source])
@@ -779,7 +780,7 @@ def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to 
               fold:float|None=None, # with shares: rows in all, as a multiple of the real set
               batch:int=256, seed:int=0, # images at once; for the choice of sources
              ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`
-    "Translate a real set into a pool, straight to disk. [Bhattarai 2020, section 4]"
+    "Translate a real set into a pool, straight to disk. [Bhattarai 2020, Synthetic data]"
     n, rows = pool_plan(gan, real, targets, fold, seed)
     how = targets if isinstance(targets, (str, dict)) else np.asarray(targets).tolist()
     meta = dict(kind='pool', real=real.fingerprint, targets=how, fold=fold, batch=batch, seed=seed)
