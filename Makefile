@@ -28,10 +28,6 @@ BIN = $$(dirname "$$(command -v $(PY))")
 # The kernel of a notebook is the Python that runs papermill, whatever kernels the user has registered elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-# Two threads that spin while they wait cost each other twenty times their work as soon as a third process wants a core.
-export OMP_WAIT_POLICY ?= passive
-export GOMP_SPINCOUNT ?= 0
-
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
