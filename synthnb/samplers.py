@@ -777,7 +777,8 @@ def translation_gallery(pool:ImageSet, real:ImageSet, # the pool, with a column 
     fig, axes = plt.subplots(len(rows), k + 1, figsize=(size*(k + 1), 1.18*size*len(rows)), squeeze=False, layout='constrained')
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.02, hspace=.02)
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False); ax.set_box_aspect(1); ax.set_xlabel(' ', fontsize=8, labelpad=2)
+        ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
+        ax.set_box_aspect(1); ax.set_xlabel(' ', fontsize=8, labelpad=2)
     for line, r in zip(axes, rows):
         line[0].imshow(real.gather([r])[0]); line[0].set_ylabel(real.classes[real.labels[r]], fontsize=9)
         for p in np.flatnonzero(source == r):
