@@ -7,7 +7,7 @@ __all__ = ['EXPRESSIONS', 'AFFECTNET_COUNTS', 'DOWNSAMPLED_COUNTS', 'PROTOCOLS',
            'NOISE_ROWS', 'PARAMETERS', 'SKIN', 'HAIR', 'GREY', 'IRIS', 'WALLS', 'SHIRTS', 'LAYERS', 'exact_counts',
            'expression_labels', 'column', 'sample_expression', 'sample_attributes', 'sample_hair', 'sample_identity',
            'sample_view', 'named_class', 'check_labels', 'sample_faces', 'with_expression', 'on_palette', 'sdf_ellipse',
-           'sdf_segment', 'bump', 'smooth_max', 'pixels_between', 'Canvas', 'draw_background', 'head_distance',
+           'sdf_segment', 'bump', 'smooth_max', 'Canvas', 'pixels_between', 'draw_background', 'head_distance',
            'hair_distance', 'strands', 'draw_back_hair', 'draw_body', 'draw_ears', 'draw_head', 'hairline', 'draw_hair',
            'draw_age', 'draw_eyes', 'draw_lashes', 'draw_iris', 'draw_brows', 'draw_nose', 'draw_folds', 'mouth_lines',
            'draw_mouth', 'noise_table', 'draw_light', 'draw_faces', 'draw_images', 'write_faces', 'drawn_set',
@@ -318,16 +318,6 @@ def smooth_max(
     "Intersection of two shapes with a rounded corner"
     h = (radius - (a-b).abs()).clamp(min=0)/radius
     return torch.maximum(a, b) + h*h*radius*.25
-
-# %% ../nbs/00b_drawn.ipynb #dcedf582
-def pixels_between(
-    low:Tensor, # lower bounds in the picture, from -1 to 1
-    high:Tensor, # upper bounds
-    size:int, # pixels a side
-) -> slice: # of rows or columns, two pixels wider on both sides
-    "The pixels that hold an interval for every face of a batch"
-    first, last = torch.stack([low.detach().amin(), high.detach().amax()]).add(1).mul(size/2).clamp(0, size).tolist()
-    return slice(max(0, int(first)-2), min(size, int(last)+3))
 
 # %% ../nbs/00b_drawn.ipynb #0ba7f81c
 class Canvas:
