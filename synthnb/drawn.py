@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['EXPRESSIONS', 'AFFECTNET_COUNTS', 'DOWNSAMPLED_COUNTS', 'PROTOCOLS', 'CHUNK', 'AXES', 'MEANS', 'CHOICES',
-           'NOISE_ROWS', 'PARAMETERS', 'SKIN', 'HAIR', 'GREY', 'IRIS', 'WALLS', 'SHIRTS', 'LAYERS', 'exact_counts',
-           'expression_labels', 'column', 'sample_expression', 'sample_attributes', 'sample_hair', 'sample_identity',
-           'sample_view', 'named_class', 'check_labels', 'sample_faces', 'with_expression', 'on_palette', 'sdf_ellipse',
-           'sdf_segment', 'bump', 'smooth_max', 'Canvas', 'pixels_between', 'draw_background', 'head_distance',
-           'hair_distance', 'strands', 'draw_back_hair', 'draw_body', 'draw_ears', 'draw_head', 'hairline', 'draw_hair',
-           'draw_age', 'draw_eyes', 'draw_lashes', 'draw_iris', 'draw_brows', 'draw_nose', 'draw_folds', 'mouth_lines',
-           'draw_mouth', 'noise_table', 'draw_light', 'draw_faces', 'draw_images', 'write_faces', 'drawn_set',
-           'drawn_source', 'expression_posterior']
+           'NOISE_ROWS', 'PARAMETERS', 'SKIN', 'HAIR', 'GREY', 'IRIS', 'WALLS', 'SHIRTS', 'LAYERS', 'ATTRIBUTE_RATES',
+           'EVEN_RATES', 'ATTRIBUTE_VALUES', 'exact_counts', 'expression_labels', 'column', 'sample_expression',
+           'sample_attributes', 'sample_hair', 'sample_identity', 'sample_view', 'named_class', 'check_labels',
+           'sample_faces', 'with_expression', 'on_palette', 'sdf_ellipse', 'sdf_segment', 'bump', 'smooth_max',
+           'Canvas', 'pixels_between', 'draw_background', 'head_distance', 'hair_distance', 'strands', 'draw_back_hair',
+           'draw_body', 'draw_ears', 'draw_head', 'hairline', 'draw_hair', 'draw_age', 'draw_eyes', 'draw_lashes',
+           'draw_iris', 'draw_brows', 'draw_nose', 'draw_folds', 'mouth_lines', 'draw_mouth', 'noise_table',
+           'draw_light', 'draw_faces', 'draw_images', 'write_faces', 'drawn_set', 'drawn_source', 'attribute_classes',
+           'attribute_values', 'attribute_codes', 'write_attribute_faces', 'drawn_attributes',
+           'drawn_attributes_source', 'expression_posterior']
 
-# %% ../nbs/00b_drawn.ipynb #0e5d8211
+# %% ../nbs/00b_drawn.ipynb #098595f1
 import math
 from copy import copy
 from functools import lru_cache
@@ -23,7 +25,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .core import artefact, generator, progress
-from .data import ImageSet, ImageSetWriter, choose_classes, source
+from .data import (CELEBA_ATTRIBUTES, ImageSet, ImageSetWriter, attribute_source, bit_codes, choose_classes,
+                          combination_names, source)
 
 # %% ../nbs/00b_drawn.ipynb #c75afaa0
 EXPRESSIONS = ['neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt']
@@ -809,6 +812,90 @@ def drawn_source(
     n = dict(train=3200, valid=400, test=4000) | {k: v for k, v in (n or {}).items() if v}
     protocols = dict(train='downsampled', valid='downsampled', test='balanced')
     return {name: drawn_set(n[name], size, protocols[name], seed, name, classes or None) for name in protocols}
+
+# %% ../nbs/00b_drawn.ipynb #59f143f7
+ATTRIBUTE_RATES = dict(hair_colour=[.40, .35, .25], feminine=[.42, .58], age=[.77, .23]) # in the order of CHOICES
+EVEN_RATES = {k: [1/len(v)]*len(v) for k, v in CHOICES.items()}
+ATTRIBUTE_VALUES = dict(hair_colour=(0., 1., .35, 2.), feminine=(.125, .75, .20, 1.), age=(.18, .64, .30, 1.)) # first middle,
+#                                                                            step to the next, sigma, the largest value drawn
+
+def attribute_classes(
+    n:int, # how many faces
+    *keys, # of the random stream
+    start:int=0, # the row of the first
+    rates:dict=ATTRIBUTE_RATES, # shares of the classes of each attribute
+) -> dict: # attribute -> int64 (n,), codes into `CHOICES`
+    "The class of each attribute of each face, with given shares; row i depends on its keys and i alone"
+    edges = {k: torch.tensor(rates[k]).cumsum(0)[:-1] for k in CHOICES}
+    return {k: torch.bucketize(column(n, *keys, k + ' class', start=start), edges[k], right=True) for k in CHOICES}
+
+def attribute_values(
+    classes:dict, # from `attribute_classes`
+    *keys, # of the random stream
+    start:int=0, # the row of the first
+) -> dict: # attribute -> float32 (n,)
+    "Where in the overlapping distribution of its class each attribute of each face lies"
+    out = {}
+    for k, (first, step, sigma, most) in ATTRIBUTE_VALUES.items():
+        luck = column(len(classes[k]), *keys, k + ' value', start=start, draw=torch.randn)
+        out[k] = (first + step*classes[k] + sigma*luck).clamp(0, most)
+    return out
+
+def attribute_codes(classes:dict) -> Tensor: # int64 (n,), codes of combinations of CELEBA_ATTRIBUTES
+    "The combination of Black_Hair, Blond_Hair, Brown_Hair, Male and Young that a face's classes make"
+    has = lambda key, name: classes[key] == CHOICES[key].index(name)
+    bits = [has('hair_colour', 'black'), has('hair_colour', 'blond'), has('hair_colour', 'brown'),
+            has('feminine', 'masculine'), has('age', 'young')]
+    return torch.from_numpy(bit_codes(torch.stack(bits, 1).long().numpy()))
+
+# %% ../nbs/00b_drawn.ipynb #bf8a6474
+def write_attribute_faces(
+    folder:Path, # where the set goes, or where it was left
+    n:int, # how many faces
+    size:int, # pixels a side
+    seed, # see `sample_faces`
+    name:str, # see `sample_faces`
+    rates:dict, # see `attribute_classes`
+) -> ImageSet: # finished
+    "Draw an image set with attributes into a folder, resuming one that was interrupted"
+    meta = dict(kind='drawn', seed=seed, name=name, rates=rates, attributes=CELEBA_ATTRIBUTES)
+    writer = ImageSetWriter(folder, n, size, combination_names(CELEBA_ATTRIBUTES), meta=meta)
+    with progress(total=n, initial=writer.done, desc=f'drawing {name}') as bar:
+        for start in range(writer.done, n, CHUNK):
+            many = min(CHUNK, n - start); classes = attribute_classes(many, seed, name, start=start, rates=rates)
+            expression = (column(many, seed, name, 'expression', start=start)*len(EXPRESSIONS)).long()
+            values = attribute_values(classes, seed, name, start=start)
+            pixels, faces = draw_images(expression, size, seed, name, start, **values)
+            columns = {k: faces[k].numpy() for k in [*PARAMETERS, 'label']}
+            columns['expression'] = columns.pop('label')
+            writer.write(pixels.numpy(), attribute_codes(classes).numpy(), **columns)
+            bar.update(many)
+    return writer.close()
+
+# %% ../nbs/00b_drawn.ipynb #bbfa9864
+def drawn_attributes(
+    n:int, # how many faces
+    size:int, # pixels a side
+    seed=0, # sets of different seeds share no face
+    name:str='train', # nor do sets of different names
+    rates:dict=ATTRIBUTE_RATES, # see `attribute_classes`
+) -> ImageSet: # with `attributes`; its columns are the true parameters
+    "A set of drawn faces with CelebA's five attributes: made once, then reused by every run"
+    if size < 8: raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
+    make = lambda folder: write_attribute_faces(folder, n, size, seed, f'attributes {name}', rates)
+    params = dict(n=n, size=size, seed=seed, attributes=CELEBA_ATTRIBUTES, name=name, rates=rates, values=ATTRIBUTE_VALUES)
+    return ImageSet(artefact('drawn', make, params))
+
+@attribute_source('drawn')
+def drawn_attributes_source(
+    root=None, # not used: nothing is read
+    size:int=36, # pixels a side
+    n:dict={}, # images: dict(train=, valid=, test=)
+    seed:int=0, # another seed draws other faces
+) -> dict: # of ImageSet: 'train', 'valid', 'test'
+    "Three drawn sets with attributes, of the same frequencies, without a face in common"
+    n = dict(train=3200, valid=400, test=4000) | {k: v for k, v in (n or {}).items() if v}
+    return {name: drawn_attributes(n[name], size, seed, name) for name in ('train', 'valid', 'test')}
 
 # %% ../nbs/00b_drawn.ipynb #81aebddb
 def expression_posterior(

@@ -10,10 +10,10 @@ __all__ = ['CHOICES', 'PRESETS', 'InstanceNorm', 'ResidualBlock', 'Generator', '
            'critic_gradients', 'penalty_up', 'weight_gradients', 'plain_critic_loss', 'Training', 'compute_dtype',
            'sampling_weights', 'augmented', 'as_planes', 'StarGAN', 'plain_keys', 'fill', 'first_shape',
            'build_generator', 'stem_of', 'build_discriminator', 'load_official', 'train_stargan', 'check_finite',
-           'target_counts', 'plan_others', 'plan_shares', 'make_pool', 'pool_plan', 'fit_stargan', 'pool_of',
-           'PlainTraining', 'bench_stargan']
+           'target_counts', 'plan_others', 'plan_shares', 'plan_combinations', 'make_pool', 'pool_plan', 'fit_stargan',
+           'pool_of', 'PlainTraining', 'bench_stargan']
 
-# %% ../nbs/01_gan.ipynb #d8d9ad64
+# %% ../nbs/01_gan.ipynb #44ff1f73
 import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,7 +29,8 @@ from torch.ops import aten
 
 from .core import (artefact, atomic_path, default_device, generator, load_checkpoint, progress, save_checkpoint,
                           save_json)
-from .data import Images, ImageSet, ImageSetWriter, to_float, to_uint8
+from .data import (Images, ImageSet, ImageSetWriter, code_bits, combination_names, target_combinations, to_float,
+                          to_uint8)
 
 # %% ../nbs/01_gan.ipynb #c2ff4fce
 class InstanceNorm(nn.InstanceNorm2d):
@@ -121,7 +122,7 @@ class StarGANConfig:
 
     def __post_init__(self): self.check()
 
-# %% ../nbs/01_gan.ipynb #66c49efa
+# %% ../nbs/01_gan.ipynb #1836b0c4
 from fastcore.basics import patch
 
 @patch
@@ -142,17 +143,20 @@ def check(self:StarGANConfig):
     if self.mismatch_weight and not self.conditional:
         raise ValueError('StarGANConfig: mismatch_weight needs conditional=True: a plain critic sees no class')
     if self.multi_label and (self.conditional or self.targets == 'uniform' or self.balanced):
-        raise ValueError("StarGANConfig: multi_label needs conditional=False, balanced=False, targets='permutation'")
+        raise ValueError("StarGANConfig: multi_label needs conditional=False, balanced=False, targets='permutation'; "
+                         "see the preset 'laptop-attributes'")
 
-# %% ../nbs/01_gan.ipynb #466704f5
+# %% ../nbs/01_gan.ipynb #4e960b38
 PRESETS = dict(
     official=StarGANConfig(),
     laptop=StarGANConfig(conv_dim=16, repeats=3, kernel=3, residual=True, critic_dim=16, critic_repeats=3, stem=True,
                          slope=.2, conditional=True, loss='hinge', mismatch_weight=.5, augment=.3, gp_patches='mean',
                          cls_weight_g=.3, rec_weight=2., updates=2600, n_critic=2, lr_g=1e-3, lr_d=1e-3,
                          schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99))
+PRESETS['laptop-attributes'] = replace(PRESETS['laptop'], conditional=False, mismatch_weight=0., balanced=False,
+                                       targets='permutation', multi_label=True)
 
-def preset(name:str, # 'official' or 'laptop'
+def preset(name:str, # 'official', 'laptop' or 'laptop-attributes'
            **changes, # fields of StarGANConfig
           ) -> StarGANConfig:
     "A named configuration with some fields changed; an unknown field is an error that lists the known ones."
@@ -359,11 +363,14 @@ def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha, config:StarGANCo
     g, = torch.autograd.grad(total, mixed, create_graph=True)
     return loss + config.gp_weight*((g.flatten(1).norm(2, 1) - 1)**2).mean()
 
-# %% ../nbs/01_gan.ipynb #17cf3d1f
+# %% ../nbs/01_gan.ipynb #1c2ab713
 class Training:
     "The state of a StarGAN's training."
     def __init__(self, train:Images, config:StarGANConfig, seed:int, device):
         k, c, self.config, self.seed, self.device = train.n_classes, config, config, seed, torch.device(device)
+        if c.multi_label != train.multi_label: raise ValueError(
+            f"the images have {'attributes' if train.multi_label else 'one class each'}, but the configuration says "
+            f"multi_label={c.multi_label}: take the preset {'laptop-attributes' if train.multi_label else 'laptop'}, or change it")
         self.train, self.step, self.generator_steps, self.history, self.recent = train.to(self.device), 0, 0, [], {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(seed, 'gan', 'weights').initial_seed() % 2**31))
@@ -527,12 +534,14 @@ def load_state(self:Training, state:dict, path):
     for k in ('G', 'D', 'opt_g', 'opt_d', 'average'):
         if getattr(self, k) is not None: getattr(self, k).load_state_dict(state[k])
 
-# %% ../nbs/01_gan.ipynb #34477532
+# %% ../nbs/01_gan.ipynb #403071e4
 class StarGAN:
     "A trained generator and its discriminator, on pixels."
     def __init__(self, G:Generator, D:Discriminator|None, classes:list, size:int, # class names, image size in pixels
-                 device='cpu', about:dict|None=None): # how it was trained
-        self.device, self.classes, self.size, self.about = torch.device(device), list(classes), size, about or {}
+                 device='cpu', about:dict|None=None, # how it was trained
+                 attributes:list|None=None): # where it was trained on attributes, their names; then classes are not needed
+        self.device, self.size, self.about, self.attributes = torch.device(device), size, about or {}, attributes
+        self.classes = combination_names(attributes) if attributes else list(classes)
         self.G = G.to(self.device, memory_format=torch.channels_last).requires_grad_(False)
         self.D = None if D is None else D.to(self.device).requires_grad_(False)
         self.dtype = compute_dtype('auto', self.device)
@@ -543,16 +552,23 @@ class StarGAN:
             f'expected uint8 pixels (b, {self.size}, {self.size}, 3), got {pixels.dtype} {tuple(pixels.shape)}')
         return to_float(pixels.to(self.device))
 
-    def __repr__(self): return f'StarGAN({self.size} px, {len(self.classes)} classes, {self.device})'
+    def planes(self, labels): # int (b,), classes or codes of combinations; or attributes (b, m) -> float (b, m)
+        labels = torch.as_tensor(labels)
+        if not self.attributes or labels.dim() == 2: return as_planes(labels, len(self.attributes or self.classes)).to(self.device)
+        return torch.from_numpy(code_bits(labels.cpu().numpy(), len(self.attributes))).float().to(self.device)
 
-# %% ../nbs/01_gan.ipynb #f27dd2b2
+    def __repr__(self):
+        what = f'{len(self.attributes)} attributes' if self.attributes else f'{len(self.classes)} classes'
+        return f'StarGAN({self.size} px, {what}, {self.device})'
+
+# %% ../nbs/01_gan.ipynb #b7971b99
 @patch
 @torch.no_grad()
 def translate(self:StarGAN, pixels, # uint8 (b, h, w, 3)
-              targets, # int (b,), or attributes (b, k)
+              targets, # int (b,), classes or codes of combinations; or attributes (b, m) of 0 and 1
              ) -> torch.Tensor: # uint8 (b, h, w, 3), on the CPU
     "Images translated to their targets. [Choi 2018, eq. 1]"
-    x, t = self.prepare(pixels), as_planes(targets, len(self.classes)).to(self.device)
+    x, t = self.prepare(pixels), self.planes(targets)
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32): y = self.G(x, t)
     return to_uint8(y).cpu()
 
@@ -565,26 +581,27 @@ def judge(self:StarGAN, pixels) -> tuple: # patch scores (b, critic_outputs), lo
         out, logits = self.D(self.prepare(pixels))
     return out.float().mean((2, 3)), logits.float()
 
-# %% ../nbs/01_gan.ipynb #f12e6e30
+# %% ../nbs/01_gan.ipynb #0402fcc2
 @patch
 def critic_score(self:StarGAN, pixels, # uint8 (b, h, w, 3)
-                 labels, # int (b,), the classes that the images should have
+                 labels, # int (b,), the classes or combinations that the images should have
                 ) -> torch.Tensor: # (b,), comparable within one class only
     "How real the critic finds each image: cr-sam's score. [Bhattarai 2020, Proposed Method]"
     scores, _ = self.judge(pixels)
-    return (scores*score_weights(self.D, as_planes(labels, len(self.classes)).to(self.device))).sum(1).cpu()
+    return (scores*score_weights(self.D, self.planes(labels))).sum(1).cpu()
 
 @patch
 def class_logits(self:StarGAN, pixels) -> torch.Tensor: # (b, k)
     "What the discriminator's own classifier says; the generator was trained to please it, so do not trust it on fakes."
     return self.judge(pixels)[1].cpu()
 
-# %% ../nbs/01_gan.ipynb #62b02b6d
+# %% ../nbs/01_gan.ipynb #80dd55ac
 @patch
 def save(self:StarGAN, path:Path):
     "Write the model to one file, atomically."
     nets = dict(G=self.G.state_dict(), D=None if self.D is None else self.D.state_dict())
     shape = dict(residual=self.G.residual, slope=self.D.slope if self.D is not None else .01)
+    if self.attributes: shape['attributes'] = self.attributes
     save_checkpoint(path, dict(kind='StarGAN', classes=self.classes, size=self.size, about=self.about, **shape, **nets))
 
 @patch(cls_method=True)
@@ -596,7 +613,7 @@ def load(cls:StarGAN, path:Path, # written by `save`
         f'{path} is not a StarGAN written by save(); for files of yunjey/stargan use load_official(path_G, path_D)')
     G = build_generator(state['G'], path, state['residual'])
     D = None if state['D'] is None else build_discriminator(state['D'], state['size'], path, state['slope'])
-    return cls(G, D, state['classes'], state['size'], device, state['about'])
+    return cls(G, D, state['classes'], state['size'], device, state['about'], state.get('attributes'))
 
 # %% ../nbs/01_gan.ipynb #93d02e89
 def plain_keys(state:dict, path) -> dict:
@@ -653,18 +670,20 @@ def build_discriminator(state:dict, size:int, path, slope:float=.01) -> Discrimi
         f'size={size} was asked for: pass size={last << repeats}')
     return fill(Discriminator(size, k, d, repeats, outputs, stem, slope), state, path, what)
 
-# %% ../nbs/01_gan.ipynb #695ee8ec
+# %% ../nbs/01_gan.ipynb #0902a1b6
 def load_official(path_G:Path, path_D:Path|None=None, # e.g. 200000-G.ckpt and 200000-D.ckpt
                   size:int=128, # image size in pixels
-                  classes:list|None=None, device='cpu') -> StarGAN: # names of the classes; default 'class 0', ...
+                  classes:list|None=None, device='cpu', # names of the classes; default 'class 0', ...
+                  attributes:list|None=None) -> StarGAN: # or, of a generator of attributes, their names
     "A StarGAN from the files of the official code. [yunjey/stargan, model.py]"
     G = build_generator(load_checkpoint(path_G), path_G)
     D = None if path_D is None else build_discriminator(load_checkpoint(path_D), size, path_D)
     k = G.main[0].in_channels - 3
     if D is not None and D.conv2.out_channels != k: raise ValueError(
         f'{path_D} knows {D.conv2.out_channels} classes, but {path_G} knows {k}: are they of the same training?')
-    if classes is not None and len(classes) != k: raise ValueError(f'{len(classes)} names for {k} classes in {path_G}')
-    return StarGAN(G, D, classes or [f'class {i}' for i in range(k)], size, device)
+    names = attributes or classes
+    if names is not None and len(names) != k: raise ValueError(f'{len(names)} names for {k} classes in {path_G}')
+    return StarGAN(G, D, classes or [f'class {i}' for i in range(k)], size, device, attributes=attributes)
 
 # %% ../nbs/01_gan.ipynb #3d30bc43
 def train_stargan(train:Images, # real images at the stored size
@@ -710,27 +729,30 @@ def log(self:Training, losses:dict, bar, every:int):
         shown = {'D adversarial': 'D', 'D classes': 'Dcls', 'G classes': 'Gcls', 'G back': 'rec'}
         bar.set_postfix({v: f'{float(self.recent[k]):.2f}' for k, v in shown.items() if k in self.recent})
 
-# %% ../nbs/01_gan.ipynb #57d3b42b
+# %% ../nbs/01_gan.ipynb #2bc21349
 @patch
 def finished(self:Training) -> StarGAN:
     "The model as it stands, with the averaged generator where there is one."
     G = deepcopy(self.G if self.average is None else self.average)
     about = dict(config=asdict(self.config), seed=self.seed, step=self.step)
-    return StarGAN(G, deepcopy(self.D), self.train.classes, self.train.size, self.device, about)
+    names = self.train.classes
+    return StarGAN(G, deepcopy(self.D), names, self.train.size, self.device, about, names if self.config.multi_label else None)
 
 @patch
 def translations(self:StarGAN, pixels, # uint8 (n, h, w, 3), at most some dozens
-                ) -> torch.Tensor: # uint8 (n, 1 + k, h, w, 3): each image, then its translation to every class
-    "Every image translated to every class."
-    n, k = len(pixels), len(self.classes)
-    out = self.translate(pixels.repeat_interleave(k, 0), torch.arange(k).repeat(n))
+                ) -> torch.Tensor: # uint8 (n, 1 + t, h, w, 3): each image, then its translation to every target
+    "Every image translated to every class, or to every combination of attributes with one hair colour."
+    targets = torch.from_numpy(target_combinations(self.attributes) if self.attributes else np.arange(len(self.classes)))
+    n, k = len(pixels), len(targets)
+    out = self.translate(pixels.repeat_interleave(k, 0), targets.repeat(n))
     return torch.cat([pixels.cpu()[:, None], out.view(n, k, *pixels.shape[1:])], 1)
 
 @patch
 def save_samples(self:Training, folder:Path):
-    "Save a picture: one image a row, the original first, then translated to every class in turn."
-    labels = self.train.labels if self.train.labels.dim() == 1 else self.train.labels.argmax(1)
-    rows = [int(r[0]) for c in range(self.train.n_classes) if len(r := (labels == c).nonzero())]
+    "Save a picture: an image of each class or attribute a row, the original first, then its translations in turn."
+    y, k = self.train.labels, self.train.n_classes
+    has = y.bool() if y.dim() == 2 else y[:, None] == torch.arange(k, device=y.device)
+    rows = [int(r[0]) for c in range(k) if len(r := has[:, c].nonzero())]
     grid = self.finished().translations(self.train.pixels[rows])
     picture = grid.permute(0, 2, 1, 3, 4).reshape(len(rows)*self.train.size, -1, 3).numpy()
     with atomic_path(folder/f'{self.step:07d}.png') as p: Image.fromarray(picture).save(p, format='png')
@@ -773,10 +795,17 @@ def plan_shares(labels:np.ndarray, counts:np.ndarray, seed:int) -> tuple[int, Ca
         return order[j + (j >= begins[target])*sizes[target]], target
     return int(counts.sum()), rows
 
-# %% ../nbs/01_gan.ipynb #abe80a5f
+# %% ../nbs/01_gan.ipynb #31b461b2
+def plan_combinations(n:int, # real images
+                      codes:np.ndarray, # (t,), combinations to translate to
+                     ) -> tuple[int, Callable]: # rows in all; rows -> (sources, targets)
+    "Each image translated to each combination: row r is image r // t. [Bhattarai 2020, Synthetic data: 12 folds]"
+    return n*len(codes), lambda r: (r//len(codes), codes[r % len(codes)])
+
+# %% ../nbs/01_gan.ipynb #b1ba8c3b
 def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to translate
               folder:Path, # where the pool goes; a killed run goes on from what it holds
-              targets='others', # 'others', or shares of the targets, see `target_counts`
+              targets='others', # 'others'; of attributes 'combinations'; or shares of the targets, see `target_counts`
               fold:float|None=None, # with shares: rows in all, as a multiple of the real set
               batch:int=256, seed:int=0, # images at once; for the choice of sources
              ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`
@@ -784,6 +813,7 @@ def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to 
     n, rows = pool_plan(gan, real, targets, fold, seed)
     how = targets if isinstance(targets, (str, dict)) else np.asarray(targets).tolist()
     meta = dict(kind='pool', real=real.fingerprint, targets=how, fold=fold, batch=batch, seed=seed)
+    if real.attributes: meta['attributes'] = real.attributes
     writer = ImageSetWriter(folder, n, real.size, real.classes, 3, meta)
     with progress(total=n, initial=writer.done, desc='making the pool') as bar:
         while writer.done < n:
@@ -792,15 +822,18 @@ def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to 
             writer.write(images, target, source=source, source_label=real.labels[source]); bar.update(len(source))
     return writer.close()
 
-# %% ../nbs/01_gan.ipynb #ee7641dc
+# %% ../nbs/01_gan.ipynb #fbe6d1da
 def pool_plan(gan:StarGAN, real:ImageSet, targets, fold, seed) -> tuple[int, Callable]:
     "How many rows the pool has, and what each is made from; what does not fit is an error."
     if gan.size != real.size or gan.classes != real.classes: raise ValueError(
-        f'the GAN was trained on {gan.classes} at {gan.size} px, but the real set has {real.classes} at {real.size} px')
-    if isinstance(targets, str) and targets != 'others':
-        raise ValueError(f"unknown targets {targets!r}: choose 'others', or give one share for each class")
+        f'the GAN was trained on {gan.attributes or gan.classes} at {gan.size} px, but the real set has '
+        f'{real.attributes or real.classes} at {real.size} px')
+    wanted = 'combinations' if real.attributes else 'others'
+    if isinstance(targets, str) and targets != wanted:
+        raise ValueError(f"unknown targets {targets!r}: choose '{wanted}', or give one share for each class")
     if isinstance(targets, str):
-        if fold is not None: raise ValueError("targets='others' makes the (k - 1)-fold pool: leave fold out")
+        if fold is not None: raise ValueError(f"targets='{wanted}' decides how large the pool is: leave fold out")
+        if real.attributes: return plan_combinations(len(real), target_combinations(real.attributes))
         return plan_others(real.labels, len(real.classes))
     if fold is None or not fold > 0: raise ValueError(
         f'fold={fold!r}: with shares of targets, say how many times the real set the pool shall be')

@@ -8,15 +8,16 @@ __all__ = ['STATISTICS', 'as_labels', 'as_pair', 'confusion', 'accuracy', 'class
            'mean_class_accuracy_of', 'macro_f1_of', 'statistic_of', 'check_level', 'bootstrap_draws',
            'bootstrap_interval', 'plot_bootstrap', 'as_values', 'seed_interval', 'seed_table', 'Comparison', 'mcnemar',
            'paired_draws', 'paired_comparison', 't_test_power', 'seeds_needed', 'SeedComparison', 'paired_seeds',
-           'check_features', 'frechet_distance', 'kid_size', 'kernel_distance', 'inception_score', 'inception_file',
-           'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures', 'image_rows',
-           'image_features', 'check_comparable', 'as_extractor', 'image_scores']
+           'check_features', 'frechet_distance', 'kid_size', 'kernel_distance', 'inception_score', 'distance_blocks',
+           'knn_radii', 'check_pair', 'prdc', 'inception_file', 'InceptionFeatures', 'ClassifierFeatures',
+           'image_extractor', 'ImageFeatures', 'image_rows', 'image_features', 'check_comparable', 'as_extractor',
+           'image_scores']
 
-# %% ../nbs/00d_metrics.ipynb #5f8cd7ce
+# %% ../nbs/00d_metrics.ipynb #0e050467
 import math, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -410,6 +411,66 @@ def inception_score(logits:Tensor, # (n, k)
     if not 1 <= splits <= len(logits):
         raise ValueError(f'{splits} splits of {len(logits)} images: give 1..{len(logits)}')
     return isc_features_to_metric(logits.cpu(), splits=splits, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
+
+# %% ../nbs/00d_metrics.ipynb #bda34f7a
+def distance_blocks(a:Tensor, b:Tensor, # features (n, d), (m, d)
+                    chunk:int=2048, # rows and columns of a block
+                   ) -> Iterator[tuple[slice, slice, Tensor]]: # rows of a, rows of b, float64 distances between them
+    "The table of Euclidean distances, block by block, in memory that does not grow with the sets."
+    centre = b.double().mean(0)
+    for i in range(0, len(a), chunk):
+        mine = a[i:i + chunk].double() - centre
+        for j in range(0, len(b), chunk):
+            yield slice(i, i + chunk), slice(j, j + chunk), torch.cdist(mine, b[j:j + chunk].double() - centre,
+                                                                        compute_mode='use_mm_for_euclid_dist')
+
+# %% ../nbs/00d_metrics.ipynb #542096b7
+def knn_radii(features:Tensor, # (n, d), n > k
+              k:int=5, # neighbours, itself not counted
+              chunk:int=2048, # see distance_blocks
+             ) -> Tensor: # float64 (n,)
+    "The distance of each image to its k-th nearest neighbour in its own set. [Kynkaanniemi 2019, eq. 1]"
+    if not 0 < k < len(features):
+        raise ValueError(f'k={k} neighbours in a set of {len(features)} images: give k from 1 to {len(features) - 1}, or more images')
+    radii = torch.empty(len(features), dtype=torch.float64, device=features.device)
+    nearest = None
+    for rows, cols, d in distance_blocks(features, features, chunk):
+        nearest = d if cols.start == 0 else torch.cat([nearest, d], 1)
+        nearest = nearest.topk(min(k + 1, nearest.shape[1]), 1, largest=False).values
+        if cols.stop >= len(features): radii[rows] = nearest[:, -1]
+    return radii
+
+# %% ../nbs/00d_metrics.ipynb #db1493f8
+def check_pair(real:Tensor, fake:Tensor, k:int) -> tuple[Tensor, Tensor]: # the same, where float64 exists
+    "Two sets of features that can be compared, or an error that says why not."
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(f'features have shapes {tuple(real.shape)} and {tuple(fake.shape)}, expected (n, d) with one d')
+    for name, f in (('real', real), ('fake', fake)):
+        if bad := int((~torch.isfinite(f).all(1)).sum()):
+            raise ValueError(f'{bad} of {len(f)} {name} images have features that are NaN or infinite: look at the network and its input')
+    if not len(fake) or len(real) <= k:
+        raise ValueError(f'{len(real)} real and {len(fake)} fake images, k={k}: at least {k + 1} real and one fake are needed')
+    return (real.cpu(), fake.cpu()) if real.device.type == 'mps' else (real, fake)
+
+# %% ../nbs/00d_metrics.ipynb #5194947c
+def prdc(real_features, # (n, d), of the images to be resembled and covered
+         fake_features, # (m, d)
+         k:int=5, # neighbours that make a ball
+         chunk:int=2048, # rows and columns of a block of distances
+        ) -> dict: # precision, recall, coverage in [0, 1]; density >= 0
+    "How many fakes lie among the real images, and how many real images have a fake among them. [Kynkaanniemi 2019; Naeem 2020]"
+    real, fake = check_pair(torch.as_tensor(real_features), torch.as_tensor(fake_features), k)
+    radii, own = knn_radii(real, k, chunk), None
+    if len(fake) > k: own = knn_radii(fake, k, chunk)
+    else: warnings.warn(f'{len(fake)} fake images for k={k} neighbours: their recall is nan', stacklevel=2)
+    balls, covered, recalled = (torch.zeros(len(s), dtype=torch.int64, device=real.device) for s in (fake, real, real))
+    for i, j, d in distance_blocks(real, fake, chunk):
+        inside = d < radii[i, None]
+        balls[j] += inside.sum(0); covered[i] += inside.sum(1)
+        if own is not None: recalled[i] += (d < own[j]).sum(1)
+    share = lambda counts: float((counts > 0).double().mean())
+    return dict(precision=share(balls), recall=math.nan if own is None else share(recalled), density=float(balls.double().mean()/k),
+                coverage=share(covered))
 
 # %% ../nbs/00d_metrics.ipynb #17f8191f
 def inception_file(weights:str|Path|None=None, # a file, or None to look where it usually lies

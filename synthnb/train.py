@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'PLAIN', 'IMAGENET', 'CHOICES', 'ResNet', 'pretrained_state', 'load_weights', 'classifier_net', 'Classifier',
            'normalise', 'scale_and_shift', 'pixel_batches', 'TrainConfig', 'check_settings', 'check_images',
-           'learning_rate', 'make_optimiser', 'peak_lr', 'place', 'Training', 'views', 'precision', 'images_hash',
-           'no_denormals', 'train_classifier', 'looks', 'show', 'write_jpegs', 'one_of_five', 'usual_epochs',
-           'our_epochs', 'bench_train', 'fit_classifier', 'fit_oracle']
+           'learning_rate', 'make_optimiser', 'peak_lr', 'place', 'Training', 'views', 'label_loss', 'precision',
+           'images_hash', 'no_denormals', 'train_classifier', 'looks', 'show', 'write_jpegs', 'one_of_five',
+           'usual_epochs', 'our_epochs', 'bench_train', 'fit_classifier', 'fit_oracle', 'JointClassifier',
+           'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
-# %% ../nbs/00c_train.ipynb #28800830
+# %% ../nbs/00c_train.ipynb #45376e73
 import copy, hashlib, json, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint
-from .data import Images, ImageSet, centre_crop, crop_at, random_crop_flip
-from .drawn import drawn_set
+from .data import Images, ImageSet, centre_crop, code_bits, combination_names, crop_at, random_crop_flip
+from .drawn import EVEN_RATES, drawn_attributes, drawn_set
 
 # %% ../nbs/00c_train.ipynb #f40af3eb
 BLOCKS = dict(resnet10=(resnet.BasicBlock, [1, 1, 1, 1]), resnet18=(resnet.BasicBlock, [2, 2, 2, 2]),
@@ -108,7 +109,7 @@ def classifier_net(arch:str='resnet18', # resnet10, resnet18, resnet34 or resnet
     if weights is not None: load_weights(net, pretrained_state(weights, arch), arch)
     return net.to(memory_format=torch.channels_last)
 
-# %% ../nbs/00c_train.ipynb #310bd2d6
+# %% ../nbs/00c_train.ipynb #19c1b1c0
 PLAIN = dict(mean=[.5, .5, .5], std=[.5, .5, .5])
 IMAGENET = dict(mean=[.485, .456, .406], std=[.229, .224, .225])
 
@@ -119,12 +120,14 @@ class Classifier:
                  crop:int, # what it sees of an image, pixels
                  spec:dict, # the arguments of `classifier_net`, without weights
                  mean:list, std:list, # of a channel, for values in [0, 1]
+                 multi_label:bool=False, # its classes are attributes, of which an image may have any
                 ):
         self.net, self.classes, self.crop, self.spec = net.eval(), list(classes), crop, dict(spec)
-        self.mean, self.std = list(mean), list(std)
+        self.mean, self.std, self.multi_label = list(mean), list(std), multi_label
     n_classes = property(lambda self: len(self.classes))
     device = property(lambda self: next(self.net.parameters()).device)
-    def __repr__(self): return f"Classifier({self.spec['arch']}, {self.n_classes} classes, {self.crop} px)"
+    def __repr__(self):
+        return f"Classifier({self.spec['arch']}, {self.n_classes} {'attributes' if self.multi_label else 'classes'}, {self.crop} px)"
     def to(self, device): self.net.to(device); return self
 
 # %% ../nbs/00c_train.ipynb #c7f3a9dc
@@ -162,7 +165,7 @@ def logits(self:Classifier, pixels:Tensor, # uint8 (b, h, w, c)
     out = self.net.fc(self.features(pixels))
     return (out + self.net.fc(self.features(pixels.flip(2))))/2 if flip else out
 
-# %% ../nbs/00c_train.ipynb #4b88d5c6
+# %% ../nbs/00c_train.ipynb #2d731189
 def pixel_batches(images:Images|ImageSet|Tensor, # a table, a set on disk, or uint8 (n, h, w, c)
                   size:int, # images a batch
                  ) -> Iterator[tuple[int, Tensor]]: # first row, uint8 (b, h, w, c)
@@ -176,18 +179,20 @@ def pixel_batches(images:Images|ImageSet|Tensor, # a table, a set on disk, or ui
 def predict_proba(self:Classifier, images:Images|ImageSet|Tensor, # a table, a set on disk, or uint8 (n, h, w, c)
                   batch:int=256, # images at a time
                   flip:bool=False, # average with the mirrored image
-                 ) -> np.ndarray: # float32 (n, k), rows sum to 1
+                 ) -> np.ndarray: # float32 (n, k), rows sum to 1; of attributes each lies in [0, 1]
     "The class probabilities of every image, p(y|x). [Bhattarai 2020, Proposed Method]"
     out = np.empty((len(images), self.n_classes), np.float32)
-    for at, x in pixel_batches(images, batch): out[at:at + len(x)] = self.logits(x, flip).softmax(1).cpu().numpy()
+    activation = torch.sigmoid if self.multi_label else partial(torch.softmax, dim=1)
+    for at, x in pixel_batches(images, batch): out[at:at + len(x)] = activation(self.logits(x, flip)).cpu().numpy()
     return out
 
-# %% ../nbs/00c_train.ipynb #e3c5cfca
+# %% ../nbs/00c_train.ipynb #6ca59265
 @patch
 def save(self:Classifier, path:Path) -> Path: # where it was written
     "Write the classifier as one safetensors file, atomically."
     from safetensors.torch import save
     about = dict(classes=self.classes, crop=self.crop, spec=self.spec, mean=self.mean, std=self.std)
+    if self.multi_label: about['multi_label'] = True # a file without it is of one class an image
     state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
     with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_classifier=json.dumps(about))))
     return Path(path)
@@ -232,7 +237,7 @@ class TrainConfig:
     precision: str = 'auto' # 'float32', 'bf16', or 'auto': bf16 on CUDA only
     validations: int = 10 # how often the validation images are looked at
 
-# %% ../nbs/00c_train.ipynb #02334044
+# %% ../nbs/00c_train.ipynb #653fade0
 CHOICES = dict(arch=list(BLOCKS), stem=['small', 'imagenet'], stem_stride=[1, 2], optimiser=['adamw', 'sgd'],
                schedule=['one-cycle', 'cosine', 'constant'], augment=['crops', 'shifts', 'jitter', 'none'],
                precision=['auto', 'float32', 'bf16'])
@@ -252,9 +257,11 @@ def check_settings(settings:dict, # names of TrainConfig's fields
         if getattr(config, name) < 1: raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
     check_images(train, 'training', config, train.classes)
     if valid is not None: check_images(valid, 'validation', config, train.classes)
+    if valid is not None and valid.multi_label != train.multi_label:
+        raise ValueError('training and validation images must both have one class, or both have attributes')
     return config
 
-# %% ../nbs/00c_train.ipynb #fb6306af
+# %% ../nbs/00c_train.ipynb #bd918aff
 def check_images(images:Images, # a table
                  what:str, # 'training' or 'validation', for the message
                  config:TrainConfig, # whose crop must fit
@@ -266,6 +273,11 @@ def check_images(images:Images, # a table
         raise ValueError(f'a crop of {config.crop} px does not fit {what} images of {images.size} px')
     if images.classes != classes: raise ValueError(f'{what} classes {images.classes} differ from {classes}')
     low, high = images.labels.min().item(), images.labels.max().item()
+    if images.multi_label:
+        if images.labels.shape[1] != images.n_classes or low < 0 or high > 1: raise ValueError(
+            f'{what} labels {tuple(images.labels.shape)} from {low} to {high}: with {images.n_classes} attributes a matrix '
+            f'(n, {images.n_classes}) of 0 and 1 is expected')
+        return
     if low < 0 or high >= images.n_classes:
         raise ValueError(f'{what} labels lie in {low} to {high}; with {images.n_classes} classes 0 to '
                          f'{images.n_classes - 1} are allowed')
@@ -349,13 +361,22 @@ def batch(self:Training) -> tuple[Tensor, Tensor]: # normalised (b, c, crop, cro
         x = x*(1 + .1*contrast.to(x.device)) + .05*tint.to(x.device)
     return x, y
 
-# %% ../nbs/00c_train.ipynb #f2316cf5
+# %% ../nbs/00c_train.ipynb #52a8be7a
+def label_loss(logits:Tensor, # (b, k)
+               y:Tensor, # int64: classes (b,), or attributes (b, k) of 0 and 1
+               smoothing:float=0., # share of the target that goes to all classes alike
+              ) -> Tensor: # a number, nats
+    "Cross-entropy of one class an image, or binary cross-entropy averaged over attributes. [Bhattarai 2020, eq. 1]"
+    if y.dim() == 1: return F.cross_entropy(logits, y, label_smoothing=smoothing)
+    return F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype)*(1 - smoothing) + smoothing/2)
+
+# %% ../nbs/00c_train.ipynb #7fb27678
 @patch
 def update(self:Training):
     "One step of the optimiser on the next batch."
     x, y = self.batch(); config = self.config
     with precision(config.precision, self.device):
-        loss = F.cross_entropy(self.net(x), y, label_smoothing=config.label_smoothing)
+        loss = label_loss(self.net(x), y, config.label_smoothing)
     self.optimiser.zero_grad(set_to_none=True); loss.backward()
     for group in self.optimiser.param_groups: group['lr'] = learning_rate(self.step, config, peak_lr(config))
     self.optimiser.step()
@@ -371,7 +392,7 @@ def precision(name:str, # 'auto', 'float32' or 'bf16'
     bf16 = name == 'bf16' or (name == 'auto' and device.type == 'cuda')
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
-# %% ../nbs/00c_train.ipynb #b11e46ff
+# %% ../nbs/00c_train.ipynb #77663c73
 @patch
 @torch.no_grad()
 def look_at(self:Training, valid:Images, # the validation images
@@ -380,7 +401,11 @@ def look_at(self:Training, valid:Images, # the validation images
     "Loss and mean class accuracy on the validation images, over the classes that are among them."
     model = Classifier(net, valid.classes, self.config.crop, self.spec, **self.look)
     scores = torch.cat([model.logits(x) for _, x in pixel_batches(valid, 512)])
-    y = valid.labels.to(scores.device); right, truth = (scores.argmax(1) == y).cpu().double(), y.cpu() # MPS has no float64
+    y = valid.labels.to(scores.device)
+    if valid.multi_label:
+        right = (scores > 0) == y.bool()
+        return dict(valid_loss=label_loss(scores, y).item(), valid_accuracy=right.float().mean().item())
+    right, truth = (scores.argmax(1) == y).cpu().double(), y.cpu() # MPS has no float64
     rates = [right[truth == k].mean().item() for k in truth.unique()]
     return dict(valid_loss=F.cross_entropy(scores, y).item(), valid_accuracy=float(np.mean(rates)))
 
@@ -441,7 +466,7 @@ def no_denormals():
     try: yield
     finally: torch.set_flush_denormal(False)
 
-# %% ../nbs/00c_train.ipynb #dc5ccbb8
+# %% ../nbs/00c_train.ipynb #1a51ab03
 def train_classifier(train:Images, # the training table
                      valid:Images|None=None, # chooses among the looks; None: the last weights are returned
                      *, folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
@@ -464,7 +489,8 @@ def train_classifier(train:Images, # the training table
             if folder and (time.time() - saved > save_every or run.step == config.updates):
                 run.save(path, name); saved = time.time()
     run.net.load_state_dict(run.best['state'])
-    return Classifier(run.net, train.classes, config.crop, run.spec, **run.look), pd.DataFrame(run.history)
+    model = Classifier(run.net, train.classes, config.crop, run.spec, **run.look, multi_label=train.multi_label)
+    return model, pd.DataFrame(run.history)
 
 # %% ../nbs/00c_train.ipynb #4e8b9ed1
 def looks(config:TrainConfig) -> list[int]: # update numbers, the last one included
@@ -573,4 +599,54 @@ def fit_oracle(n:int, # freshly drawn faces
     "Train the judge of drawn faces, or load the one that was trained so before."
     train = drawn_set(n, size, 'balanced', seed=0, name='oracle', classes=classes or None)
     valid = drawn_set(2000, size, 'balanced', seed=0, name='oracle-valid', classes=classes or None)
+    return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
+
+# %% ../nbs/00c_train.ipynb #11b2496b
+class JointClassifier(Classifier):
+    "A classifier of attributes as a classifier of their combinations."
+    def __init__(self, marginal:Classifier): # of m attributes
+        if not marginal.multi_label: raise ValueError(f'{marginal} has one class an image; only attributes have combinations')
+        super().__init__(marginal.net, combination_names(marginal.classes), marginal.crop, marginal.spec, marginal.mean, marginal.std)
+        self.marginal = marginal
+        bits = code_bits(np.arange(self.n_classes), marginal.n_classes)
+        self.signs = 2*torch.from_numpy(bits).float() - 1
+
+    def logits(self, pixels:Tensor, flip:bool=False) -> Tensor: # float32 (b, 2^m), log probabilities
+        f = self.marginal.logits(pixels, flip).float()
+        return F.logsigmoid(f[:, None]*self.signs.to(f.device)).sum(2)
+    def save(self, path): raise ValueError('a JointClassifier is made from a classifier of attributes: save that one')
+
+# %% ../nbs/00c_train.ipynb #3e956444
+def attribute_confidence(classifier:Classifier, # of attributes
+                         log:bool=False, # the mean logarithm over the attributes instead of the product
+                         flip:bool=False, device='auto', # average the logits with the mirrored image's
+                        ) -> Callable: # a score function (images, labels, rows) -> (b,); labels are codes of combinations
+    "Score: the probability that all attributes are the intended ones. [Bhattarai 2020, cl-sam; for attributes ours]"
+    joint = JointClassifier(classifier.to(default_device(str(device))))
+    def fn(images, labels, rows):
+        total = joint.logits(images, flip).gather(1, labels[:, None]).squeeze(1)
+        return total/classifier.n_classes if log else total.exp()
+    weights = b''.join(v.detach().cpu().contiguous().numpy().tobytes() for _, v in sorted(classifier.net.state_dict().items()))
+    digest = hashlib.blake2b(weights, digest_size=6).hexdigest()
+    fn.key, fn.classes = hash_of('attribute_confidence', digest, classifier.classes, log, flip), joint.classes
+    fn.about = dict(score='attribute confidence', by='seen', log=log, flip=flip)
+    return fn
+
+# %% ../nbs/00c_train.ipynb #c5c00eff
+def attribute_accuracy_of(c:np.ndarray, # counts (..., k, k) of true and predicted combinations, k at most 2^m
+                          m:int=5, # attributes
+                         ) -> np.ndarray: # (...,), in [0, 1]
+    "Mean accuracy of the attributes, from confusion matrices of their combinations. [Bhattarai 2020, table 4, Micro Avg.]"
+    c = np.asarray(c); bits = code_bits(np.arange(c.shape[-1]), m)
+    agree = (bits[:, None] == bits[None]).mean(2)
+    return (c*agree).sum((-2, -1))/c.sum((-2, -1))
+
+# %% ../nbs/00c_train.ipynb #06046996
+def fit_attribute_oracle(n:int, # freshly drawn faces
+                         size:int, # pixels at which they are drawn
+                         device='auto', **recipe, # as for `fit_classifier`
+                        ) -> Classifier: # of CelebA's five attributes
+    "Train the judge of drawn faces' attributes, or load the one that was trained so before."
+    train = drawn_attributes(n, size, seed=0, name='oracle', rates=EVEN_RATES)
+    valid = drawn_attributes(2000, size, seed=0, name='oracle-valid', rates=EVEN_RATES)
     return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
