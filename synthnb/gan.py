@@ -10,8 +10,8 @@ __all__ = ['CHOICES', 'PRESETS', 'InstanceNorm', 'ResidualBlock', 'Generator', '
            'critic_gradients', 'penalty_up', 'weight_gradients', 'plain_critic_loss', 'Training', 'compute_dtype',
            'sampling_weights', 'augmented', 'as_planes', 'StarGAN', 'plain_keys', 'fill', 'first_shape',
            'build_generator', 'stem_of', 'build_discriminator', 'load_official', 'train_stargan', 'check_finite',
-           'target_counts', 'plan_others', 'plan_shares', 'plan_combinations', 'make_pool', 'pool_plan', 'fit_stargan',
-           'pool_of', 'PlainTraining', 'bench_stargan']
+           'target_counts', 'plan_others', 'plan_shares', 'plan_combinations', 'shrink', 'make_pool', 'pool_plan',
+           'fit_stargan', 'pool_of', 'official_pool', 'file_digest', 'PlainTraining', 'bench_stargan']
 
 # %% ../nbs/01_gan.ipynb #44ff1f73
 import time
@@ -534,7 +534,7 @@ def load_state(self:Training, state:dict, path):
     for k in ('G', 'D', 'opt_g', 'opt_d', 'average'):
         if getattr(self, k) is not None: getattr(self, k).load_state_dict(state[k])
 
-# %% ../nbs/01_gan.ipynb #403071e4
+# %% ../nbs/01_gan.ipynb #d063814c
 class StarGAN:
     "A trained generator and its discriminator, on pixels."
     def __init__(self, G:Generator, D:Discriminator|None, classes:list, size:int, # class names, image size in pixels
@@ -554,8 +554,9 @@ class StarGAN:
 
     def planes(self, labels): # int (b,), classes or codes of combinations; or attributes (b, m) -> float (b, m)
         labels = torch.as_tensor(labels)
-        if not self.attributes or labels.dim() == 2: return as_planes(labels, len(self.attributes or self.classes)).to(self.device)
-        return torch.from_numpy(code_bits(labels.cpu().numpy(), len(self.attributes))).float().to(self.device)
+        k = len(self.attributes or self.classes)
+        if not self.attributes or labels.dim() == 2: return as_planes(labels, k).to(self.device)
+        return torch.from_numpy(code_bits(labels.cpu().numpy(), k)).float().to(self.device)
 
     def __repr__(self):
         what = f'{len(self.attributes)} attributes' if self.attributes else f'{len(self.classes)} classes'
@@ -802,24 +803,38 @@ def plan_combinations(n:int, # real images
     "Each image translated to each combination: row r is image r // t. [Bhattarai 2020, Synthetic data: 12 folds]"
     return n*len(codes), lambda r: (r//len(codes), codes[r % len(codes)])
 
-# %% ../nbs/01_gan.ipynb #b1ba8c3b
+# %% ../nbs/01_gan.ipynb #19958ca4
+def shrink(images:torch.Tensor, # uint8 (b, h, w, c)
+           size:int, # pixels, at most h
+          ) -> torch.Tensor: # uint8 (b, size, size, c)
+    "Smaller images, antialiased."
+    if size > images.shape[1]: raise ValueError(f'images of {images.shape[1]} px cannot be shrunk to {size} px')
+    x = images.permute(0, 3, 1, 2).float()
+    small = F.interpolate(x, (size, size), mode='bicubic', antialias=True, align_corners=False)
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+# %% ../nbs/01_gan.ipynb #216c41c0
 def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to translate
               folder:Path, # where the pool goes; a killed run goes on from what it holds
               targets='others', # 'others'; of attributes 'combinations'; or shares of the targets, see `target_counts`
               fold:float|None=None, # with shares: rows in all, as a multiple of the real set
               batch:int=256, seed:int=0, # images at once; for the choice of sources
-             ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`
+              size:int|None=None, # stored size where the pool is to be smaller than the generator's images, pixels
+             ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`; of a smaller pool also `realism`
     "Translate a real set into a pool, straight to disk. [Bhattarai 2020, Synthetic data]"
     n, rows = pool_plan(gan, real, targets, fold, seed)
+    smaller = size is not None and size != real.size
     how = targets if isinstance(targets, (str, dict)) else np.asarray(targets).tolist()
     meta = dict(kind='pool', real=real.fingerprint, targets=how, fold=fold, batch=batch, seed=seed)
     if real.attributes: meta['attributes'] = real.attributes
-    writer = ImageSetWriter(folder, n, real.size, real.classes, 3, meta)
+    writer = ImageSetWriter(folder, n, size or real.size, real.classes, 3, meta)
     with progress(total=n, initial=writer.done, desc='making the pool') as bar:
         while writer.done < n:
             source, target = rows(np.arange(writer.done, min(writer.done + batch, n)))
-            images = gan.translate(real.gather(source), torch.from_numpy(target))
-            writer.write(images, target, source=source, source_label=real.labels[source]); bar.update(len(source))
+            images, more = gan.translate(real.gather(source), torch.from_numpy(target)), {}
+            if smaller and gan.D is not None: more = dict(realism=gan.critic_score(images, torch.from_numpy(target)).numpy())
+            if smaller: images = shrink(images, size)
+            writer.write(images, target, source=source, source_label=real.labels[source], **more); bar.update(len(source))
     return writer.close()
 
 # %% ../nbs/01_gan.ipynb #fbe6d1da
@@ -862,6 +877,25 @@ def pool_of(gan_folder:Path, # from `fit_stargan`
     named = targets if isinstance(targets, (str, dict)) else np.asarray(targets).tolist()
     what = dict(gan=gan_folder, real=real.folder, targets=named, fold=fold, seed=seed)
     return ImageSet(artefact('pool', make, what, version=1))
+
+# %% ../nbs/01_gan.ipynb #65fc5ef6
+def official_pool(path_G:Path, path_D:Path|None, # files of the official code; without D there is no realism
+                  large:ImageSet, # the real set at the generator's size, with attributes
+                  real:ImageSet, # the same images in the same order, at the size that the pool shall have
+                  device='auto') -> tuple[StarGAN, ImageSet]: # the model, and its pool
+    "Make the pool of the official StarGAN, or open the one that was made so before. [yunjey/stargan]"
+    device = default_device(str(device))
+    if not large.attributes or large.attributes != real.attributes or not np.array_equal(large.labels, real.labels): raise ValueError(
+        'the two real sets must hold the same images with the same attributes, at two sizes')
+    gan = load_official(path_G, path_D, large.size, device=device, attributes=large.attributes)
+    name = [None if p is None else file_digest(p) for p in (path_G, path_D)]
+    make = lambda folder: make_pool(gan, large, folder, 'combinations', size=real.size)
+    return gan, ImageSet(artefact('pool', make, dict(files=name, large=large.folder, size=real.size)))
+
+def file_digest(path:Path) -> str:
+    "A name for a file's contents."
+    import hashlib
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 # %% ../nbs/01_gan.ipynb #4e82e5cc
 class PlainTraining(Training):

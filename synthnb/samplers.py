@@ -6,40 +6,40 @@
 __all__ = ['REGISTRY', 'apportion', 'share_weights', 'mapped_weights', 'Quota', 'shortfalls', 'class_quota', 'checked_budget',
            'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers', 'get_sampler', 'make_scores',
            'none_sampler', 'random_sampler', 'cl_sampler', 'cr_sampler', 'oracle_sampler', 'Selection', 'needed_scores',
-           'checked_indices', 'class_report', 'select', 'selection_notes', 'wilson_interval', 'preserved',
-           'label_preservation', 'agreement', 'confidence_histogram', 'score_gallery', 'confidence_of', 'realism_of',
-           'verdict_of', 'confidence_column', 'realism_column', 'oracle_column', 'translation_gallery', 'calibrated',
-           'log_odds_of', 'drs_sampler', 'gold_of', 'gold_sampler', 'class_features', 'score_by_features',
-           'gaussian_likelihood', 'instance_sampler', 'ball_realism', 'precision_sampler', 'ball_count',
-           'density_sampler', 'farthest_first', 'k_centre_of', 'k_centre_sampler', 'training_margins', 'aum_of',
-           'aum_sampler', 'cl_cap_sampler', 'kept_gallery', 'sizes_itself', 'arm_records', 'added_ratio', 'arm_values',
-           'compare_arms', 'arms_of', 'random_beside', 'differences', 'arm_table', 'quiet_interval', 'judge', 'said_of',
-           'interval_over_seeds', 'sampler_table', 'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table',
-           'CONFIDENCE_BY', 'bench_scoring', 'class_confidence', 'column_record', 'confidence_by',
-           'cross_fitted_confidence', 'keep_scores', 'make_folds', 'realism', 'score_pool', 'weights_key']
+           'checked_indices', 'class_report', 'select', 'selection_notes', 'confidence_histogram', 'score_gallery',
+           'confidence_of', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'oracle_column',
+           'translation_gallery', 'calibrated', 'log_odds_of', 'drs_sampler', 'gold_of', 'gold_sampler',
+           'class_features', 'score_by_features', 'gaussian_likelihood', 'instance_sampler', 'ball_realism',
+           'precision_sampler', 'ball_count', 'density_sampler', 'farthest_first', 'k_centre_of', 'k_centre_sampler',
+           'margin', 'training_margins', 'aum_of', 'aum_sampler', 'cl_cap_sampler', 'kept_gallery', 'sizes_itself',
+           'arm_records', 'added_ratio', 'arm_values', 'compare_arms', 'arms_of', 'random_beside', 'differences',
+           'arm_table', 'quiet_interval', 'judge', 'said_of', 'interval_over_seeds', 'sampler_table', 'plot_samplers',
+           'plot_arms', 'plot_figure6', 'class_table', 'CONFIDENCE_BY', 'agreement', 'bench_scoring',
+           'class_confidence', 'column_record', 'confidence_by', 'cross_fitted_confidence', 'keep_scores',
+           'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool', 'weights_key', 'wilson_interval']
 
-# %% ../nbs/02_samplers.ipynb #ed943808
+# %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 
 from .core import PALETTE, atomic_path, default_device, generator, hash_of, load_json, progress, save_json, show_images
-from .data import Images, ImageSet
+from .data import Images, ImageSet, centre_crop
 from .metrics import distance_blocks, knn_radii, paired_seeds, seed_interval
-from .scores import (CONFIDENCE_BY, bench_scoring, class_confidence, column_record, confidence_by, # noqa: F401
-                            cross_fitted_confidence, keep_scores, make_folds, realism, score_pool, weights_key)
-from .train import Classifier, Training, check_settings, fit_classifier, no_denormals
+from .scores import (CONFIDENCE_BY, agreement, bench_scoring, class_confidence, column_record, confidence_by, # noqa: F401
+                            cross_fitted_confidence, keep_scores, label_preservation, make_folds, preserved, realism, score_pool,
+                            weights_key, wilson_interval)
+from .train import Classifier, Training, check_settings, fit_classifier, no_denormals, normalise
 
-_all_ = ['CONFIDENCE_BY', 'bench_scoring', 'class_confidence', 'column_record', 'confidence_by', 'cross_fitted_confidence',
-         'keep_scores', 'make_folds', 'realism', 'score_pool', 'weights_key'] # scores are part of the samplers' interface
+_all_ = ['CONFIDENCE_BY', 'agreement', 'bench_scoring', 'class_confidence', 'column_record', 'confidence_by',
+         'cross_fitted_confidence', 'keep_scores', 'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool',
+         'weights_key', 'wilson_interval'] # scores are part of the samplers' interface
 
 # %% ../nbs/02_samplers.ipynb #983a917e
 def apportion(weights, # one a class, at least 0; a class of weight 0 gets nothing
@@ -390,60 +390,6 @@ def selection_notes(split:Quota, quota:str, column:str|None, scores) -> tuple: #
                      + (" (a critic's is not)" if column == 'realism' else ''))
     return tuple(notes)
 
-# %% ../nbs/02_samplers.ipynb #e8bbc243
-def wilson_interval(k, n, # successes and trials, numbers or arrays
-                    level:float=.95, # confidence
-                   ) -> tuple: # (low, high); (0, 1) where there are no trials
-    "An interval for a rate [Wilson 1927]."
-    k, n, z = np.asarray(k, float), np.asarray(n, float), NormalDist().inv_cdf(.5 + level/2)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        width = z*np.sqrt(k*(n - k)/n + z*z/4)
-    low, high = (k + z*z/2 - width)/(n + z*z), (k + z*z/2 + width)/(n + z*z)
-    return np.where(n > 0, low.clip(0), 0.), np.where(n > 0, high.clip(None, 1), 1.)
-
-# %% ../nbs/02_samplers.ipynb #2e3cbd40
-def preserved(verdicts, # (n,): the class an image really shows, or bool: whether it shows its own
-              labels, # (n,): the class it was made to show
-             ) -> np.ndarray: # bool (n,)
-    "Which images show the label they carry."
-    verdicts, labels = np.asarray(verdicts), np.asarray(labels)
-    if verdicts.shape != labels.shape:
-        raise ValueError(f'verdicts of shape {verdicts.shape} for {labels.shape} labels; expected one verdict an image of the pool')
-    if verdicts.dtype == bool: return verdicts
-    if verdicts.dtype.kind not in 'iu': raise ValueError(f'verdicts are {verdicts.dtype}; expected classes (int) or bool')
-    return verdicts == labels
-
-# %% ../nbs/02_samplers.ipynb #c8bc69ac
-def label_preservation(pool, # an ImageSet
-                       indices, # the rows selected; None for the whole pool
-                       verdicts, # (n,) for the whole pool: the class an image really shows, or bool
-                       level:float=.95, # confidence of the intervals
-                      ) -> pd.DataFrame: # rows: the classes, then 'all'; columns: class, kept, preserved, rate, low, high
-    "How many of the selected images show their label, with Wilson's interval."
-    right, labels = preserved(verdicts, pool.labels), np.asarray(pool.labels)
-    rows = np.arange(len(labels)) if indices is None else np.asarray(indices, np.int64)
-    count = lambda which: np.bincount(labels[which], minlength=len(pool.classes))
-    n, k = count(rows), count(rows[right[rows]])
-    n, k = np.append(n, n.sum()), np.append(k, k.sum())
-    low, high = wilson_interval(k, n, level)
-    rate = np.where(n > 0, k/np.maximum(n, 1), np.nan)
-    return pd.DataFrame({'class': [*pool.classes, 'all'], 'kept': n, 'preserved': k, 'rate': rate, 'low': low, 'high': high})
-
-# %% ../nbs/02_samplers.ipynb #bc6aaa82
-def agreement(scores, # (n,); NaN and infinities are left out
-              verdicts, # (n,): the class an image really shows, or bool: whether it shows its own
-              labels, # (n,)
-             ) -> pd.DataFrame: # one row a class: candidates, preserved (share), auc (NaN where all its verdicts are equal)
-    "How well a score ranks right labels above wrong ones, within each class: ROC AUC."
-    scores, labels, right = np.asarray(scores), np.asarray(labels), preserved(verdicts, labels)
-    rows = []
-    for c in range(int(labels.max()) + 1 if len(labels) else 0):
-        mine = (labels == c) & np.isfinite(scores)
-        both = right[mine].any() and not right[mine].all()
-        rows.append(dict(label=c, candidates=int(mine.sum()), preserved=right[mine].mean() if mine.any() else np.nan,
-                         auc=float(roc_auc_score(right[mine], scores[mine])) if both else np.nan))
-    return pd.DataFrame(rows, columns=['label', 'candidates', 'preserved', 'auc'])
-
 # %% ../nbs/02_samplers.ipynb #0badd08a
 def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the column to show
                          selection:Selection|None=None, # drawn in black over the pool's grey
@@ -671,12 +617,12 @@ def instance_sampler(scores, labels, budget, *, quota, seed):
     "Keep the images likeliest under a Gaussian of their class's real features [DeVries 2020, section 4.1]."
     return top_ranked(scores, labels, quota, budget, seed)
 
-# %% ../nbs/02_samplers.ipynb #c5b990c5
+# %% ../nbs/02_samplers.ipynb #05e1768b
 def ball_realism(real:torch.Tensor, # features of a class, (n_c, d)
                  k:int=5, # neighbours that make a ball
                 ) -> Callable: # features (b, d) -> scores (b,)
     "The largest ratio of a ball's radius to the distance from its centre, over the smaller half of the balls. [Kynkaanniemi 2019, eq. 3]"
-    radii = knn_radii(real, min(k, len(real) - 1)); small = radii <= radii.median()
+    radii = knn_radii(real, min(k, len(real) - 1)); small = radii <= radii.median()*(1 + 1e-9)
     centres, radii = real[small], radii[small]
     def score(f):
         best = torch.zeros(len(f), dtype=f.dtype, device=f.device)
@@ -747,12 +693,20 @@ def k_centre_sampler(scores, labels, budget, *, quota, seed):
     "Keep, class by class, the image farthest from all real and all kept ones, again and again [Sener 2018, algorithm 1]."
     return top_ranked(scores, labels, quota, budget, seed)
 
-# %% ../nbs/02_samplers.ipynb #9a5875be
+# %% ../nbs/02_samplers.ipynb #faf0f93d
+def margin(logits:torch.Tensor, # (b, k)
+           labels:torch.Tensor, # int (b,)
+          ) -> torch.Tensor: # (b,)
+    "The logit of the label minus the largest other. [Pleiss 2020, eq. 1]"
+    y = labels[:, None]
+    return (logits.gather(1, y) - logits.scatter(1, y, -torch.inf).amax(1, keepdim=True))[:, 0]
+
+# %% ../nbs/02_samplers.ipynb #c60e4e89
 def training_margins(train:Images, # images and the labels to be doubted
                      seed:int=0, device='auto', passes:int=3, # over the images
                      **recipe, # of train_classifier
-                    ) -> np.ndarray: # float (n,), NaN for an image that was never met
-    "Each image's margin, averaged over the batches in which a training met it. [Pleiss 2020, eq. 1]"
+                    ) -> np.ndarray: # float (n,)
+    "Each image's margin, averaged over the batches in which a training met it. [Pleiss 2020, eq. 2]"
     size = min(recipe.get('batch_size', 64), len(train)); per_pass = len(train)//size
     config = check_settings(recipe | dict(updates=passes*per_pass, validations=1), train, None)
     run, logits = Training(train, config, seed, default_device(str(device))), []
@@ -762,9 +716,13 @@ def training_margins(train:Images, # images and the labels to be doubted
         while run.step < config.updates:
             run.update(); bar.update()
             at = (run.step - 1) % per_pass; rows = run.order[1][at*size:(at + 1)*size] # those of the batch just seen
-            y, z = train.labels.to(run.device)[rows.to(run.device)][:, None], logits.pop(); rows = rows.to(run.device)
-            total[rows] += (z.gather(1, y) - z.scatter(1, y, -torch.inf).amax(1, keepdim=True))[:, 0]; met[rows] += 1
+            y = train.labels[rows.to(train.labels.device)].to(run.device); rows = rows.to(run.device)
+            total[rows] += margin(logits.pop(), y); met[rows] += 1
     hook.remove()
+    for rows in (met == 0).nonzero()[:, 0].split(size): # in the incomplete last batch of every pass: looked at once, at the end
+        x = normalise(centre_crop(train.pixels[rows.to(train.pixels.device)], config.crop).to(run.device), **run.look)
+        with torch.no_grad(): z = run.net.eval()(x).float()
+        total[rows] = margin(z, train.labels[rows.to(train.labels.device)].to(run.device)); met[rows] = 1
     return (total/met).cpu().numpy()
 
 # %% ../nbs/02_samplers.ipynb #e1add1dd
@@ -801,11 +759,11 @@ def cl_cap_sampler(scores, labels, budget, *, quota, seed, cap=.75):
         key[easy] = low - 1 - (scores[easy] - scores[easy].min(initial=np.inf))
     return top_ranked(key, labels, quota, budget, seed)
 
-# %% ../nbs/02_samplers.ipynb #2438e496
+# %% ../nbs/02_samplers.ipynb #9e8a8d13
 def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept}
                  label:int, # the class shown
-                 each:int=6, # images of either kind
-                 seed:int=0, size:float=.62, # of the draw; inches an image
+                 each:int=4, # images of either kind
+                 seed:int=0, size:float=.66, # of the draw; inches an image
                 ) -> plt.Figure:
     "A row a sampler: images of one class that it keeps, and images that it drops, at random."
     luck, rows, mine = np.random.default_rng(seed), [], np.flatnonzero(pool.labels == label)
@@ -815,7 +773,7 @@ def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept}
     blank = np.full(pool.pixels.shape[1:], 255, np.uint8)
     images = np.stack([pool.gather([r])[0].numpy() if r >= 0 else blank for r in rows])
     heads = ['']*each*2; heads[each//2], heads[each + each//2] = 'kept', 'dropped'
-    return show_images(images, ncols=2*each, rows=list(kept), cols=heads, size=size)
+    return show_images(images, ncols=2*each, rows=[name.replace('-', '-\n') for name in kept], cols=heads, size=size)
 
 # %% ../nbs/02_samplers.ipynb #86315b5f
 def sizes_itself(name:str) -> bool: # of a sampler, registered or known from records only
@@ -930,7 +888,7 @@ def said_of(d, # a SeedComparison in percentage points
     known = theirs > 0 and np.isfinite(d.needed) and d.needed > d.n
     return f'undecided ({d.needed:.0f} seeds would find {theirs:+.1f} in 4 cases of 5)' if known else 'undecided (more seeds are needed)'
 
-# %% ../nbs/02_samplers.ipynb #91b4647d
+# %% ../nbs/02_samplers.ipynb #f8ae98b5
 def interval_over_seeds(records:pd.DataFrame, arm:tuple, metric:str, name:str) -> dict: # name, name lo, name hi
     "The mean over seeds in per cent, with its interval; NaN where the records lack the metric."
     have = metric in records or f'arm_{metric}' in records
@@ -942,12 +900,13 @@ def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data s
                  ) -> pd.DataFrame: # one row a sampler, best first, percentages with lo and hi
     "Every sampler at one budget: labels preserved, coverage, density, accuracy, and its paired differences."
     rows = []
+    if not (records.ratio == ratio).any():
+        raise ValueError(f'no records at ratio {ratio:g}; there are {sorted(records.ratio.unique())}')
     for arm in arms_of(records, ratio):
         row = dict(sampler=arm[0], added=added_ratio(records, arm), seeds=len(arm_records(records, arm)))
         for metric, name in (('preserved_kept', 'labels preserved'), ('coverage_kept', 'coverage'), ('density_kept', 'density'),
                              ('mean_class_accuracy', 'accuracy')): row |= interval_over_seeds(records, arm, metric, name)
         rows.append(row | differences(records, arm))
-    if not rows: raise ValueError(f'no records at ratio {ratio:g}; there are {sorted(records.ratio.unique())}')
     return pd.DataFrame(rows).sort_values('vs real only', ascending=False, na_position='last', ignore_index=True)
 
 # %% ../nbs/02_samplers.ipynb #714f33c4

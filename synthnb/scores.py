@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['CONFIDENCE_BY', 'weights_key', 'ScoreColumn', 'column_record', 'score_pool', 'check_scoring', 'stream_scores',
            'keep_scores', 'class_confidence', 'realism', 'make_folds', 'cross_fitted_confidence', 'checked_sources',
-           'confidence_by', 'bench_pool', 'bench_rate', 'resident_peak', 'scoring_peak', 'bench_memory',
-           'bench_scoring']
+           'confidence_by', 'wilson_interval', 'preserved', 'label_preservation', 'agreement', 'bench_pool',
+           'bench_rate', 'resident_peak', 'scoring_peak', 'bench_memory', 'bench_scoring']
 
-# %% ../nbs/01a_scores.ipynb #20abef13
+# %% ../nbs/01a_scores.ipynb #e81c3627
 import os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
+from statistics import NormalDist
 from typing import Callable
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, hash_of, load_json, progress, save_json, waiting_lock
@@ -233,6 +235,60 @@ def confidence_by(by:str, # 'seen': one classifier that has seen every source [B
     fold_of = make_folds(labels, folds, seed, groups)
     classifiers = [train(np.flatnonzero(fold_of != f), f) for f in progress(range(folds), desc='cross-fitting')]
     return cross_fitted_confidence(pool, fold_of, classifiers, flip, device)
+
+# %% ../nbs/01a_scores.ipynb #66364c32
+def wilson_interval(k, n, # successes and trials, numbers or arrays
+                    level:float=.95, # confidence
+                   ) -> tuple: # (low, high); (0, 1) where there are no trials
+    "An interval for a rate [Wilson 1927]."
+    k, n, z = np.asarray(k, float), np.asarray(n, float), NormalDist().inv_cdf(.5 + level/2)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        width = z*np.sqrt(k*(n - k)/n + z*z/4)
+    low, high = (k + z*z/2 - width)/(n + z*z), (k + z*z/2 + width)/(n + z*z)
+    return np.where(n > 0, low.clip(0), 0.), np.where(n > 0, high.clip(None, 1), 1.)
+
+# %% ../nbs/01a_scores.ipynb #c9c8e220
+def preserved(verdicts, # (n,): the class an image really shows, or bool: whether it shows its own
+              labels, # (n,): the class it was made to show
+             ) -> np.ndarray: # bool (n,)
+    "Which images show the label they carry."
+    verdicts, labels = np.asarray(verdicts), np.asarray(labels)
+    if verdicts.shape != labels.shape:
+        raise ValueError(f'verdicts of shape {verdicts.shape} for {labels.shape} labels; expected one verdict an image of the pool')
+    if verdicts.dtype == bool: return verdicts
+    if verdicts.dtype.kind not in 'iu': raise ValueError(f'verdicts are {verdicts.dtype}; expected classes (int) or bool')
+    return verdicts == labels
+
+# %% ../nbs/01a_scores.ipynb #e3e84210
+def label_preservation(pool, # an ImageSet
+                       indices, # the rows selected; None for the whole pool
+                       verdicts, # (n,) for the whole pool: the class an image really shows, or bool
+                       level:float=.95, # confidence of the intervals
+                      ) -> pd.DataFrame: # rows: the classes, then 'all'; columns: class, kept, preserved, rate, low, high
+    "How many of the selected images show their label, with Wilson's interval."
+    right, labels = preserved(verdicts, pool.labels), np.asarray(pool.labels)
+    rows = np.arange(len(labels)) if indices is None else np.asarray(indices, np.int64)
+    count = lambda which: np.bincount(labels[which], minlength=len(pool.classes))
+    n, k = count(rows), count(rows[right[rows]])
+    n, k = np.append(n, n.sum()), np.append(k, k.sum())
+    low, high = wilson_interval(k, n, level)
+    rate = np.where(n > 0, k/np.maximum(n, 1), np.nan)
+    return pd.DataFrame({'class': [*pool.classes, 'all'], 'kept': n, 'preserved': k, 'rate': rate, 'low': low, 'high': high})
+
+# %% ../nbs/01a_scores.ipynb #4dff622c
+def agreement(scores, # (n,); NaN and infinities are left out
+              verdicts, # (n,): the class an image really shows, or bool: whether it shows its own
+              labels, # (n,)
+             ) -> pd.DataFrame: # one row a class: candidates, preserved (share), auc (NaN where all its verdicts are equal)
+    "How well a score ranks right labels above wrong ones, within each class: ROC AUC."
+    scores, labels, right = np.asarray(scores), np.asarray(labels), preserved(verdicts, labels)
+    rows = []
+    for c in range(int(labels.max()) + 1 if len(labels) else 0):
+        mine = (labels == c) & np.isfinite(scores)
+        both = right[mine].any() and not right[mine].all()
+        rows.append(dict(label=c, candidates=int(mine.sum()), preserved=right[mine].mean() if mine.any() else np.nan,
+                         auc=float(roc_auc_score(right[mine], scores[mine])) if both else np.nan))
+    return pd.DataFrame(rows, columns=['label', 'candidates', 'preserved', 'auc'])
 
 # %% ../nbs/01a_scores.ipynb #80f4ee78
 def bench_pool(folder:Path, n:int, size:int, k:int=8, # images, their pixels, and classes
