@@ -1,4 +1,4 @@
-# make run | test | lab | bench | readme | outputs | prepare | clean. Each makes its own environment in .venv when there is none.
+# make run | tables | test | lab | bench | readme | outputs | prepare | clean. Each makes its own environment in .venv when there is none.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters (see `make help`)
 #   make test PYTHON=python3.12           the Python that .venv is made with
 #   make lab PY=python                    use an environment that is already there (conda, a container); nothing is installed
@@ -16,7 +16,12 @@ SEED     ?= 0
 DATA     ?= drawn
 ROOT     ?=
 CLASSES  ?=
-# Further arguments for papermill (run), JupyterLab (lab), bench.py (bench) or pytest (test).
+# Which tables `make tables` makes (empty: paper 1's; see the Snakefile), with how many cores at once, which seeds; FRESH=1: all anew.
+TABLE    ?=
+CORES    ?= all
+SEEDS    ?=
+FRESH    ?=
+# Further arguments for papermill (run), Snakemake (tables), JupyterLab (lab), bench.py (bench) or pytest (test).
 ARGS     ?=
 
 OWN := $(VENV)/bin/python
@@ -32,7 +37,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench readme outputs prepare clean
+.PHONY: help run tables test lab bench readme outputs prepare clean
 
 help:  ## what can be typed here
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -85,6 +90,17 @@ run: $(READY)  ## one run of the main experiment, from training the GAN to the t
 	echo; echo "The record:  $$record  (params.json, metrics.json, tables/, figures/)"; \
 	echo "As a page:   $$record/notebook.html"
 
+# SCALE counts here only where it was typed: the tables have scales of their own. The tables are made from whatever records
+# there are, so also when runs failed, and say what is missing; then the exit status is that of the runs.
+grid = $(if $(TABLE),table='$(TABLE)') $(if $(ROOT),root='$(ROOT)') $(if $(SEEDS),seeds='$(SEEDS)') \
+	$(if $(filter-out file,$(origin SCALE)),scale='$(SCALE)') $(if $(FRESH),fresh=1)
+here = --cores $(CORES) --resources gpu=1 mem_mb=$$($(PY) -c 'import psutil; print(psutil.virtual_memory().available//10**6)')
+tables: $(READY)  ## every run that paper 1's tables need and that has no record yet, then the tables from the records
+	@$(PY) -m snakemake $(if $(findstring --profile,$(ARGS)),,$(here)) $(if $(FRESH),--forceall) $(ARGS) \
+		$(if $(strip $(grid)),--config $(grid)); runs=$$?; \
+	$(if $(filter -n --dry-run,$(ARGS)),exit $$runs;) \
+	$(MAKE) --no-print-directory run NOTEBOOK=14_verdict parameters= ARGS= && exit $$runs
+
 # Each step says how long it took; pytest comes last, so that the last line counts what ran. Notebooks run two at a
 # time at smoke scale, the long ones (the last) first, each in a process of its own with one thread, and what they
 # make goes to a scratch folder: nothing here writes to runs/.
@@ -116,6 +132,6 @@ prepare: $(READY)  ## before a commit: export the notebooks, clean them, render 
 
 clean:  ## remove artefacts, executed notebooks and caches; records and .venv stay
 	@rm -rf runs/artefacts runs/*/notebook-* runs/*/*/notebook.ipynb runs/*/*/notebook.html build dist *.egg-info
-	@rm -rf .pytest_cache .ruff_cache .hypothesis _docs _proc
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .snakemake runs/.snakemake runs/logs _docs _proc
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 | xargs -0 rm -rf
 	@echo "Removed artefacts, executed notebooks and caches. The records in runs/ and $(VENV) are as they were."

@@ -1,0 +1,234 @@
+"""The grid behind the tables: what is in it, a kill in the middle, failed runs, nothing to do, and the same on a real Slurm."""
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from synthnb.core import declared_parameters, run_name
+
+ROOT = Path(__file__).resolve().parent.parent
+NONE, RANDOM, CL_SAM = ('07_affectnet/' + name for name in (
+    'sampler=none,scale=smoke', 'sampler=random,ratio=2,scale=smoke,exposure=fixed', 'ratio=2,scale=smoke,exposure=fixed'))
+BAD = NONE + ',seed=-1' # a seed that the notebook refuses
+SMOKE = ('--cores', '2', '--config', 'table=exposure', 'scale=smoke')
+
+
+def start(runs, *args, **env):
+    "Snakemake in a new process, as `make tables` calls it."
+    return subprocess.Popen([sys.executable, '-m', 'snakemake', *args], cwd=ROOT, env=os.environ | dict(SYNTHNB_RUNS=str(runs)) | env,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def grid(runs, *args, **env):
+    "The same, waited for: (exit status, output)."
+    process = start(runs, *args, **env)
+    output = process.communicate(timeout=300)[0]
+    return process.returncode, output
+
+
+def wait_until(seen, process, patience=120):
+    "Until `seen()` holds, while the process is alive."
+    end = time.time() + patience
+    while not seen():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < end, 'nothing was seen'
+        time.sleep(.05)
+
+
+def listed(runs, *config):
+    "The runs that a dry run would make."
+    status, output = grid(runs, '--cores', '1', '--dry-run', '--quiet', 'host', '--config', *config)
+    assert status == 0, output[-3000:]
+    return set(re.findall(r'output: (\S+)/metrics.json', output))
+
+
+def age(runs, name): return (runs/name/'metrics.json').stat().st_mtime_ns
+
+
+# ---- what is in it --------------------------------------------------------------------------------------------------
+def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
+    names = listed(tmp_path, 'table=affectnet,exposure,gpu,wildfaces', 'root=nowhere/wildfaces')
+    others = ('aum', 'cl-cap', 'density', 'drs', 'gold', 'instance-selection', 'k-centre', 'oracle', 'precision', 'rl')
+    arms = [('none', 1), *((s, 1) for s in others), ('rl-top', 1), ('rl-top', 2)]
+    arms += [(s, r) for s in ('random', 'cl-sam', 'cr-sam') for r in (1, 2, 5)]
+    declared = declared_parameters(ROOT/'nbs'/'07_affectnet.ipynb')
+    wanted = [dict(sampler=s, ratio=r, seed=seed) for s, r in arms for seed in range(5)]
+    wanted += [dict(sampler=s, ratio=2, seed=seed, exposure='fixed') for s in ('random', 'cl-sam') for seed in range(5)]
+    gpu, wild = ({name for name in names if word in name} for word in ('scale=gpu', 'root=wildfaces'))
+    assert names - gpu - wild == {'07_affectnet/' + run_name(declared | w, declared) for w in wanted} and len(wanted) == 120
+    assert len(gpu) == 3*(1 + 9 + 1) and len(wild) == 3*(2 + 2*12)
+    assert not any('oracle' in name for name in wild) and not any('nowhere' in name for name in names)
+    assert '07_affectnet/data=affectnet,root=wildfaces,classes=neutral+happiness+sadness+surprise+anger' in wild
+
+
+@pytest.mark.parametrize('table, said', [('wildfaces', 'ROOT=folder'), ('tabel', "unknown table 'tabel': choose from affectnet, exposure")])
+def test_what_cannot_be_made_is_refused_with_advice(tmp_path, table, said):
+    status, output = grid(tmp_path, '--cores', '1', '--config', f'table={table}')
+    assert status != 0 and said in output, output
+
+
+@pytest.mark.skipif(not (ROOT/'nbs'/'08_celeba.ipynb').exists(), reason='there is no 08_celeba')
+def test_table_4_is_its_samplers_ratios_and_seeds(tmp_path):
+    assert len(listed(tmp_path, 'table=celeba')) == 5*(1 + 9)
+
+
+def test_a_fresh_clone_makes_only_what_has_no_record(tmp_path):
+    "Whatever the times of the files: one record is older and one is newer than what it depends on, and one is missing."
+    for i, name in enumerate((RANDOM, NONE, CL_SAM.replace('ratio', 'seed=1,ratio'))):
+        (tmp_path/name).mkdir(parents=True)
+        (tmp_path/name/'metrics.json').write_text('{}')
+        os.utime(tmp_path/name/'metrics.json', (i*1000, i*1000))
+    assert listed(tmp_path, 'table=exposure', 'scale=smoke', 'seeds=0') == {CL_SAM}
+    (tmp_path/NONE/'metrics.json').unlink()
+    (tmp_path/CL_SAM).mkdir()
+    (tmp_path/CL_SAM/'metrics.json').write_text('{}')
+    assert listed(tmp_path, 'table=exposure', 'scale=smoke', 'seeds=0') == set()
+
+
+# ---- how it goes, at smoke scale; the tests below share a folder and come one after the other ------------------------
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp('grid')
+
+
+def test_killed_and_started_again_it_goes_on_past_failures(runs):
+    process = start(runs, *SMOKE, 'seeds=0')
+    wait_until((runs/'logs'/f'{RANDOM}.log').exists, process)
+    assert 'is at work in' in grid(runs, *SMOKE, 'seeds=0')[1], 'two grids in one folder'
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family: member.kill()
+    process.communicate()
+    made = age(runs, NONE)
+    assert not (runs/RANDOM/'metrics.json').exists()
+
+    (runs/CL_SAM).mkdir(parents=True) # where a folder should be, so that this run fails when its record is already written
+    (runs/CL_SAM/'tables').touch()
+    status, output = grid(runs, *SMOKE, 'seeds=0,-1')
+    assert status == 1 and '2 of 6 runs failed:' in output and '2 were not begun' in output, output
+    said = output[output.index('2 of 6 runs failed:'):]
+    assert re.search(r'07_affectnet sampler=none scale=smoke seed=-1\n +ValueError: parameter seed=-1: expected an integer', said), said
+    assert re.search(r'07_affectnet ratio=2 scale=smoke exposure=fixed\n +FileExistsError.*\n +/\S+\.log', said), said
+    assert age(runs, NONE) == made, 'what was finished before the kill is not made again'
+    assert 'arm_mean_class_accuracy' in (runs/RANDOM/'metrics.json').read_text()
+    assert not (runs/CL_SAM/'metrics.json').exists() and not (runs/BAD/'metrics.json').exists()
+    (runs/CL_SAM/'tables').unlink()
+
+
+# ---- a real Slurm -----------------------------------------------------------------------------------------------------
+SLURM_CONF = '''
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SwitchType=switch/none
+MpiDefault=none
+SchedulerParameters=sched_interval=2,batch_sched_delay=0
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=3000
+PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+'''
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    "munged, one controller and one node on this machine, on ports of their own, and gone afterwards: the environment to reach them."
+    path = os.environ['PATH'] + ':/usr/sbin:/sbin'
+    missing = [c for c in ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'squeue') if not shutil.which(c, path=path)]
+    if missing: pytest.skip(f"no {', '.join(missing)} here; on Debian and Ubuntu: apt-get install slurm-wlm munge")
+    host, user = socket.gethostname().split('.')[0], pwd.getpwuid(os.getuid()).pw_name
+    for name in ('state', 'spool'): (tmp_path/name).mkdir()
+    (tmp_path/'key').write_bytes(os.urandom(128))
+    (tmp_path/'key').chmod(0o600)
+    (tmp_path/'slurm.conf').write_text(SLURM_CONF.format(host=host, user=user, folder=tmp_path, cpus=os.cpu_count(),
+                                                         ports=[free_port(), free_port()]))
+    (tmp_path/'srun').write_text(f'#!/bin/sh\nSLURM_CONF={tmp_path}/slurm.conf exec {shutil.which("srun", path=path)} "$@"\n')
+    (tmp_path/'srun').chmod(0o755) # for in a job Snakemake's plugin forgets where the configuration lies, if not in /etc
+    env, daemons = dict(PATH=f'{tmp_path}:{path}', SLURM_CONF=str(tmp_path/'slurm.conf')), []
+
+    def daemon(*command):
+        with open(tmp_path/f'{command[0]}.out', 'w') as out:
+            daemons.append(subprocess.Popen(command, env=os.environ | env, stdout=out, stderr=subprocess.STDOUT))
+
+    def comes_up(seen):
+        end = time.time() + 20
+        while not seen():
+            dead = [d.args[0] for d in daemons if d.poll() is not None]
+            if dead or time.time() > end:
+                said = ''.join(p.read_text() for p in tmp_path.glob('*.out'))
+                pytest.skip(f"Slurm does not start here: {', '.join(dead) or 'no idle node after 20 s'}: {said[-500:]}")
+            time.sleep(.1)
+
+    def idle():
+        return subprocess.run(['sinfo', '-h', '-o', '%T'], env=os.environ | env, capture_output=True, text=True).stdout.strip() == 'idle'
+
+    try:
+        daemon('munged', '--foreground', '--force', f'--socket={tmp_path}/munge.socket', f'--key-file={tmp_path}/key',
+               f'--pid-file={tmp_path}/munge.pid', f'--log-file={tmp_path}/munge.log', f'--seed-file={tmp_path}/munge.seed')
+        comes_up((tmp_path/'munge.socket').exists)
+        daemon('slurmctld', '-D', '-c')
+        daemon('slurmd', '-D', '-c', '-N', host)
+        comes_up(idle)
+        yield env
+    finally:
+        for d in reversed(daemons): d.terminate()
+        for d in reversed(daemons):
+            try: d.wait(10)
+            except subprocess.TimeoutExpired: d.kill()
+
+
+def test_on_slurm(runs, slurm):
+    "What is left of the grid above, and a run that fails although it has an older record, which must stay."
+    (runs/BAD).mkdir(exist_ok=True)
+    for file in ('params.json', 'metrics.json'): shutil.copy(runs/NONE/file, runs/BAD)
+    older = (runs/BAD/'metrics.json').read_text()
+    made = age(runs, RANDOM)
+    status, output = grid(runs, '--profile', 'profiles/slurm', '--slurm-status-command', 'squeue', '--slurm-no-account',
+                          '--latency-wait', '5', '--slurm-init-seconds-before-status-checks', '2', '--seconds-between-status-checks', '2',
+                          '--forcerun', f'{CL_SAM}/metrics.json', f'{BAD}/metrics.json', *SMOKE[2:], 'seeds=0,-1', **slurm)
+    assert len(re.findall('submitted with SLURM jobid', output)) == 2, output
+    assert status == 1 and '1 of 6 runs failed:' in output and 'ValueError: parameter seed=-1' in output, output
+    assert 'arm_mean_class_accuracy' in (runs/CL_SAM/'metrics.json').read_text() and age(runs, RANDOM) == made
+    assert (runs/BAD/'metrics.json').read_text() == older
+    assert subprocess.run(['squeue', '-h'], env=os.environ | slurm, capture_output=True, text=True, check=True).stdout == ''
+
+
+def test_nothing_to_do_is_quick_and_makes_the_tables(runs):
+    if not (runs/CL_SAM/'metrics.json').exists(): assert grid(runs, *SMOKE, 'seeds=0')[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in runs.glob('07_affectnet/*/metrics.json')}
+    assert len(before) >= 3
+    began = time.time()
+    done = subprocess.run(['make', 'tables', f'PY={sys.executable}', 'TABLE=exposure', 'SCALE=smoke', 'SEEDS=0'], cwd=ROOT, text=True,
+                          env=os.environ | dict(SYNTHNB_RUNS=str(runs)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert 'Nothing to be done' in done.stdout, done.stdout
+    assert time.time() - began < 120 and before == {p: p.stat().st_mtime_ns for p in runs.glob('07_affectnet/*/metrics.json')}
+    if (ROOT/'nbs'/'14_verdict.ipynb').exists():
+        assert done.returncode == 0 and (runs/'14_verdict'/'default'/'notebook.html').exists(), done.stdout[-3000:]
