@@ -813,7 +813,7 @@ def drawn_source(
     protocols = dict(train='downsampled', valid='downsampled', test='balanced')
     return {name: drawn_set(n[name], size, protocols[name], seed, name, classes or None) for name in protocols}
 
-# %% ../nbs/00b_drawn.ipynb #59f143f7
+# %% ../nbs/00b_drawn.ipynb #572bcb17
 ATTRIBUTE_RATES = dict(hair_colour=[.40, .35, .25], feminine=[.42, .58], age=[.77, .23]) # in the order of CHOICES
 EVEN_RATES = {k: [1/len(v)]*len(v) for k, v in CHOICES.items()}
 ATTRIBUTE_VALUES = dict(hair_colour=(0., 1., .35, 2.), feminine=(.125, .75, .20, 1.), age=(.18, .64, .30, 1.)) # first middle,
@@ -829,6 +829,7 @@ def attribute_classes(
     edges = {k: torch.tensor(rates[k]).cumsum(0)[:-1] for k in CHOICES}
     return {k: torch.bucketize(column(n, *keys, k + ' class', start=start), edges[k], right=True) for k in CHOICES}
 
+# %% ../nbs/00b_drawn.ipynb #2de92dda
 def attribute_values(
     classes:dict, # from `attribute_classes`
     *keys, # of the random stream

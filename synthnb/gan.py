@@ -146,7 +146,7 @@ def check(self:StarGANConfig):
         raise ValueError("StarGANConfig: multi_label needs conditional=False, balanced=False, targets='permutation'; "
                          "see the preset 'laptop-attributes'")
 
-# %% ../nbs/01_gan.ipynb #4e960b38
+# %% ../nbs/01_gan.ipynb #71f058c3
 PRESETS = dict(
     official=StarGANConfig(),
     laptop=StarGANConfig(conv_dim=16, repeats=3, kernel=3, residual=True, critic_dim=16, critic_repeats=3, stem=True,
@@ -154,7 +154,7 @@ PRESETS = dict(
                          cls_weight_g=.3, rec_weight=2., updates=2600, n_critic=2, lr_g=1e-3, lr_d=1e-3,
                          schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99))
 PRESETS['laptop-attributes'] = replace(PRESETS['laptop'], conditional=False, mismatch_weight=0., balanced=False,
-                                       targets='permutation', multi_label=True)
+                                       targets='permutation', multi_label=True, cls_weight_g=1.)
 
 def preset(name:str, # 'official', 'laptop' or 'laptop-attributes'
            **changes, # fields of StarGANConfig

@@ -186,7 +186,7 @@ def predict_proba(self:Classifier, images:Images|ImageSet|Tensor, # a table, a s
     for at, x in pixel_batches(images, batch): out[at:at + len(x)] = activation(self.logits(x, flip)).cpu().numpy()
     return out
 
-# %% ../nbs/00c_train.ipynb #6ca59265
+# %% ../nbs/00c_train.ipynb #c0455984
 @patch
 def save(self:Classifier, path:Path) -> Path: # where it was written
     "Write the classifier as one safetensors file, atomically."
@@ -197,6 +197,7 @@ def save(self:Classifier, path:Path) -> Path: # where it was written
     with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_classifier=json.dumps(about))))
     return Path(path)
 
+# %% ../nbs/00c_train.ipynb #94aba434
 @patch(cls_method=True)
 def load(cls:Classifier, path:Path, # written by `save`
          device='cpu', # where its weights go

@@ -1,0 +1,152 @@
+"""CelebA in torchvision's own layout: read as torchvision reads it, and the whole of 08_celeba on it and on drawn faces."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ['5_o_Clock_Shadow', 'Bald', 'Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Male', 'Smiling', 'Young']
+PARTS = dict(train=260, valid=60, test=60)
+
+
+def write_celeba(root, seed=0):
+    "A folder as torchvision.datasets.CelebA expects it, all five lists included: hair on top, brightness for Male, grey for old."
+    folder, rng, n = Path(root)/'celeba', np.random.default_rng(seed), sum(PARTS.values())
+    (folder/'img_align_celeba').mkdir(parents=True)
+    bits = rng.integers(0, 2, (n, len(NAMES)))
+    bits[:, 2:5] = np.eye(4, dtype=int)[rng.integers(0, 4, n)][:, :3]
+    files = [f'{i + 1:06d}.jpg' for i in range(n)]
+    colours = np.array([(20, 20, 20), (230, 210, 90), (120, 70, 30), (200, 0, 200)])
+    for f, b in zip(files, bits):
+        x = np.full((218, 178, 3), 90 + 90*b[5]) + rng.integers(-20, 20, (218, 178, 3))
+        x[20:90] = colours[np.append(b[2:5], 1).argmax()]
+        x[150:] = x[150:]*(.5 + .5*b[7])
+        Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(folder/'img_align_celeba'/f, quality=95)
+    def table(name, header, rows):
+        head = [str(n), header] if header else []
+        (folder/name).write_text('\n'.join([*head, *(f'{f} {r}' for f, r in zip(files, rows))]) + '\n')
+    table('list_attr_celeba.txt', ' '.join(NAMES) + ' ', [' '.join(f'{2*v - 1:2d}' for v in b) for b in bits])
+    table('list_eval_partition.txt', '', np.repeat([0, 1, 2], list(PARTS.values())))
+    table('identity_CelebA.txt', '', range(n))
+    table('list_bbox_celeba.txt', 'image_id x_1 y_1 width height', ['1 2 3 4']*n)
+    table('list_landmarks_align_celeba.txt', 'lefteye_x lefteye_y', ['5 6']*n)
+    return Path(root)
+
+
+@pytest.fixture(scope='module')
+def celeba(tmp_path_factory):
+    return write_celeba(tmp_path_factory.mktemp('celeba'))
+
+
+@pytest.mark.parametrize('split', PARTS)
+def test_labels_partition_and_pixels_are_torchvisions(celeba, split):
+    from torchvision import datasets
+    from torchvision import transforms as T
+
+    from synthnb.data import CELEBA_ATTRIBUTES, load_attributes
+    look = T.Compose([T.CenterCrop(178), T.Resize(36, T.InterpolationMode.LANCZOS)])
+    with mock.patch.object(datasets.CelebA, '_check_integrity', lambda self: True): # it knows the checksums of the whole CelebA
+        theirs = datasets.CelebA(celeba, split, transform=look)
+    ours = load_attributes('celeba', celeba, 36)[split]
+    at = [theirs.attr_names.index(a) for a in CELEBA_ATTRIBUTES]
+    assert len(ours) == len(theirs) == PARTS[split] and ours.attributes == CELEBA_ATTRIBUTES
+    assert np.array_equal(ours.attribute_matrix, theirs.attr[:, at].numpy())
+    pixels = np.stack([np.asarray(theirs[i][0]) for i in range(20)]).astype(int)
+    assert np.abs(ours.gather(range(20)).numpy() - pixels).mean() < 2, 'other pixels than a centre crop of 178'
+
+
+def test_the_root_may_be_either_folder(celeba):
+    from synthnb.data import load_attributes
+    a, b = (load_attributes('celeba', root, 36, dict(train=50))['train'] for root in (celeba, celeba/'celeba'))
+    assert a.fingerprint == b.fingerprint and len(a) == 50
+
+
+def test_a_torn_picture_is_named_and_left_out(tmp_path, capsys):
+    from synthnb.data import load_attributes
+    root = write_celeba(tmp_path, seed=1)
+    torn = root/'celeba'/'img_align_celeba'/'000007.jpg'
+    torn.write_bytes(torn.read_bytes()[:900])
+    sets = load_attributes('celeba', root, 36)
+    said = capsys.readouterr().out
+    assert len(sets['train']) == PARTS['train'] - 1 and '000007.jpg' in said and 'They are left out' in said
+    for i in range(10, 20): (root/'celeba'/'img_align_celeba'/f'{i:06d}.jpg').unlink()
+    with pytest.raises(ValueError, match='the file is missing'): load_attributes('celeba', root, 36)
+
+
+def test_one_class_an_image_is_as_it_was(tmp_path):
+    "Sets without attributes keep their labels, and a classifier's file without the new entry is read."
+    from synthnb.data import Images
+    from synthnb.drawn import drawn_set
+    from synthnb.train import Classifier, train_classifier
+    plain = drawn_set(64, 36, 'balanced', seed=5, name='plain')
+    images = Images.from_sets((plain, None))
+    assert plain.attributes is None and images.labels.shape == (64,) and images.classes == plain.classes
+    path = train_classifier(images, None, width=8, updates=2)[0].save(tmp_path/'c.safetensors')
+    assert b'multi_label' not in path.read_bytes() and not Classifier.load(path).multi_label
+
+
+def run(runs, *args):
+    "08_celeba at smoke scale, as a user runs it: (exit status, output)."
+    Path(runs).mkdir(exist_ok=True)
+    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'08_celeba.ipynb'), str(Path(runs)/'executed.ipynb'), '--kernel',
+               'python3', '-p', 'scale', 'smoke', '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
+    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    return done.returncode, done.stdout
+
+
+def record(runs):
+    folder = next(Path(runs).glob('08_celeba/*/metrics.json')).parent
+    return folder, json.loads((folder/'metrics.json').read_text())['metrics']
+
+
+def test_on_drawn_faces_the_record_is_complete_and_made_once(tmp_path):
+    status, output = run(tmp_path)
+    assert status == 0, output[-3000:]
+    folder, found = record(tmp_path)
+    assert found['n_pool'] == 12*found['n_real'] and found['n_added'] == found['n_real']
+    for name in ('arm', 'control', 'baseline'):
+        assert np.isclose(np.mean(found[f'{name}_attribute_accuracy']), found[f'{name}_mean_class_accuracy'])
+        lo, hi = found[f'{name}_interval']
+        assert lo <= found[f'{name}_mean_class_accuracy'] <= hi
+    assert len(found['preserved_kept_attribute']) == 5 and min(found['preserved_kept_attribute']) >= found['preserved_kept']
+    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {'table1', 'table4', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure1_translations', 'figure5_extremes', 'preservation'}
+    status, output = run(tmp_path)
+    assert status == 0 and 'made in' not in output and record(tmp_path)[1] == found
+
+
+def test_on_celeba_with_the_official_generator(celeba, tmp_path):
+    from synthnb.gan import Discriminator, Generator
+    torch.manual_seed(0)
+    torch.save(Generator(5, 8).state_dict(), tmp_path/'200000-G.ckpt')
+    torch.save(Discriminator(40, 5, 8, 3).state_dict(), tmp_path/'200000-D.ckpt')
+    files = '-p', 'generator_file', str(tmp_path/'200000-G.ckpt')
+    both = *files, '-p', 'discriminator_file', str(tmp_path/'200000-D.ckpt')
+    on_celeba = '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p', 'sampler', 'cr-sam'
+    status, output = run(tmp_path/'a', *on_celeba, *files)
+    assert status != 0 and 'give its discriminator_file too' in output, output[-2000:]
+    status, output = run(tmp_path/'b', *on_celeba, *both)
+    assert status == 0 and not list((tmp_path/'b'/'artefacts').glob('gan/*')), output[-3000:]
+    folder, found = record(tmp_path/'b')
+    assert found['n_pool'] == 12*found['n_real'] == 12*160 and 'preserved_kept' not in found, 'photographs have no oracle'
+    assert str(celeba) not in (folder/'params.json').read_text(), 'a record must not hold a path of the machine'
+
+
+@pytest.mark.parametrize('args, said', [
+    (['-p', 'sampler', 'density'], 'it is a sampler for one class an image'),
+    (['-p', 'sampler', 'best'], 'choose one of none, random, cl-sam, cr-sam, oracle'),
+    (['-p', 'data', 'affectnet'], 'choose one of celeba, drawn'),
+    (['-p', 'data', 'celeba', '-p', 'root', 'nowhere'], 'nowhere does not exist'),
+])
+def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
+    status, output = run(tmp_path, *args)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('08_celeba/*/metrics.json'))
