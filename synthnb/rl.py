@@ -7,9 +7,9 @@ __all__ = ['REWARDS', 'JUDGES', 'HOW', 'SmallNet', 'fresh_net', 'stack_nets', 'c
            'RLConfig', 'check_rl', 'rl_preset', 'sized_for', 'ChildTask', 'child_lr', 'bench_children', 'Policy',
            'fresh_policy', 'sign_rewards', 'group_rewards', 'image_rewards', 'actor_critic_loss', 'rl_rows',
            'check_rl_sets', 'PolicyTraining', 'train_policy', 'planted_pool', 'keep_probability', 'fit_policy',
-           'keep_column', 'rl_sampler', 'rl_top_sampler']
+           'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
 
-# %% ../nbs/03_rl.ipynb #595e9f91
+# %% ../nbs/03_rl.ipynb #e39eef9b
 import json, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,8 +23,8 @@ from fastcore.basics import patch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from .core import (PALETTE, artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json,
-                          progress, save_checkpoint, save_json, show_images)
+from .core import (artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, progress,
+                          save_checkpoint, save_json)
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
@@ -95,7 +95,7 @@ def alignment(h:Tensor, # features of the images to be judged, (m, b, hidden)
     error = F.one_hot(y, len(prior)) - prior
     return (torch.matmul(error, pull)*(h - centre)).sum(-1)
 
-# %% ../nbs/03_rl.ipynb #b30a3f7f
+# %% ../nbs/03_rl.ipynb #ba941e30
 @dataclass(frozen=True)
 class RLConfig:
     "The settings of the selector [Bhattarai 2020; what it leaves out is ours]."
@@ -104,7 +104,7 @@ class RLConfig:
     fraction: float|None = None # share of the real set that children train on; None: see `sized_for`
     ratio: float = 8. # synthetic images to choose from, as a multiple of those real ones
     judge: str = 'rest' # what measures the reward: 'valid' (the paper's), or 'rest', the other real training images
-    episodes: int = 25 # updates of the policy
+    episodes: int = 16 # updates of the policy
     children: int = 2 # children trained at once in an episode
     child_width: int = 8 # channels of their first convolution
     child_passes: int = 3 # over the real and synthetic images
@@ -524,3 +524,40 @@ def rl_sampler(scores, labels, budget, *, quota, seed):
 def rl_top_sampler(scores, labels, budget, *, quota, seed):
     "Keep the images of each class that the policy would keep most."
     return top_ranked(scores, labels, quota, budget, seed)
+
+# %% ../nbs/03_rl.ipynb #3316e35c
+def planted_trial(seed:int, config:RLConfig, # the settings to try
+                  n_real:int=3200, n_valid:int=400, n_pool:int=9600, # images
+                  size:int=36, noise:float=.35, # pixels, share of permuted labels
+                  device='auto') -> dict: # auc, kept, right (share among the kept), cpu_seconds, history
+    "Train a policy on a pool with planted wrong labels; judge it on rows that it has not seen."
+    real, valid = (drawn_set(n, size, 'downsampled', seed, name) for n, name in ((n_real, 'train'), (n_valid, 'valid')))
+    pool, config = planted_pool(n_pool, size, noise, seed), sized_for(config, n_real, size)
+    unseen = rl_rows(real.labels, n_pool, len(real.classes), config, seed)[3]
+    def make(folder):
+        policy, history = train_policy(real, valid, pool, config, folder=folder, seed=seed, device=device)
+        score, p = keep_probability(policy, device), []
+        for rows in np.array_split(unseen, -(-len(unseen)//512)):
+            where, labels = next(policy.net.parameters()).device, torch.from_numpy(pool.labels[rows])
+            with torch.no_grad(): p.append(score(pool.gather(rows).to(where), labels.to(where), rows).cpu().numpy())
+        p, right = np.concatenate(p), pool.column('truth')[unseen]; policy.save(folder/'policy.safetensors')
+        save_json(folder/'trial.json', dict(
+            auc=roc_auc_score(right, p), kept=(p > .5).mean(), right=right[p > .5].mean() if (p > .5).any() else None, unseen=len(p),
+            cpu_seconds=history.cpu_seconds.sum(), history=history.to_dict('list')))
+    names = dict(real=real.folder, pool=pool.folder, valid=valid.folder, config=asdict(config), seed=seed)
+    folder = artefact('planted-trial', make, names, quiet=True)
+    return load_json(folder/'trial.json') | dict(folder=folder)
+
+# %% ../nbs/03_rl.ipynb #59dfa59a
+def trial_table(trials:dict, # name -> list of `planted_trial`, a seed each
+                wanted:float=.7, # AUC
+               ) -> pd.DataFrame: # a row a reward: seeds, AUC with 95% interval, kept, right among the kept, CPU seconds
+    "The planted test by the rule: works if the mean reaches what is wanted and the interval lies above chance."
+    rows = []
+    for name, each in trials.items():
+        of = lambda key: np.array([t[key] for t in each], float)
+        mean, lo, hi = seed_interval(of('auc'))
+        rows.append({'reward': name, 'seeds': len(each), 'AUC': mean, 'lo': lo, 'hi': hi, 'kept, %': 100*of('kept').mean(),
+                     'right among the kept, %': 100*np.nanmean(of('right')), 'CPU s a seed': of('cpu_seconds').mean(),
+                     'works': bool(mean >= wanted and lo > .5)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,94 @@
+"""The selector across notebooks: SIGKILL in the middle of its training, its column, and its samplers on a pool."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+CHILD = '''
+import sys, time
+import torch
+torch.set_num_threads(1)
+from synthnb import rl
+from synthnb.drawn import drawn_set
+from synthnb.samplers import Scoring, make_scores, select
+slow = float(sys.argv[1])
+train, episode = rl.train_policy, rl.PolicyTraining.episode
+def slowly(self): time.sleep(slow); return episode(self)
+rl.PolicyTraining.episode = slowly
+rl.train_policy = lambda *args, **kw: train(*args, save_every=0, **kw)
+real, valid = (drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((80, 'train'), (40, 'valid')))
+pool = rl.planted_pool(480, seed=0)
+scoring = Scoring(pool, real, valid, classifier=None, device='cpu', recipe=dict(crop=32))
+column = make_scores('rl', scoring)
+kept = select('rl', pool, 10, column=column)
+print(pool.folder/'columns'/f'{column}.npy'); print(rl.fit_policy(scoring)[1]/'policy.safetensors'); print(len(kept))
+'''
+
+
+def child(runs, slow=0.):
+    "The child above as a process of its own."
+    env = os.environ | dict(SYNTHNB_RUNS=str(runs), PYTHONPATH=str(ROOT))
+    return subprocess.Popen([sys.executable, '-c', CHILD, str(slow)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(runs):
+    "Let it come through: the column of scores, the policy's file, the number of images kept."
+    out, err = child(runs).communicate(timeout=300)
+    assert out.strip(), err[-2000:]
+    column, policy, kept = out.strip().splitlines()[-3:]
+    return Path(column), Path(policy), int(kept)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The uninterrupted run."
+    return finish(tmp_path_factory.mktemp('whole'))
+
+
+def test_a_killed_selector_goes_on_to_the_same_policy(whole, tmp_path):
+    process, end = child(tmp_path, slow=1.), time.time() + 200
+    while not list(tmp_path.glob('artefacts/policy/*.part/training.pt')):
+        assert process.poll() is None, 'it ended before it could be killed: ' + process.communicate()[1][-2000:]
+        assert time.time() < end, 'nothing to kill at'
+        time.sleep(.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.glob('artefacts/policy/*/artefact.json')), 'it was killed too late to prove anything'
+    state = torch.load(next(tmp_path.glob('artefacts/policy/*.part/training.pt')), weights_only=True)
+    assert 1 <= state['done'] < 4
+    column, policy, kept = finish(tmp_path)
+    assert policy.read_bytes() == whole[1].read_bytes() and kept == whole[2]
+    assert np.array_equal(np.load(column), np.load(whole[0]))
+
+
+def test_rl_decides_by_the_column_and_says_what_made_it(whole):
+    keep, about = np.load(whole[0]), json.loads(whole[0].with_suffix('.json').read_text())
+    assert whole[2] == (keep > .5).sum() and ((keep >= 0) & (keep <= 1)).all()
+    assert about['about'] == dict(score='keep-probability', sees_label=True) and about['not_finite'] == 0
+
+
+def test_a_policy_of_other_classes_is_refused(whole, tmp_path):
+    from synthnb.data import ImageSetWriter
+    from synthnb.rl import Policy, keep_probability
+    from synthnb.samplers import score_pool
+    writer = ImageSetWriter(tmp_path/'pool', 4, 36, ['a', 'b'])
+    writer.write(np.zeros((4, 36, 36, 3), np.uint8), np.arange(4) % 2)
+    with pytest.raises(ValueError, match='the same classes'):
+        score_pool(writer.close(), 'keep', keep_probability(Policy.load(whole[1]), 'cpu'), device='cpu')
+
+
+def test_rl_without_its_column_says_how_to_make_it(tmp_path):
+    from synthnb.data import ImageSetWriter
+    from synthnb import rl  # noqa: F401, registers the samplers
+    from synthnb.samplers import select
+    writer = ImageSetWriter(tmp_path/'pool', 4, 8, ['a', 'b'])
+    writer.write(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2)
+    with pytest.raises(ValueError, match='fit_policy'): select('rl', writer.close(), 2)
