@@ -350,7 +350,7 @@ def class_report(labels, scores, usable, quota:Quota, rows, classes) -> pd.DataF
         'infinite': per(none if scores is None else np.isinf(scores)),
         'asked': quota.asked, 'kept': per(rows), 'threshold': lowest})
 
-# %% ../nbs/02_samplers.ipynb #8b4d8a0c
+# %% ../nbs/02_samplers.ipynb #cba53b9e
 def select(name:str, # a registered sampler
            pool, # an ImageSet whose score column has been made
            budget:int, # images to keep; a sampler that decides itself takes the whole pool as its budget
@@ -363,21 +363,17 @@ def select(name:str, # a registered sampler
           ) -> Selection:
     "Let a sampler choose from a pool within a budget; whatever departs from what was asked for is warned of and noted."
     chosen = get_sampler(name); budget = checked_budget(len(pool.labels) if chosen.decides else budget)
-    if share == 'global': share, quota = 'pool', 'global'
-    elif share == 'pool': share = chosen.share
+    share, quota = (chosen.share, quota) if share == 'pool' else ('pool', 'global') if share == 'global' else (share, quota)
     if quota not in ('class', 'global'): raise ValueError(f"unknown quota {quota!r}: choose 'class' or 'global'")
     labels, scores = np.asarray(pool.labels), needed_scores(pool, chosen, column)
     usable = np.ones(len(labels), bool) if scores is None else usable_scores(scores)
-    strict = strict and not chosen.decides
-    split = class_quota(labels, 0 if name == 'none' else budget, share, real_counts, pool.classes, usable, strict)
+    split = class_quota(labels, 0 if name == 'none' else budget, share, real_counts, pool.classes, usable, strict and not chosen.decides)
+    if chosen.decides: split = Quota(split.counts, split.counts) # it was asked for no number, so it cannot fall short
     rows = chosen.fn(scores, labels, budget, quota=split.counts if quota == 'class' else None, seed=seed)
     rows = checked_indices(rows, chosen, len(labels), budget, usable)
-    if chosen.decides: split = Quota(split.counts, split.counts)
-    notes = selection_notes(split, quota, column or chosen.needs, scores)
-    for note in notes: warnings.warn(f'{name}: {note}', stacklevel=2)
+    for note in (notes := selection_notes(split, quota, column or chosen.needs, scores)): warnings.warn(f'{name}: {note}', stacklevel=2)
     about = dict(share=share, seed=seed, column=column or chosen.needs, pool=pool.fingerprint)
-    report = class_report(labels, scores, usable, split, rows, pool.classes)
-    return Selection(rows, name, budget, quota, report, notes, about)
+    return Selection(rows, name, budget, quota, class_report(labels, scores, usable, split, rows, pool.classes), notes, about)
 
 # %% ../nbs/02_samplers.ipynb #594ba5fd
 def selection_notes(split:Quota, quota:str, column:str|None, scores) -> tuple: # of sentences
@@ -759,7 +755,7 @@ def cl_cap_sampler(scores, labels, budget, *, quota, seed, cap=.75):
         key[easy] = low - 1 - (scores[easy] - scores[easy].min(initial=np.inf))
     return top_ranked(key, labels, quota, budget, seed)
 
-# %% ../nbs/02_samplers.ipynb #9e8a8d13
+# %% ../nbs/02_samplers.ipynb #cfe1bc68
 def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept}
                  label:int, # the class shown
                  each:int=4, # images of either kind
@@ -773,7 +769,7 @@ def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept}
     blank = np.full(pool.pixels.shape[1:], 255, np.uint8)
     images = np.stack([pool.gather([r])[0].numpy() if r >= 0 else blank for r in rows])
     heads = ['']*each*2; heads[each//2], heads[each + each//2] = 'kept', 'dropped'
-    return show_images(images, ncols=2*each, rows=[name.replace('-', '-\n') for name in kept], cols=heads, size=size)
+    return show_images(images, ncols=2*each, rows=[name.replace('-', '-\n', len(name) > 9) for name in kept], cols=heads, size=size)
 
 # %% ../nbs/02_samplers.ipynb #86315b5f
 def sizes_itself(name:str) -> bool: # of a sampler, registered or known from records only
@@ -909,7 +905,7 @@ def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data s
         rows.append(row | differences(records, arm))
     return pd.DataFrame(rows).sort_values('vs real only', ascending=False, na_position='last', ignore_index=True)
 
-# %% ../nbs/02_samplers.ipynb #714f33c4
+# %% ../nbs/02_samplers.ipynb #40353b08
 def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                   ratio:float=1, # the budget, as a multiple of the real set
                  ) -> plt.Figure:
@@ -926,14 +922,15 @@ def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data s
         known = t[f'{c} lo'].notna().to_numpy()
         ax.hlines(at[known], t[f'{c} lo'][known], t[f'{c} hi'][known], color='.35', lw=2); ax.plot(t[c], at, 'ko', ms=5)
         if mark in records and records[mark].notna().any():
-            ax.axvline(100*records[mark].astype(float).mean(), color='.4', ls='--', lw=1.2, label=marks[mark])
-            ax.legend(fontsize=8, loc='best')
+            ax.axvline(100*records[mark].astype(float).mean(), color='.4', ls='--', lw=1.2)
+            ax.set_title(f'dashed: {marks[mark]}', fontsize=8)
         if mark is None: ax.axvline(0, color='k', lw=1)
         ax.set(xlabel=title, yticks=at, yticklabels=names, ylim=(-.6, len(t) - .4))
-    fig.suptitle(f'{ratio:g} synthetic image(s) for each real one, {int(t.seeds.min())} to {int(t.seeds.max())} seeds', fontsize=10)
+    seeds = ' to '.join(str(n) for n in sorted({int(t.seeds.min()), int(t.seeds.max())}))
+    fig.suptitle(f'{ratio:g}x the real images added, {seeds} seeds', fontsize=10)
     return fig
 
-# %% ../nbs/02_samplers.ipynb #77da35a9
+# %% ../nbs/02_samplers.ipynb #ea0d276c
 def plot_arms(records:pd.DataFrame, # from core.read_runs
              ) -> plt.Figure:
     "Each arm's difference to real only, every seed a dot, with the 95% interval; and the labels it preserved."
@@ -947,7 +944,7 @@ def plot_arms(records:pd.DataFrame, # from core.read_runs
         y, column = names.index(arm[0]), int(np.argmin([abs(r - added_ratio(records, arm)) for r in ratios]))
         ax, mine = axes[0, column], arm_records(records, arm)
         diff = 100*(mine.arm_mean_class_accuracy - mine.control_mean_class_accuracy); mean, lo, hi = quiet_interval(diff)
-        ax.plot(diff, [y]*len(diff), '.', ms=3, color='.6', zorder=1)
+        ax.plot(diff, [y - .25]*len(diff), '.', ms=3, color='.55')
         ax.errorbar(mean, y, xerr=[[mean - lo], [hi - mean]], fmt='ko', ms=4, capsize=2)
         if sizes_itself(arm[0]): ax.annotate(f'{added_ratio(records, arm):.1f}x', (mean, y), (0, 5), textcoords='offset points', fontsize=7)
         if has: axes[0, -1].plot(100*mine.preserved_kept.astype(float).mean(), y, 'os^Dv'[column % 5], ms=5, color=grey(column))
@@ -958,7 +955,7 @@ def plot_arms(records:pd.DataFrame, # from core.read_runs
     axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(-.6, len(names) - .4))
     return fig
 
-# %% ../nbs/02_samplers.ipynb #9bc79c9f
+# %% ../nbs/02_samplers.ipynb #cdfd7f36
 def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                  paper:dict|None=None, # (sampler, ratio) -> the paper's per cent; drawn in a second panel
                  paper_rl:float=2.6, # the ratio that the paper's learner chose
@@ -974,9 +971,10 @@ def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data se
             axes[0, 0].errorbar(x, mean, [mean - lo, hi - mean], capsize=3, **style)
         theirs = sorted((paper_rl if name == 'rl' else r, v) for (s, r), v in (paper or {}).items() if s == name)
         if theirs: axes[0, -1].plot(*np.array([(0, paper.get(('none', 0), np.nan)), *theirs]).T, **style)
-    axes[0, 0].set(title='here, mean and 95% interval over seeds', ylabel='mean class accuracy (%)'); axes[0, 0].legend(fontsize=8)
+    axes[0, 0].set(title='here, mean and 95% interval over seeds', ylabel='mean class accuracy (%)')
+    axes[0, -1].legend(fontsize=8, loc='lower right')
     if paper: axes[0, 1].set_title('the paper, one run each')
-    for ax in axes.flat: ax.set(xlabel='synthetic images added, as a multiple of the real ones')
+    for ax in axes.flat: ax.set(xlabel='synthetic images for each real one', xlim=(-.3, None))
     return fig
 
 # %% ../nbs/02_samplers.ipynb #84dd08d5

@@ -8,6 +8,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
@@ -80,3 +82,47 @@ def test_nothing_is_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr(inception, 'load_state_dict_from_url', lambda *a, **k: pytest.fail('tried to download'))
     with pytest.raises(FileNotFoundError, match='give a classifier'): metrics.image_scores(faces(4, 0), faces(4, 1))
+
+
+def brute_prdc(real, fake, k):
+    "The four definitions of Naeem 2020, word by word, on the whole tables of distances"
+    distance = lambda a, b: np.sqrt(((a[:, None] - b[None])**2).sum(-1))
+    radius = lambda a: np.sort(distance(a, a), 1)[:, k]
+    across, r, f = distance(real, fake), radius(real), radius(fake)
+    inside = across < r[:, None]
+    return dict(precision=inside.any(0).mean(), recall=(across < f).any(1).mean(), density=inside.sum(0).mean()/k,
+                coverage=inside.any(1).mean())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(7, 40), st.integers(7, 40), st.integers(1, 6), st.integers(1, 50), st.integers(0, 999))
+def test_prdc_is_its_definition_in_any_blocks(n, m, k, chunk, seed):
+    rng = np.random.default_rng(seed)
+    real, fake = rng.normal(size=(n, 3)), rng.normal(rng.normal(), 1, size=(m, 3))
+    ours = metrics.prdc(real, fake, k, chunk)
+    assert ours == pytest.approx(brute_prdc(real, fake, k))
+
+
+def test_prdc_far_from_the_origin():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(50, 3)), rng.normal(size=(40, 3))
+    assert metrics.prdc(real + 1e5, fake + 1e5) == pytest.approx(metrics.prdc(real, fake)), 'in float32 the distances are lost'
+
+
+def test_prdc_of_hand_made_sets():
+    corners = torch.tensor([[0., 0], [0, 1], [1, 0], [1, 1]])
+    radii = metrics.knn_radii(corners, 1)
+    assert radii.tolist() == pytest.approx([1.]*4)
+    one = metrics.prdc(corners, torch.tensor([[.5, .5], [.5, .4], [9., 9.]]), k=1)
+    assert one['precision'] == pytest.approx(2/3) and one['coverage'] == 1 and one['density'] == pytest.approx(8/3)
+    copies = metrics.prdc(corners, corners[:1].repeat(20, 1), k=1) # collapsed on one real image: its ball has no neighbour in it
+    assert copies['precision'] == 1 and copies['coverage'] == .25
+
+
+def test_prdc_blocks_do_not_grow_with_the_sets(monkeypatch):
+    seen, blocks = [], metrics.distance_blocks
+    def watched(*args, **kwargs):
+        for i, j, d in blocks(*args, **kwargs): seen.append(d.numel()); yield i, j, d
+    monkeypatch.setattr(metrics, 'distance_blocks', watched)
+    metrics.prdc(torch.randn(700, 2), torch.randn(900, 2), chunk=64)
+    assert max(seen) == 64*64
