@@ -29,7 +29,8 @@ pool = rl.planted_pool(480, seed=0)
 scoring = Scoring(pool, real, valid, classifier=None, device='cpu', recipe=dict(crop=32))
 column = make_scores('rl', scoring)
 kept = select('rl', pool, 10, column=column)
-print(pool.folder/'columns'/f'{column}.npy'); print(rl.fit_policy(scoring)[1]/'policy.safetensors'); print(len(kept))
+policy = rl.fit_policy(scoring)[1]/'policy.safetensors' # says that it is reused, so before what is printed last
+for line in (pool.folder/'columns'/f'{column}.npy', policy, len(kept)): print(line)
 '''
 
 
