@@ -169,7 +169,7 @@ class Sampler:
 
 REGISTRY = {}
 
-# %% ../nbs/02_samplers.ipynb #72763bce
+# %% ../nbs/02_samplers.ipynb #463763ec
 @dataclass(eq=False)
 class Scoring:
     "Everything that a score can be made from."
@@ -183,6 +183,7 @@ class Scoring:
     recipe: dict = field(default_factory=dict) # of `fit_classifier`, with `updates`
     scorer: str = 'cross-fit' # whose confidence: 'cross-fit', or 'seen' as in the paper
     oracle: Classifier|None = None # a judge trained on other images, where there is one
+    selector: Any = None # how the reinforcement learner is trained, an RLConfig; None: its own default
 
 # %% ../nbs/02_samplers.ipynb #a07dc638
 def sampler(name:str, # e.g. 'cl-sam'

@@ -1,6 +1,6 @@
 """`make bench`: the speed and memory table, as ratios measured side by side in one run, on the CPU or on CUDA.
 
-Options: --device auto|cpu|cuda, --only gan|scoring|train, --out FILE.csv
+Options: --device auto|cpu|cuda, --only gan|train|scoring|children, --out FILE.csv
 """
 import argparse
 import sys
@@ -17,6 +17,7 @@ from synthnb.core import default_device, provenance, seed_everything  # noqa: E4
 from synthnb.data import Images  # noqa: E402
 from synthnb.drawn import draw_images, expression_labels, EXPRESSIONS  # noqa: E402
 from synthnb.gan import bench_stargan  # noqa: E402
+from synthnb.rl import bench_children  # noqa: E402
 from synthnb.samplers import bench_scoring  # noqa: E402
 from synthnb.train import bench_train  # noqa: E402
 
@@ -50,14 +51,19 @@ def scoring_rows(device):
     for _, r in bench_scoring(device=device).iterrows(): yield r.measure, r.value, r.wanted
 
 
+def children_rows(device):
+    "The reinforcement learner's children, several in a batch against one at a time."
+    for _, r in bench_children(device=device).iterrows(): yield r.measure, r.value, r.wanted
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument('--device', default='auto')
-    options.add_argument('--only', choices=['gan', 'train', 'scoring'])
+    options.add_argument('--only', choices=['gan', 'train', 'scoring', 'children'])
     options.add_argument('--out', type=Path, help='also write the table here, as CSV')
     options = options.parse_args()
     device, rows, start = default_device(options.device), [], time.time()
-    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows).items():
+    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows).items():
         if options.only not in (None, name): continue
         seed_everything(0)
         for measure, value, wanted in make(device):
