@@ -91,7 +91,9 @@ run: $(READY)  ## one run of the main experiment, from training the GAN to the t
 	echo "As a page:   $$record/notebook.html"
 
 # SCALE counts here only where it was typed: the tables have scales of their own. The tables are made from whatever records
-# there are, so also when runs failed, and say what is missing; then the exit status is that of the runs.
+# there are, so also when runs failed, and say what is missing; then the exit status is that of the runs. They are of the
+# scale that was typed; the table gpu has its own.
+verdict_scale = $(if $(filter-out file,$(origin SCALE)),$(SCALE),$(if $(filter gpu,$(TABLE)),gpu,laptop))
 grid = $(if $(TABLE),table='$(TABLE)') $(if $(ROOT),root='$(ROOT)') $(if $(SEEDS),seeds='$(SEEDS)') \
 	$(if $(filter-out file,$(origin SCALE)),scale='$(SCALE)') $(if $(FRESH),fresh=1)
 here = --cores $(CORES) --resources gpu=1 mem_mb=$$($(PY) -c 'import psutil; print(psutil.virtual_memory().available//10**6)')
@@ -99,7 +101,7 @@ tables: $(READY)  ## every run that paper 1's tables need and that has no record
 	@$(PY) -m snakemake $(if $(findstring --profile,$(ARGS)),,$(here)) $(if $(FRESH),--forceall) $(ARGS) \
 		$(if $(strip $(grid)),--config $(grid)); runs=$$?; \
 	$(if $(filter -n --dry-run,$(ARGS)),exit $$runs;) \
-	$(MAKE) --no-print-directory run NOTEBOOK=14_verdict parameters= ARGS= && exit $$runs
+	$(MAKE) --no-print-directory run NOTEBOOK=14_verdict parameters='-r scale $(verdict_scale)' ARGS= && exit $$runs
 
 # Each step says how long it took; pytest comes last, so that the last line counts what ran. Notebooks run two at a
 # time at smoke scale, the long ones (the last) first, each in a process of its own with one thread, and what they

@@ -23,6 +23,9 @@ TABLES = {
     'wildfaces': dict(experiment='07_affectnet', seeds=[0, 1, 2], data='affectnet', classes='neutral,happiness,sadness,surprise,anger',
                       samplers={'none': [1], 'rl': [1], **{s: [1, 2] for s in ('rl-top', *beyond, *paper)}}),
     'gpu':       dict(experiment='07_affectnet', seeds=[0, 1, 2], scale='gpu', samplers={'none': [1], 'rl': [1], **paper}),
+    # What the paper ran: AffectNet with all of its classes, CelebA with its partition (SCALE=paper; ROOT=folder).
+    'photographs': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], data='affectnet', samplers={'none': [1], 'rl': [1], **paper}),
+    'celeba-photographs': dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], data='celeba', samplers={'none': [1], **paper}),
 }
 DEFAULT = 'affectnet,exposure,celeba'
 # What one run takes at a scale: cores, megabytes, minutes that a cluster may kill it after, GPUs.
@@ -140,9 +143,10 @@ onerror:
         log = RUNS_DIR/'logs'/f'{Path(path).parent}.log'
         what = ' '.join([run_[0], *(f'{k}={v}' for k, v in differs(run_).items())])
         tried = log.exists() and log.stat().st_mtime >= STARTED
-        if tried and not last_words(log).startswith('done in '):
+        made = (RUNS_DIR/path).exists() and not (given('fresh') and (RUNS_DIR/path).stat().st_mtime < STARTED)
+        if tried and not (last_words(log).startswith('done in ') and made):
             failed.append(f'  {what}\n      {last_words(log)[:300]}\n      {log}')
-        elif not (RUNS_DIR/path).exists(): waiting.append(f'  {what}')
+        elif not made: waiting.append(f'  {what}')
     if failed: print(f'\n{len(failed)} of {len(RUNS)} runs failed:', *failed, sep='\n', file=sys.stderr)
     if waiting:
         print(f'\n{len(waiting)} were not begun: what they need failed, or they could not be started:', *waiting, sep='\n', file=sys.stderr)

@@ -261,12 +261,12 @@ def bit_codes(bits, # (n, m) of 0 and 1
         raise ValueError(f'expected a matrix (n, m) of 0 and 1, got shape {bits.shape} with values {np.unique(bits)[:6].tolist()}')
     return (bits.astype(np.int64) << np.arange(bits.shape[1])).sum(1)
 
-# %% ../nbs/00a_data.ipynb #23bd34f9
+# %% ../nbs/00a_data.ipynb #a1d68c12
 HAIR_COLOURS = ['Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Gray_Hair']
 
 def target_combinations(attributes:list[str], # names; those in HAIR_COLOURS exclude each other
                        ) -> np.ndarray: # int (t,), codes in ascending order
-    "The combinations to translate to: one hair colour, and every value of the rest. [yunjey/stargan, create_labels]"
+    "The combinations to translate to: one hair colour, and every value of the rest. [one hair colour: yunjey/stargan; all of the rest: ours]"
     bits = code_bits(np.arange(2**len(attributes)), len(attributes))
     hair = [j for j, a in enumerate(attributes) if a in HAIR_COLOURS]
     return np.flatnonzero(bits[:, hair].sum(1) == 1) if hair else np.arange(len(bits))
@@ -309,7 +309,7 @@ class Images:
         rows = torch.as_tensor(np.asarray(rows), device=self.pixels.device)
         return Images(self.pixels[rows], self.labels[rows], self.classes)
 
-# %% ../nbs/00a_data.ipynb #b4593cbf
+# %% ../nbs/00a_data.ipynb #a72040f6
 @patch(cls_method=True)
 def from_sets(cls:Images, *parts, # (image set, rows or None for all)
              ) -> Images: # in the order given
@@ -322,7 +322,11 @@ def from_sets(cls:Images, *parts, # (image set, rows or None for all)
         raise ValueError('the sets differ in attributes: ' + '; '.join(str(s.attributes) for s in sets))
     named = sets[0].attributes
     labels = np.concatenate([(s.attribute_matrix if named else s.labels)[r] for s, r in zip(sets, rows)])
-    return cls(torch.cat([s.gather(r) for s, r in zip(sets, rows)]), torch.from_numpy(labels), named or sets[0].classes)
+    if len(sets) == 1: return cls(sets[0].gather(rows[0]), torch.from_numpy(labels), named or sets[0].classes)
+    pixels, at = torch.empty((len(labels), *sets[0].pixels.shape[1:]), dtype=torch.uint8), 0 # in pieces, so that no image is held twice
+    for s, r in zip(sets, rows):
+        for piece in np.array_split(r, -(-len(r)//8192) or 1): pixels[at:(at := at + len(piece))] = s.gather(piece)
+    return cls(pixels, torch.from_numpy(labels), named or sets[0].classes)
 
 # %% ../nbs/00a_data.ipynb #605fc1eb
 def five_crops(size:int, # of the stored image, pixels
@@ -491,15 +495,16 @@ def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or '
         raise ValueError(f"{root}: the column split has {t['split'][odd].iloc[0]!r}; expected train, valid or test")
     return split
 
-# %% ../nbs/00a_data.ipynb #427cda34
+# %% ../nbs/00a_data.ipynb #2f8748bc
 CELEBA_SPLITS = dict(train=0, valid=1, test=2)
 
 def read_celeba(root:Path, # holds the folder celeba, or is it
                 attributes:list[str]|None=None, # names, in the order wanted; default the paper's five
                ) -> tuple[dict[str, pd.DataFrame], list[str]]: # records (path, label, box) of 'train', 'valid', 'test'; attributes
-    "CelebA with its official partition; labels are codes of attribute combinations. [Liu 2015]"
+    "CelebA with its official partition; labels are codes of attribute combinations, the box the central 178 px. [Liu 2015]"
     root = existing(root, 'the folder that holds celeba/, as torchvision.datasets.CelebA expects it')
     folder = root/'celeba' if (root/'celeba').is_dir() else root
+    existing(folder/'img_align_celeba', 'the unpacked pictures of CelebA (img_align_celeba.zip)')
     lines = celeba_lines(folder/'list_attr_celeba.txt')
     names, wanted = lines[1], list(attributes or CELEBA_ATTRIBUTES)
     if unknown := [a for a in wanted if a not in names]:

@@ -878,7 +878,7 @@ def pool_of(gan_folder:Path, # from `fit_stargan`
     what = dict(gan=gan_folder, real=real.folder, targets=named, fold=fold, seed=seed)
     return ImageSet(artefact('pool', make, what, version=1))
 
-# %% ../nbs/01_gan.ipynb #65fc5ef6
+# %% ../nbs/01_gan.ipynb #906b45a1
 def official_pool(path_G:Path, path_D:Path|None, # files of the official code; without D there is no realism
                   large:ImageSet, # the real set at the generator's size, with attributes
                   real:ImageSet, # the same images in the same order, at the size that the pool shall have
@@ -890,7 +890,7 @@ def official_pool(path_G:Path, path_D:Path|None, # files of the official code; w
     gan = load_official(path_G, path_D, large.size, device=device, attributes=large.attributes)
     name = [None if p is None else file_digest(p) for p in (path_G, path_D)]
     make = lambda folder: make_pool(gan, large, folder, 'combinations', size=real.size)
-    return gan, ImageSet(artefact('pool', make, dict(files=name, large=large.folder, size=real.size)))
+    return gan, ImageSet(artefact('pool', make, dict(files=name, large=large.folder, size=real.size, device=device.type)))
 
 def file_digest(path:Path) -> str:
     "A name for a file's contents."

@@ -874,18 +874,24 @@ def judge(records:pd.DataFrame, # from core.read_runs
     if d is None: return row
     return row | {'ours': d.difference, 'lo': d.lo, 'hi': d.hi, 'seeds': d.n, 'verdict': said_of(d, theirs)}
 
-# %% ../nbs/02_samplers.ipynb #c09175d5
-def said_of(d, # a SeedComparison in percentage points
-            theirs:float, # the paper's difference
+# %% ../nbs/02_samplers.ipynb #34cbe62d
+def said_of(d, # a SeedComparison in percentage points, or None
+            theirs:float=np.nan, # the paper's difference; NaN where it has no number
+            size:bool=False, # the claim is the size itself, not that it is above zero
            ) -> str:
-    "The verdict in words."
-    if d.n < 5: return 'undecided (fewer than 5 seeds)'
-    if d.lo > 0: return 'reproduced' if theirs > 0 else "holds here, against the paper's own table"
-    if d.hi < max(theirs, 0): return 'not reproduced'
-    known = theirs > 0 and np.isfinite(d.needed) and d.needed > d.n
-    return f'undecided ({d.needed:.0f} seeds would find {theirs:+.1f} in 4 cases of 5)' if known else 'undecided (more seeds are needed)'
+    "The verdict in words, by the rule of 07_affectnet and 14_verdict."
+    if d is None: return 'not run'
+    if d.n < 5: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
+    if size and not d.lo <= theirs <= d.hi: return 'not reproduced'
+    if size: return 'reproduced' if d.hi - d.lo <= abs(theirs)/2 else 'undecided (too wide an interval)'
+    none = abs(theirs) < 1e-6
+    if d.lo > 0: return 'holds here, not in the paper\'s own table' if none or theirs < 0 else 'reproduced'
+    if d.hi < max(np.nan_to_num(theirs), 0): return 'not reproduced'
+    if none or not theirs > 0: return 'undecided'
+    if not d.needed > d.n: return f'undecided (as many seeds find {theirs:+.2g} in 4 cases of 5; these did not)'
+    return f'undecided (about {float(f"{d.needed:.2g}"):.0f} seeds would find {theirs:+.2g} in 4 cases of 5)'
 
-# %% ../nbs/02_samplers.ipynb #f8ae98b5
+# %% ../nbs/02_samplers.ipynb #1d4b737e
 def interval_over_seeds(records:pd.DataFrame, arm:tuple, metric:str, name:str) -> dict: # name, name lo, name hi
     "The mean over seeds in per cent, with its interval; NaN where the records lack the metric."
     have = metric in records or f'arm_{metric}' in records
@@ -897,16 +903,16 @@ def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data s
                  ) -> pd.DataFrame: # one row a sampler, best first, percentages with lo and hi
     "Every sampler at one budget: labels preserved, coverage, density, accuracy, and its paired differences."
     rows = []
-    if not (records.ratio == ratio).any():
-        raise ValueError(f'no records at ratio {ratio:g}; there are {sorted(records.ratio.unique())}')
-    for arm in arms_of(records, ratio):
+    if not (arms := arms_of(records, ratio)):
+        raise ValueError(f'no records of a sampler at ratio {ratio:g}; there are the arms {arms_of(records)}')
+    for arm in arms:
         row = dict(sampler=arm[0], added=added_ratio(records, arm), seeds=len(arm_records(records, arm)))
         for metric, name in (('preserved_kept', 'labels preserved'), ('coverage_kept', 'coverage'), ('density_kept', 'density'),
                              ('mean_class_accuracy', 'accuracy')): row |= interval_over_seeds(records, arm, metric, name)
         rows.append(row | differences(records, arm))
     return pd.DataFrame(rows).sort_values('vs real only', ascending=False, na_position='last', ignore_index=True)
 
-# %% ../nbs/02_samplers.ipynb #40353b08
+# %% ../nbs/02_samplers.ipynb #f51c7c16
 def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                   ratio:float=1, # the budget, as a multiple of the real set
                  ) -> plt.Figure:
@@ -923,7 +929,7 @@ def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data s
         known = t[f'{c} lo'].notna().to_numpy()
         ax.hlines(at[known], t[f'{c} lo'][known], t[f'{c} hi'][known], color='.35', lw=2); ax.plot(t[c], at, 'ko', ms=5)
         if mark in records and records[mark].notna().any():
-            ax.axvline(100*records[mark].astype(float).mean(), color='.4', ls='--', lw=1.2)
+            ax.axvline(100*records.groupby('seed')[mark].first().astype(float).mean(), color='.4', ls='--', lw=1.2)
             ax.set_title(f'dashed: {marks[mark]}', fontsize=8)
         if mark is None: ax.axvline(0, color='k', lw=1)
         ax.set(xlabel=title, yticks=at, yticklabels=names, ylim=(-.6, len(t) - .4))

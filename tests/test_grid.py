@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pandas as pd
 import pytest
 
 from synthnb.core import declared_parameters, run_name
@@ -231,4 +232,7 @@ def test_nothing_to_do_is_quick_and_makes_the_tables(runs):
     assert 'Nothing to be done' in done.stdout, done.stdout
     assert time.time() - began < 120 and before == {p: p.stat().st_mtime_ns for p in runs.glob('07_affectnet/*/metrics.json')}
     if (ROOT/'nbs'/'14_verdict.ipynb').exists():
-        assert done.returncode == 0 and (runs/'14_verdict'/'default'/'notebook.html').exists(), done.stdout[-3000:]
+        verdict = runs/'14_verdict'/'scale=smoke'
+        assert done.returncode == 0 and (verdict/'notebook.html').exists(), done.stdout[-3000:]
+        claims = pd.read_csv(verdict/'tables'/'verdicts.csv')
+        assert len(claims) > 60 and (claims.seeds > 0).any() and not claims.verdict.str.startswith('reproduced').any()
