@@ -261,12 +261,12 @@ def bit_codes(bits, # (n, m) of 0 and 1
         raise ValueError(f'expected a matrix (n, m) of 0 and 1, got shape {bits.shape} with values {np.unique(bits)[:6].tolist()}')
     return (bits.astype(np.int64) << np.arange(bits.shape[1])).sum(1)
 
-# %% ../nbs/00a_data.ipynb #a1d68c12
+# %% ../nbs/00a_data.ipynb #9cb15b8f
 HAIR_COLOURS = ['Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Gray_Hair']
 
 def target_combinations(attributes:list[str], # names; those in HAIR_COLOURS exclude each other
                        ) -> np.ndarray: # int (t,), codes in ascending order
-    "The combinations to translate to: one hair colour, and every value of the rest. [one hair colour: yunjey/stargan; all of the rest: ours]"
+    "The combinations to translate to: one hair colour, and every value of the rest. [yunjey/stargan; all of the rest: ours]"
     bits = code_bits(np.arange(2**len(attributes)), len(attributes))
     hair = [j for j, a in enumerate(attributes) if a in HAIR_COLOURS]
     return np.flatnonzero(bits[:, hair].sum(1) == 1) if hair else np.arange(len(bits))
