@@ -912,7 +912,7 @@ def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data s
         rows.append(row | differences(records, arm))
     return pd.DataFrame(rows).sort_values('vs real only', ascending=False, na_position='last', ignore_index=True)
 
-# %% ../nbs/02_samplers.ipynb #f51c7c16
+# %% ../nbs/02_samplers.ipynb #f6eb6aa4
 def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                   ratio:float=1, # the budget, as a multiple of the real set
                  ) -> plt.Figure:
@@ -921,8 +921,9 @@ def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data s
     names = [n if not sizes_itself(n) else f'{n} ({a:.1f}x)' for n, a in zip(t.sampler, t.added)]
     panels = [(c, title, mark) for c, title, mark in (
         ('labels preserved', 'labels preserved (%)', 'preserved_pool'), ('coverage', 'real test faces covered (%)', 'coverage_real'),
-        ('vs real only', 'mean class accuracy,\npoints above real only', None)) if t[c].notna().any()]
-    fig, axes = plt.subplots(1, max(len(panels), 1), figsize=(3.1*max(len(panels), 1) + 1.1, 1 + .27*len(t)), sharey=True, squeeze=False,
+        ('vs real only', 'mean class accuracy,\npoints above real only', None),
+        ('vs random', 'mean class accuracy,\npoints above random', None)) if t[c].notna().any()]
+    fig, axes = plt.subplots(1, max(len(panels), 1), figsize=(2.6*max(len(panels), 1) + 1.2, 1 + .27*len(t)), sharey=True, squeeze=False,
                              layout='constrained')
     marks = dict(preserved_pool='the whole pool', coverage_real='the real training set')
     for ax, (c, title, mark) in zip(axes.flat, panels):
