@@ -963,7 +963,7 @@ def plot_arms(records:pd.DataFrame, # from core.read_runs
     axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(-.6, len(names) - .4))
     return fig
 
-# %% ../nbs/02_samplers.ipynb #cdfd7f36
+# %% ../nbs/02_samplers.ipynb #a49697fa
 def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                  paper:dict|None=None, # (sampler, ratio) -> the paper's per cent; drawn in a second panel
                  paper_rl:float=2.6, # the ratio that the paper's learner chose
@@ -981,7 +981,7 @@ def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data se
         if theirs: axes[0, -1].plot(*np.array([(0, paper.get(('none', 0), np.nan)), *theirs]).T, **style)
     axes[0, 0].set(title='here, mean and 95% interval over seeds', ylabel='mean class accuracy (%)')
     axes[0, -1].legend(fontsize=8, loc='lower right')
-    if paper: axes[0, 1].set_title('the paper, one run each')
+    if paper: axes[0, 1].set_title('the paper, no interval given')
     for ax in axes.flat: ax.set(xlabel='synthetic images for each real one', xlim=(-.3, None))
     return fig
 
