@@ -21,7 +21,7 @@ TABLES = {
     'exposure':  dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], exposure='fixed', samplers={'random': [2], 'cl-sam': [2]}),
     'celeba':    dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], samplers={'none': [1], **paper}),
     'wildfaces': dict(experiment='07_affectnet', seeds=[0, 1, 2], data='affectnet', classes='neutral,happiness,sadness,surprise,anger',
-                      samplers={'none': [1], 'rl': [1], **{s: [1, 2] for s in ('rl-top', *beyond, *paper)}}),
+                      samplers={'none': [1], 'rl': [1], **{s: [1, 2] for s in (*paper, 'rl-top', *beyond)}}),
     'gpu':       dict(experiment='07_affectnet', seeds=[0, 1, 2], scale='gpu', samplers={'none': [1], 'rl': [1], **paper}),
     # What the paper ran: AffectNet with all of its classes, CelebA with its partition (SCALE=paper; ROOT=folder).
     'photographs': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], data='affectnet', samplers={'none': [1], 'rl': [1], **paper}),

@@ -387,7 +387,7 @@ def selection_notes(split:Quota, quota:str, column:str|None, scores) -> tuple: #
                      + (" (a critic's is not)" if column == 'realism' else ''))
     return tuple(notes)
 
-# %% ../nbs/02_samplers.ipynb #0badd08a
+# %% ../nbs/02_samplers.ipynb #9b7570cb
 def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the column to show
                          selection:Selection|None=None, # drawn in black over the pool's grey
                          bins:int=20, ncols:int=4, label:str='class confidence',
@@ -405,6 +405,7 @@ def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the c
         if selection is not None: ax.stairs(share(mine & kept), edges, color='k', lw=1.6, label=selection.sampler)
         ax.set_title(f'{pool.classes[c]}, n = {mine.sum():,}', fontsize=9)
     axes[0, 0].legend(fontsize=7, loc='upper right')
+    if column != 'realism': axes[0, 0].set_xticks([0, .5, 1])
     fig.supxlabel(label, fontsize=9); fig.supylabel('images of the class (%)', fontsize=9)
     return fig
 

@@ -15,7 +15,7 @@ from PIL import Image
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
 
 
-def smaller(png, colours=128):
+def smaller(png, colours=96):
     "A PNG in base64 with at most so many colours, if that makes it smaller by a third"
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
     out = io.BytesIO()
