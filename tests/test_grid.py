@@ -209,7 +209,8 @@ def slurm(tmp_path):
 def test_on_slurm(runs, slurm):
     "What is left of the grid above, and a run that fails although it has an older record, which must stay."
     (runs/BAD).mkdir(exist_ok=True)
-    for file in ('params.json', 'metrics.json'): shutil.copy(runs/NONE/file, runs/BAD)
+    shutil.copy(runs/NONE/'metrics.json', runs/BAD)
+    (runs/BAD/'params.json').write_text((runs/NONE/'params.json').read_text().replace('"seed": 0', '"seed": -1'))
     older = (runs/BAD/'metrics.json').read_text()
     made = age(runs, RANDOM)
     status, output = grid(runs, '--profile', 'profiles/slurm', '--slurm-status-command', 'squeue', '--slurm-no-account',
