@@ -13,8 +13,8 @@ __all__ = ['REGISTRY', 'apportion', 'share_weights', 'mapped_weights', 'Quota', 
            'precision_sampler', 'ball_count', 'density_sampler', 'farthest_first', 'k_centre_of', 'k_centre_sampler',
            'margin', 'training_margins', 'aum_of', 'aum_sampler', 'cl_cap_sampler', 'kept_gallery', 'sizes_itself',
            'arm_records', 'added_ratio', 'arm_values', 'compare_arms', 'arms_of', 'random_beside', 'differences',
-           'arm_table', 'quiet_interval', 'judge', 'said_of', 'interval_over_seeds', 'sampler_table', 'plot_samplers',
-           'plot_arms', 'plot_figure6', 'class_table', 'CONFIDENCE_BY', 'agreement', 'bench_scoring',
+           'arm_table', 'quiet_interval', 'judge', 'said_of', 'letters', 'interval_over_seeds', 'sampler_table',
+           'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table', 'CONFIDENCE_BY', 'agreement', 'bench_scoring',
            'class_confidence', 'column_record', 'confidence_by', 'cross_fitted_confidence', 'keep_scores',
            'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool', 'weights_key', 'wilson_interval']
 
@@ -891,6 +891,13 @@ def said_of(d, # a SeedComparison in percentage points, or None
     if none or not theirs > 0: return 'undecided'
     if not d.needed > d.n: return f'undecided (as many seeds find {theirs:+.2g} in 4 cases of 5; these did not)'
     return f'undecided (about {float(f"{d.needed:.2g}"):.0f} seeds would find {theirs:+.2g} in 4 cases of 5)'
+
+# %% ../nbs/02_samplers.ipynb #83fd16fe
+def letters(verdicts:pd.DataFrame, # a row a comparison: claim, the paper, verdict; see `judge`
+           ) -> pd.DataFrame: # a row a claim: the letter
+    "A claim is reproduced if all its comparisons with a difference in the paper are, and not if one of them is not."
+    def all_of(v): return 'reproduced' if (v == 'reproduced').all() else 'not reproduced' if (v == 'not reproduced').any() else 'undecided'
+    return verdicts[verdicts['the paper'] > 1e-6].groupby('claim').verdict.agg(all_of).to_frame('the letter')
 
 # %% ../nbs/02_samplers.ipynb #1d4b737e
 def interval_over_seeds(records:pd.DataFrame, arm:tuple, metric:str, name:str) -> dict: # name, name lo, name hi

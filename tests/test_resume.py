@@ -34,10 +34,10 @@ print(folder/'stargan.pt'); print(pool.folder/'images.npy')
 '''
 
 
-def child(runs, slow=0.):
-    "The child above as a process that has nothing to do with this one."
+def child(runs, slow=0., script=CHILD):
+    "The child above, or another script, as a process that has nothing to do with this one."
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), PYTHONPATH=str(ROOT))
-    return subprocess.Popen([sys.executable, '-c', CHILD, str(slow)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', script, str(slow)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(runs):

@@ -1,17 +1,13 @@
 """The selector across notebooks: SIGKILL in the middle of its training, its column, and its samplers on a pool."""
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from test_resume import child, kill_when
+
 CHILD = '''
 import sys, time
 import torch
@@ -34,15 +30,9 @@ for line in (pool.folder/'columns'/f'{column}.npy', policy, len(kept)): print(li
 '''
 
 
-def child(runs, slow=0.):
-    "The child above as a process of its own."
-    env = os.environ | dict(SYNTHNB_RUNS=str(runs), PYTHONPATH=str(ROOT))
-    return subprocess.Popen([sys.executable, '-c', CHILD, str(slow)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def finish(runs):
     "Let it come through: the column of scores, the policy's file, the number of images kept."
-    out, err = child(runs).communicate(timeout=300)
+    out, err = child(runs, script=CHILD).communicate(timeout=300)
     assert out.strip(), err[-2000:]
     column, policy, kept = out.strip().splitlines()[-3:]
     return Path(column), Path(policy), int(kept)
@@ -55,13 +45,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_killed_selector_goes_on_to_the_same_policy(whole, tmp_path):
-    process, end = child(tmp_path, slow=1.), time.time() + 200
-    while not list(tmp_path.glob('artefacts/policy/*.part/training.pt')):
-        assert process.poll() is None, 'it ended before it could be killed: ' + process.communicate()[1][-2000:]
-        assert time.time() < end, 'nothing to kill at'
-        time.sleep(.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_when(child(tmp_path, slow=1., script=CHILD), lambda: list(tmp_path.glob('artefacts/policy/*.part/training.pt')), patience=200)
     assert not list(tmp_path.glob('artefacts/policy/*/artefact.json')), 'it was killed too late to prove anything'
     state = torch.load(next(tmp_path.glob('artefacts/policy/*.part/training.pt')), weights_only=True)
     assert 1 <= state['done'] < 4
