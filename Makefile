@@ -16,7 +16,7 @@ SEED     ?= 0
 DATA     ?= drawn
 ROOT     ?=
 CLASSES  ?=
-# Which tables `make tables` makes (empty: paper 1's; see the Snakefile), with how many cores at once, which seeds; FRESH=1: all anew.
+# Which tables `make tables` makes (empty: all on what we draw; see the Snakefile), with how many cores at once, which seeds; FRESH=1: all anew.
 TABLE    ?=
 CORES    ?= all
 SEEDS    ?=
@@ -74,8 +74,8 @@ hooks = if [ -d .git ] && [ -z "$$CI" ] && { [ ! -e .git/hooks/post-merge ] || g
 	|| echo "nbdev's git hooks could not be installed; everything else works without them." >&2; fi
 
 # ---- what a person types --------------------------------------------------------------------------------------------
-parameters = -r sampler '$(SAMPLER)' -p ratio '$(RATIO)' -r scale '$(SCALE)' -p seed '$(SEED)' -r data '$(DATA)' \
-	$(if $(ROOT),-r root '$(ROOT)') $(if $(CLASSES),-r classes '$(CLASSES)')
+parameters = $(if $(filter 10_%,$(NOTEBOOK)),,-r sampler '$(SAMPLER)' -p ratio '$(RATIO)' -r data '$(DATA)') \
+	-r scale '$(SCALE)' -p seed '$(SEED)' $(if $(ROOT),-r root '$(ROOT)') $(if $(CLASSES),-r classes '$(CLASSES)')
 
 run: $(READY)  ## one run of the main experiment, from training the GAN to the table (10 minutes on two cores)
 	@folder=$${SYNTHNB_RUNS:-runs}/$(NOTEBOOK); mkdir -p $$folder; page=$$folder/notebook-$$$$; touch $$page.start; \
@@ -97,7 +97,7 @@ verdict_scale = $(if $(filter-out file,$(origin SCALE)),$(SCALE),$(if $(filter g
 grid = $(if $(TABLE),table='$(TABLE)') $(if $(ROOT),root='$(ROOT)') $(if $(SEEDS),seeds='$(SEEDS)') \
 	$(if $(filter-out file,$(origin SCALE)),scale='$(SCALE)') $(if $(FRESH),fresh=1)
 here = --cores $(CORES) --resources gpu=1 mem_mb=$$($(PY) -c 'import psutil; print(psutil.virtual_memory().available//10**6)')
-tables: $(READY)  ## every run that paper 1's tables need and that has no record yet, then the tables from the records
+tables: $(READY)  ## every run that the tables need and that has no record yet, then the tables from the records
 	@$(PY) -m snakemake $(if $(findstring --profile,$(ARGS)),,$(here)) $(if $(FRESH),--forceall) $(ARGS) \
 		$(if $(strip $(grid)),--config $(grid)); runs=$$?; \
 	$(if $(filter -n --dry-run,$(ARGS)),exit $$runs;) \

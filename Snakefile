@@ -1,5 +1,5 @@
 # The grid behind the tables: every run that a table needs, made once, as many at a time as fit.
-#   make tables                              paper 1 on drawn faces (TABLE=affectnet,exposure,celeba), then the verdicts from the records
+#   make tables                              on what we draw (affectnet, exposure, celeba and shapes), then the verdicts
 #   make tables TABLE=wildfaces ROOT=folder  photographs;  TABLE=gpu  table 2 on one GPU;  SEEDS=0,1  SCALE=smoke  CORES=8  FRESH=1
 #   make tables ARGS=--dry-run               what is missing
 #   make tables ARGS='--profile profiles/slurm'   the same on a cluster (see there)
@@ -23,13 +23,18 @@ TABLES = {
     'wildfaces': dict(experiment='07_affectnet', seeds=[0, 1, 2], data='affectnet', classes='neutral,happiness,sadness,surprise,anger',
                       samplers={'none': [1], 'rl': [1], **{s: [1, 2] for s in (*paper, 'rl-top', *beyond)}}),
     'gpu':       dict(experiment='07_affectnet', seeds=[0, 1, 2], scale='gpu', samplers={'none': [1], 'rl': [1], **paper}),
+    # Paper 4: a run is a whole experiment. How many seeds, its rule says: 10, 15 or 20 (10_shapes); appendix B's sweeps in the first five.
+    'shapes':    dict(experiment='10_shapes', seeds=[0, 1, 2, 3, 4]),
+    'shapes-more': dict(experiment='10_shapes', seeds=[5, 6, 7, 8, 9], sweeps=False),
+    'shapes-official': dict(experiment='10_shapes', seeds=[0, 1, 2, 3, 4], preset='official', sweeps=False),
+    'shapes-gpu': dict(experiment='10_shapes', seeds=[0, 1, 2, 3, 4], scale='gpu'),
     # What the paper ran: AffectNet with all of its classes, CelebA with its partition (SCALE=paper; ROOT=folder).
     'photographs': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], data='affectnet', samplers={'none': [1], 'rl': [1], **paper}),
     'celeba-photographs': dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], data='celeba', samplers={'none': [1], **paper}),
 }
-DEFAULT = 'affectnet,exposure,celeba'
+DEFAULT = 'affectnet,exposure,celeba,shapes,shapes-more,shapes-official'
 # What one run takes at a scale: cores, megabytes, minutes that a cluster may kill it after, GPUs.
-NEEDS = {'smoke': (1, 1500, 30, 0), 'laptop': (1, 2000, 120, 0), 'gpu': (4, 16_000, 240, 1), 'paper': (8, 64_000, 2880, 1)}
+NEEDS = {'smoke': (1, 1500, 30, 0), 'laptop': (1, 3000, 120, 0), 'gpu': (4, 16_000, 240, 1), 'paper': (8, 64_000, 2880, 1)}
 
 # ---- the runs of the tables that were asked for --------------------------------------------------------------------------------------
 PROJECT, STARTED = Path(workflow.basedir), time.time()
@@ -37,10 +42,10 @@ given = lambda key, default='': str(config.get(key, '') if config.get(key, '') i
 names = lambda text: text.replace(',', ' ').split()
 DECLARED = {}
 
-def run_of(experiment, sampler, ratio, **params):
+def run_of(experiment, **params):
     "A run: the notebook and all its parameters, in the order that it declares them."
     if experiment not in DECLARED: DECLARED[experiment] = declared_parameters(PROJECT/'nbs'/f'{experiment}.ipynb')
-    return experiment, DECLARED[experiment] | dict(sampler=sampler, ratio=ratio) | params
+    return experiment, DECLARED[experiment] | params
 
 def record(run):
     "Where the notebook itself will leave this run's record, under runs/."
@@ -49,7 +54,7 @@ def record(run):
     return f'{experiment}/{run_name(params | classes, DECLARED[experiment])}/metrics.json'
 
 def runs_of(table):
-    "The runs of a table, sampler by sampler, so that runs next to each other have different seeds and share nothing."
+    "The runs of a table, arm by arm, so that runs next to each other have different seeds and share nothing."
     if table not in TABLES: raise WorkflowError(f"unknown table {table!r}: choose from {', '.join(TABLES)}")
     shared = {k: v for k, v in TABLES[table].items() if k not in ('samplers', 'seeds')}
     if given('scale'): shared['scale'] = given('scale')
@@ -57,13 +62,14 @@ def runs_of(table):
         if not given('root'): raise WorkflowError(f"table {table} needs the data set's folder: make tables TABLE={table} ROOT=folder")
         shared['root'] = str(Path(given('root')).expanduser().absolute())
     seeds = [int(s) for s in names(given('seeds'))] or TABLES[table]['seeds']
-    arms = [(s, r) for s, ratios in TABLES[table]['samplers'].items() for r in ratios]
-    return [run_of(sampler=s, ratio=r, seed=seed, **shared) for s, r in arms for seed in seeds]
+    arms = [dict(sampler=s, ratio=r) for s, ratios in TABLES[table].get('samplers', {}).items() for r in ratios] or [{}]
+    return [run_of(seed=seed, **arm, **shared) for arm in arms for seed in seeds]
 
 def follows(run):
     "The run that makes what this one shares with others, so that nobody has to wait for it: none makes GAN, pool, scores and baseline."
     experiment, params = run
-    sampler, plain = params['sampler'], params['sampler'] in ('none', *paper)
+    sampler = params.get('sampler', 'none') # an experiment without samplers is one run a seed
+    plain = sampler in ('none', *paper)
     again = lambda **new: (experiment, params | new)
     if sampler == 'none': return None
     if sampler == 'rl-top': return again(sampler='rl', ratio=1)
@@ -77,7 +83,7 @@ while todo: # with what they follow, and what that follows, whether or not it is
     first = follows(todo.pop(0))
     if first and record(first) not in RUNS: RUNS[record(first)] = first; todo.append(first)
 EARLY = dict(none=0, rl=1) # what others wait for
-ORDER = sorted(RUNS, key=lambda path: EARLY.get(RUNS[path][1]['sampler'], 2)) # otherwise as listed above
+ORDER = sorted(RUNS, key=lambda path: EARLY.get(RUNS[path][1].get('sampler'), 2)) # otherwise as listed above
 
 def differs(run):
     "A run's parameters, as far as they are not the notebook's own."
