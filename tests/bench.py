@@ -1,6 +1,6 @@
 """`make bench`: the speed and memory table, as ratios measured side by side in one run, on the CPU or on CUDA.
 
-Options: --device auto|cpu|cuda, --only gan|train|scoring|children, --out FILE.csv
+Options: --device auto|cpu|cuda, --only gan|train|scoring|children|search, --out FILE.csv
 """
 import argparse
 import sys
@@ -16,9 +16,12 @@ sys.path.insert(0, str(ROOT))
 from synthnb.core import default_device, provenance, seed_everything  # noqa: E402
 from synthnb.data import Images  # noqa: E402
 from synthnb.drawn import draw_images, expression_labels, EXPRESSIONS  # noqa: E402
+from synthnb.clip import fit_text_image  # noqa: E402
 from synthnb.gan import bench_stargan  # noqa: E402
+from synthnb.qdgs import DETAILED, OBJECTIVES, bench_qdgs, search_preset  # noqa: E402
 from synthnb.rl import bench_children  # noqa: E402
 from synthnb.samplers import bench_scoring  # noqa: E402
+from synthnb.shapevae import fit_shape_vae  # noqa: E402
 from synthnb.train import bench_train  # noqa: E402
 
 
@@ -56,14 +59,21 @@ def children_rows(device):
     for _, r in bench_children(device=device).iterrows(): yield r.measure, r.value, r.wanted
 
 
+def search_rows(device):
+    "A quality-diversity search against a plain loop of one emitter and one pass a gradient; missing models are made first."
+    vae, clip = fit_shape_vae(device=device)[0].to(device), fit_text_image(device=device)[0]
+    found = bench_qdgs(vae, OBJECTIVES['splatters'], DETAILED, clip, search_preset('laptop'), device=device)
+    for _, r in found.iterrows(): yield r.measure, r.value, r.wanted
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument('--device', default='auto')
-    options.add_argument('--only', choices=['gan', 'train', 'scoring', 'children'])
+    options.add_argument('--only', choices=['gan', 'train', 'scoring', 'children', 'search'])
     options.add_argument('--out', type=Path, help='also write the table here, as CSV')
     options = options.parse_args()
     device, rows, start = default_device(options.device), [], time.time()
-    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows).items():
+    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows, search=search_rows).items():
         if options.only not in (None, name): continue
         seed_everything(0)
         for measure, value, wanted in make(device):
