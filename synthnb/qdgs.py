@@ -314,7 +314,7 @@ class ArchiveConfig:
     dtype: str = 'float64' # of the latents that are searched; those exported are float32
     memory_limit: float|None = None # GB that the archives may take; None: what is free
 
-# %% ../nbs/04_qdgs.ipynb #f1428444
+# %% ../nbs/04_qdgs.ipynb #d6e0c706
 @dataclass(frozen=True)
 class SearchConfig(ArchiveConfig):
     "The settings of a search [Chang 2024, appendix B.3; what it leaves out is ours]."
@@ -323,7 +323,7 @@ class SearchConfig(ArchiveConfig):
     emitters: int = 8 # that share the archive
     batch_size: int = 32 # branches of an emitter, lambda
     sigma0: float = .5 # initial branching step, sigma_g
-    lr: float = .5 # of theta's Adam, eta
+    lr: float = .1 # of theta's Adam, eta
     restart: str = 'no_improvement' # or 'basic', CMA-ES's own stop alone
     start: str = 'zero' # 'zero', 'best-of-512', or 'prior' (every emitter elsewhere)
     ranker: str|None = None # None: 'imp' for CMA-MAEGA, '2imp' for CMA-MEGA
@@ -372,12 +372,12 @@ def measure_ranges(ranges, # (low, high) for all measures, or one pair a measure
         raise ValueError(f"ranges={ranges!r}: expected 'prior', (low, high), or {k} such pairs, low below high")
     return tuple(tuple(map(float, pair)) for pair in pairs)
 
-# %% ../nbs/04_qdgs.ipynb #28c3b25f
+# %% ../nbs/04_qdgs.ipynb #6f4e15f2
 def search_preset(name:str='laptop', # 'laptop', 'paper' or 'official'
                   **changes, # fields of SearchConfig
                  ) -> SearchConfig:
     "A named set of settings [Chang 2024, appendix B.3, and its official code]."
-    theirs = dict(emitters=1, ranges=(-.1, .1), threshold_min=0., min_objective=None, alpha=.02, qd_offset=0.)
+    theirs = dict(emitters=1, lr=.5, ranges=(-.1, .1), threshold_min=0., min_objective=None, alpha=.02, qd_offset=0.)
     code = dict(evaluations=70_000*4, batch_size=3, restart='basic', start='best-of-512', form='angle', mutation=.1)
     presets = dict(laptop={}, paper=theirs | dict(evaluations=7_000*33, absolute=True), official=theirs | code)
     if name not in presets: raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")

@@ -149,11 +149,13 @@ def generator_seed(*keys) -> int: # below 2**31
     "A seed of its own for each purpose, so that no training image is a test image."
     return int(generator(*keys).initial_seed() % 2**31)
 
-# %% ../nbs/04a_repair.ipynb #103afcd7
+# %% ../nbs/04a_repair.ipynb #f1d952da
 ARMS = {'biased': 'the biased classifier, not fine-tuned', 'longer': 'as many updates more on the biased set',
         'random': 'random samples', 'random-label': 'random samples, balanced by measured label',
         'random-quadrant': 'random samples, balanced by both measures', 'random-archive': 'random samples put through the archive',
-        'qdgs': 'quality-diversity search', 'balanced': 'real balanced images'}
+        'qdgs': 'quality-diversity search', 'qdgs-tuned': 'the search with smaller steps',
+        'generator-set': 'as many biased images as the generator saw',
+        'balanced': 'real balanced images'}
 
 # %% ../nbs/04a_repair.ipynb #b3545fb7
 def balanced_rows(codes, # (n,) what to balance by
@@ -228,15 +230,16 @@ def repair_arms(base:Images, # the biased set, for `longer`
     arms |= dict(longer=base, balanced=balanced_test(len(pools['qdgs']), crop, base.size, generator_seed('ceiling', seed))[0])
     return {name: arms[name] for name in ARMS if name in arms}
 
-# %% ../nbs/04a_repair.ipynb #ff01fb8f
+# %% ../nbs/04a_repair.ipynb #df6abd89
 TOLERANT = LIMITS | dict(fit=.84, margin=.04, colour=.40, off=.60, spread=.60) # wider than for a clean drawing
 
 def composition(images:Images, # labelled by measures
                ) -> dict: # n, shares of the groups and of 'other', right, minority, evenness, clean; all but n from 0 to 1
     "What an arm consists of, by the judge."
     seen, strict = (read_shapes(images.pixels, limits)['group'].numpy() for limits in (TOLERANT, LIMITS))
+    known = seen[seen < 4]//2 == images.labels.numpy()[seen < 4]
     share = np.bincount(seen, minlength=5)/max(len(seen), 1)
     four = share[:4]/share[:4].sum() if share[:4].sum() else np.full(4, np.nan)
-    return dict(n=len(seen), **dict(zip([*GROUPS, 'other'], share)), right=float((seen//2 == images.labels.numpy()).mean()),
+    return dict(n=len(seen), **dict(zip([*GROUPS, 'other'], share)), right=float(known.mean()) if len(known) else np.nan,
                 minority=float(four[1] + four[2]), clean=float((strict < 4).mean()),
                 evenness=float(-(four*np.log(np.maximum(four, 1e-12))).sum()/np.log(4)))
