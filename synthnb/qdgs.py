@@ -504,7 +504,7 @@ def new_emitters(config:SearchConfig, archive, starts:np.ndarray, # (emitters, d
                   (IsoLineEmitter, dict(iso_sigma=config.mutation/5, line_sigma=.2)))
     return [kind(archive, initial_solutions=draw(about['batch_size'], i), seed=s, **step, **about) for i, s in enumerate(seeds)]
 
-# %% ../nbs/04_qdgs.ipynb #12c4a511
+# %% ../nbs/04_qdgs.ipynb #d9e8fe65
 PRIOR_BLOCK = 1024
 
 def prior_rows(source, # anything with prior(n, gen) and latent_dim
@@ -514,7 +514,7 @@ def prior_rows(source, # anything with prior(n, gen) and latent_dim
     rows = np.asarray(rows, np.int64); out = np.empty((len(rows), source.latent_dim), np.float32)
     for block in np.unique(rows//PRIOR_BLOCK):
         mine, gen = rows//PRIOR_BLOCK == block, generator(seed, 'random samples', int(block))
-        out[mine] = source.prior(PRIOR_BLOCK, gen).numpy()[rows[mine] % PRIOR_BLOCK]
+        out[mine] = source.prior(PRIOR_BLOCK, gen).cpu().numpy()[rows[mine] % PRIOR_BLOCK]
     return out
 
 # %% ../nbs/04_qdgs.ipynb #09ecb009
@@ -534,11 +534,11 @@ class Search:
         self.iteration, self.seconds, self.history = 0, 0., []
         self.counts = dict(evaluations=0, clipped=0, not_finite=0, nan_gradients=0)
 
-# %% ../nbs/04_qdgs.ipynb #470eadd3
+# %% ../nbs/04_qdgs.ipynb #a55dbf4a
 @patch
 def draw(self:Search, n:int, *keys) -> np.ndarray: # (n, d)
     "Prior samples, the same whenever they are drawn."
-    return self.guide.generator.prior(n, generator(self.seed, 'prior', *keys)).numpy()
+    return self.guide.generator.prior(n, generator(self.seed, 'prior', *keys)).cpu().numpy()
 
 @patch
 def archive_of(self:Search, part:str) -> Elites: # 'passive' or 'searched'

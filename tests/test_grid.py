@@ -70,6 +70,13 @@ def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
     assert '07_affectnet/data=affectnet,root=wildfaces,classes=neutral+happiness+sadness+surprise+anger' in wild
 
 
+def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
+    names = listed(tmp_path, 'table=shapes,shapes-more,shapes-official')
+    first = {'10_shapes/' + (f'seed={s}' if s else 'default') for s in range(5)}
+    assert names == first | {f'10_shapes/seed={s},sweeps=0' for s in range(5, 10)} | {
+        '10_shapes/preset=official,' + (f'seed={s},' if s else '') + 'sweeps=0' for s in range(5)}
+
+
 @pytest.mark.parametrize('table, said', [('wildfaces', 'ROOT=folder'), ('tabel', "unknown table 'tabel': choose from affectnet, exposure")])
 def test_what_cannot_be_made_is_refused_with_advice(tmp_path, table, said):
     status, output = grid(tmp_path, '--cores', '1', '--config', f'table={table}')
