@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_resume import child, kill_when
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'balanced'}
+ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'qdgs-tuned', 'generator-set', 'balanced'}
 
 
 def run(runs, *args):
@@ -88,7 +88,7 @@ evaluate = guide.evaluate
 def slowly(*args, **kw): time.sleep(slow); return evaluate(*args, **kw)
 guide.evaluate = slowly
 search = qdgs.qdgs
-qdgs.qdgs = lambda *args: search(*args, save_every=0.)
+qdgs.qdgs = lambda *args, **kw: search(*args, save_every=0., **kw)
 config = qdgs.SearchConfig(evaluations=3000, emitters=2, batch_size=8, dims=(20, 20))
 qdgs.fit_qdgs(None, None, None, None, config, 5, 'cpu', guide, 'sphere')
 '''
