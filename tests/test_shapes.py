@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_resume import child, kill_when
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'qdgs-tuned', 'generator-set', 'balanced'}
+ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'qdgs-tuned', 'generator-set',
+        'balanced'}
 
 
 def run(runs, *args):
