@@ -122,15 +122,17 @@ def batches(n:int, updates:int, batch_size:int, seed:int): # yields (rows, gener
         if i == 0: order = torch.randperm(n, generator=generator('shape order', seed, epoch))
         yield order[i*batch_size:(i + 1)*batch_size], generator('shape batch', seed, u)
 
-# %% ../nbs/04a_repair.ipynb #d6b2b46d
+# %% ../nbs/04a_repair.ipynb #e19baa10
 @torch.no_grad()
 def group_accuracy(net:ShapeClassifier, images:Images,
                    groups, # (n,) codes into GROUPS
+                   x:Tensor|None=None, # the same images as inputs, where they have been made already
                   ) -> np.ndarray: # (4,), 0 to 1; NaN where a group has no image
     "The share of each group that is labelled rightly; their mean is the paper's accuracy. [Chang 2024, figure 1; official eval()]"
     device, groups = next(net.parameters()).device, np.asarray(groups)
     if len(groups) != len(images.labels): raise ValueError(f'{len(groups)} groups for {len(images.labels)} images')
-    said = torch.cat([(net(x) > 0).long().cpu() for x in as_inputs(images, net.size, device).split(512)]).numpy()
+    x = as_inputs(images, net.size, device) if x is None else x
+    said = torch.cat([(net(b) > 0).long().cpu() for b in x.split(512)]).numpy()
     right, n = said == images.labels.numpy(), np.bincount(groups, minlength=len(GROUPS)).astype(float)
     n[n == 0] = np.nan
     return np.bincount(groups, right, minlength=len(GROUPS))/n
@@ -171,7 +173,7 @@ def balanced_rows(codes, # (n,) what to balance by
         left -= len(taken[c]); rest -= 1
     return np.sort(np.concatenate(list(taken.values()) or [order[:0]])).astype(np.int64)
 
-# %% ../nbs/04a_repair.ipynb #421e0f1f
+# %% ../nbs/04a_repair.ipynb #4b81c1c0
 def one_trial(base:Images, # the biased set
               arms:dict, # name -> Images to fine-tune on
               test:Images, groups, # what accuracy is measured on
@@ -179,9 +181,11 @@ def one_trial(base:Images, # the biased set
              ) -> dict: # name -> (4,) accuracies by group; 'biased' is the classifier before
     "Train a biased classifier and fine-tune a copy of it on each arm. [Chang 2024, section 4.2]"
     net = train_shapes(base, config.base_updates, config, seed, device=device)
-    found = {'biased': group_accuracy(net, test, groups)}
+    x = as_inputs(test, config.size, next(net.parameters()).device)
+    found = {'biased': group_accuracy(net, test, groups, x)}
     for name, images in arms.items():
-        found[name] = group_accuracy(train_shapes(images, config.tune_updates, config, seed + 10_000, net, device), test, groups)
+        tuned = train_shapes(images, config.tune_updates, config, seed + 10_000, net, device)
+        found[name] = group_accuracy(tuned, test, groups, x)
     return found
 
 # %% ../nbs/04a_repair.ipynb #6c035797
@@ -230,13 +234,13 @@ def repair_arms(base:Images, # the biased set, for `longer`
     arms |= dict(longer=base, balanced=balanced_test(len(pools['qdgs']), crop, base.size, generator_seed('ceiling', seed))[0])
     return {name: arms[name] for name in ARMS if name in arms}
 
-# %% ../nbs/04a_repair.ipynb #df6abd89
+# %% ../nbs/04a_repair.ipynb #bf3a8086
 TOLERANT = LIMITS | dict(fit=.84, margin=.04, colour=.40, off=.60, spread=.60) # wider than for a clean drawing
 
 def composition(images:Images, # labelled by measures
                ) -> dict: # n, shares of the groups and of 'other', right, minority, evenness, clean; all but n from 0 to 1
     "What an arm consists of, by the judge."
-    seen, strict = (read_shapes(images.pixels, limits)['group'].numpy() for limits in (TOLERANT, LIMITS))
+    seen, strict = (said['group'].numpy() for said in read_shapes(images.pixels, TOLERANT, LIMITS))
     known = seen[seen < 4]//2 == images.labels.numpy()[seen < 4]
     share = np.bincount(seen, minlength=5)/max(len(seen), 1)
     four = share[:4]/share[:4].sum() if share[:4].sum() else np.full(4, np.nan)

@@ -7,9 +7,9 @@ __all__ = ['COLOURS', 'CLASSES', 'SHAPES', 'GROUPS', 'INKS', 'CANVAS', 'POLYGONS
            'half_planes', 'regular', 'star_distance', 'cross_distance', 'shape_distance', 'placed', 'coverage', 'paint',
            'draw_shapes', 'biased_labels', 'crop_window', 'shape_views', 'sample_shapes', 'shapes_set', 'opacity',
            'close_up', 'unit_planes', 'posed', 'window_points', 'soft_polygon', 'pose_derivatives', 'first_pose',
-           'damped_step', 'pose_limits', 'fit_polygon', 'read_colour', 'as_floats', 'measure_shapes', 'read_shapes',
-           'count_groups', 'damage', 'Scene', 'segment_distance', 'draw_rounded', 'draw_holed', 'draw_morphed',
-           'draw_other', 'draw_purple', 'draw_two_coloured', 'draw_faded', 'draw_ghost', 'draw_blurred',
+           'damped_step', 'pose_limits', 'fit_polygon', 'read_colour', 'as_floats', 'measure_shapes', 'decide',
+           'read_shapes', 'count_groups', 'damage', 'Scene', 'segment_distance', 'draw_rounded', 'draw_holed',
+           'draw_morphed', 'draw_other', 'draw_purple', 'draw_two_coloured', 'draw_faded', 'draw_ghost', 'draw_blurred',
            'draw_splatter', 'draw_blank', 'damaged_shapes']
 
 # %% ../nbs/00e_shapes.ipynb #8239447d
@@ -379,15 +379,11 @@ def measure_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s
     place, off, spread = read_colour(seen, torch.where((triangle > square)[:, None], t, s))
     return dict(triangle=triangle, square=square, area=area, place=place, off=off, spread=spread)
 
-# %% ../nbs/00e_shapes.ipynb #03cc8c8b
-@torch.no_grad()
-def read_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
-                limits:dict=LIMITS, # thresholds
-                batch:int=256, # images at a time
-               ) -> dict: # of (n,): shape 0, 1, 2 (other); colour 0, 1, 2 (other); group 0 to 3, 4 (other); fit 0 to 1
-    "The judge: an exact rule that reads shape and colour of any image, or says that it shows neither class."
-    parts = [measure_shapes(x) for x in images.split(batch)] or [measure_shapes(images)]
-    v = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+# %% ../nbs/00e_shapes.ipynb #7ad8b3ad
+def decide(v:dict, # from `measure_shapes`
+           limits:dict=LIMITS, # thresholds
+          ) -> dict: # of (n,): shape 0, 1, 2 (other); colour 0, 1, 2 (other); group 0 to 3, 4 (other); fit 0 to 1
+    "What the judge says of what it has measured."
     fit, shape = torch.stack([v['triangle'], v['square']], 1).max(1)
     clear = (fit >= limits['fit']) & ((v['triangle'] - v['square']).abs() >= limits['margin'])
     there = (v['area'] >= limits['area']) & (v['off'] <= limits['off']) & (v['spread'] <= limits['spread'])
@@ -396,6 +392,18 @@ def read_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s
     colour = (v['place'] > .5).long().masked_fill(~(there & near), 2)
     group = (2*shape + colour).masked_fill((shape == 2) | (colour == 2), 4)
     return dict(shape=shape, colour=colour, group=group, fit=fit)
+
+# %% ../nbs/00e_shapes.ipynb #971050d4
+@torch.no_grad()
+def read_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
+                *limits:dict, # thresholds, LIMITS if none are given; of several the image is measured once
+                batch:int=256, # images at a time
+               ) -> dict|list: # what `decide` says, for each of the limits
+    "The judge: an exact rule that reads shape and colour of any image, or says that it shows neither class."
+    parts = [measure_shapes(x) for x in images.split(batch)] or [measure_shapes(images)]
+    v = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    said = [decide(v, l) for l in limits or (LIMITS,)]
+    return said if len(said) > 1 else said[0]
 
 # %% ../nbs/00e_shapes.ipynb #48c0e0b0
 def count_groups(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
