@@ -13,8 +13,8 @@ __all__ = ['KIND', 'COLOUR_NAMES', 'ALSO', 'KINDS', 'BROKEN', 'EDGES', 'CAPTIONS
            'build_clip', 'draw_pictures', 'ClipTraining', 'train_text_image', 'fit_text_image', 'retrieval_table',
            'all_pairs', 'separation', 'guide_table', 'walk', 'smoothness']
 
-# %% ../nbs/03a_clip.ipynb #708a382e
-import copy, difflib, hashlib, logging, math, re, time, warnings, zipfile
+# %% ../nbs/03a_clip.ipynb #fad96d8b
+import difflib, hashlib, logging, math, re, time, warnings, zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path

@@ -7,7 +7,7 @@ __all__ = ['REPAIR_PRESETS', 'ARMS', 'TOLERANT', 'ShapeClassifier', 'RepairConfi
            'train_shapes', 'batches', 'group_accuracy', 'balanced_test', 'generator_seed', 'balanced_rows', 'one_trial',
            'fit_trials', 'control_rows', 'repair_arms', 'composition']
 
-# %% ../nbs/04a_repair.ipynb #cff7841d
+# %% ../nbs/04a_repair.ipynb #f9d25404
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from .core import artefact, default_device, generator, load_json, progress, save_json
 from .data import Images
-from .shapes import CLASSES, GROUPS, LIMITS, read_shapes, sample_shapes, shapes_set
+from .shapes import CLASSES, GROUPS, LIMITS, read_shapes, sample_shapes
 from .train import images_hash, no_denormals
 
 # %% ../nbs/04a_repair.ipynb #9e171de8

@@ -6,7 +6,7 @@
 __all__ = ['ShapeEncoder', 'ShapeDecoder', 'ShapeVAE', 'vae_loss', 'VAETraining', 'train_shape_vae', 'load_official_vae',
            'fit_shape_vae']
 
-# %% ../nbs/01b_shapevae.ipynb #fb087d59
+# %% ../nbs/01b_shapevae.ipynb #741e7017
 import math, time
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, default_device, generator, hash_of, load_checkpoint, load_json, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint,
                           save_json)
 from .data import Images
 from .shapes import shapes_set
