@@ -32,7 +32,7 @@ TABLES = {
     'photographs': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], data='affectnet', samplers={'none': [1], 'rl': [1], **paper}),
     'celeba-photographs': dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], data='celeba', samplers={'none': [1], **paper}),
 }
-DEFAULT = 'affectnet,exposure,celeba,shapes,shapes-more,shapes-official'
+DEFAULT = 'affectnet,exposure,celeba,shapes,shapes-more'
 # What one run takes at a scale: cores, megabytes, minutes that a cluster may kill it after, GPUs.
 NEEDS = {'smoke': (1, 1500, 30, 0), 'laptop': (1, 3000, 120, 0), 'gpu': (4, 16_000, 240, 1), 'paper': (8, 64_000, 2880, 1)}
 
