@@ -74,8 +74,10 @@ hooks = if [ -d .git ] && [ -z "$$CI" ] && { [ ! -e .git/hooks/post-merge ] || g
 	|| echo "nbdev's git hooks could not be installed; everything else works without them." >&2; fi
 
 # ---- what a person types --------------------------------------------------------------------------------------------
-parameters = $(if $(filter 10_%,$(NOTEBOOK)),,-r sampler '$(SAMPLER)' -p ratio '$(RATIO)' -r data '$(DATA)') \
-	-r scale '$(SCALE)' -p seed '$(SEED)' $(if $(ROOT),-r root '$(ROOT)') $(if $(CLASSES),-r classes '$(CLASSES)')
+# Only what was typed (or set in the environment) is passed on; the rest is the notebook's own default.
+typed = $(if $(filter-out file undefined,$(origin $(1))),$(if $($(1)),$(2) '$($(1))'))
+parameters = $(call typed,SAMPLER,-r sampler) $(call typed,RATIO,-p ratio) $(call typed,SCALE,-r scale) $(call typed,SEED,-p seed) \
+	$(call typed,DATA,-r data) $(call typed,ROOT,-r root) $(call typed,CLASSES,-r classes)
 
 run: $(READY)  ## one run of the main experiment, from training the GAN to the table (10 minutes on two cores)
 	@folder=$${SYNTHNB_RUNS:-runs}/$(NOTEBOOK); mkdir -p $$folder; page=$$folder/notebook-$$$$; touch $$page.start; \
