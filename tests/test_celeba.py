@@ -1,17 +1,14 @@
 """CelebA in torchvision's own layout: read as torchvision reads it, and the whole of 08_celeba on it and on drawn faces."""
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import test_experiment
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = ['5_o_Clock_Shadow', 'Bald', 'Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Male', 'Smiling', 'Young']
 PARTS = dict(train=260, valid=60, test=60)
 
@@ -94,12 +91,7 @@ def test_one_class_an_image_is_as_it_was(tmp_path):
 
 def run(runs, *args):
     "08_celeba at smoke scale, as a user runs it: (exit status, output)."
-    Path(runs).mkdir(exist_ok=True)
-    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'08_celeba.ipynb'), str(Path(runs)/'executed.ipynb'), '--kernel',
-               'python3', '-p', 'scale', 'smoke', '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
-    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
-    return done.returncode, done.stdout
+    return test_experiment.run(runs, *args, notebook='08_celeba', timeout=600)
 
 
 def record(runs):

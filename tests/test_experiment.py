@@ -16,18 +16,19 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(runs, *args, scale='smoke'):
-    "papermill on 07_affectnet in a new process; `args` are its further arguments."
-    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'07_affectnet.ipynb'), str(Path(runs)/'executed.ipynb'),
+def start(runs, *args, scale='smoke', notebook='07_affectnet'):
+    "papermill on a notebook in a new process; `args` are its further arguments."
+    Path(runs).mkdir(exist_ok=True)
+    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'), str(Path(runs)/'executed.ipynb'),
                '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def run(runs, *args, **kw):
+def run(runs, *args, timeout=400, **kw):
     "The same, waited for: (exit status, output)."
     process = start(runs, *args, **kw)
-    output = process.communicate(timeout=400)[0]
+    output = process.communicate(timeout=timeout)[0]
     return process.returncode, output
 
 

@@ -1,31 +1,22 @@
 """10_shapes as a user runs it, a search that is killed in the middle, and what is refused."""
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import test_experiment
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_resume import child, kill_when
 
-ROOT = Path(__file__).resolve().parent.parent
 ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'qdgs-tuned', 'generator-set',
         'balanced'}
 
 
 def run(runs, *args):
     "10_shapes at smoke scale, in a process of its own: (exit status, output)."
-    Path(runs).mkdir(exist_ok=True)
-    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'10_shapes.ipynb'), str(Path(runs)/'executed.ipynb'), '--kernel',
-               'python3', '-p', 'scale', 'smoke', '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
-    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1', OMP_NUM_THREADS='1')
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
-    return done.returncode, done.stdout
+    return test_experiment.run(runs, *args, notebook='10_shapes', timeout=600)
 
 
 @pytest.fixture(scope='module')
