@@ -7,7 +7,7 @@ __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'reserve', 'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number',
            'name_list', 'check_parameters', 'run_name', 'provenance', 'peak_memory', 'Run', 'read_runs', 'set_theme',
-           'as_pixels', 'show_images']
+           'as_pixels', 'show_images', 'as_jpeg']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, errno, hashlib, io, json, os, platform, random, re, resource, shutil, subprocess, sys, time
@@ -401,3 +401,12 @@ def show_images(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
         if rows is not None and i % ncols == 0: ax.set_ylabel(rows[i//ncols], fontsize=9)
     if title: fig.suptitle(title, fontsize=10)
     return fig
+
+# %% ../nbs/00_core.ipynb #285122cc
+def as_jpeg(figure:plt.Figure, # closed once it is shown
+            quality:int=50, # of JPEG, 1 to 95
+           ):
+    "Show a figure of many colours so that the notebook stays small."
+    from IPython.display import Image, display
+    buffer = io.BytesIO(); figure.savefig(buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
+    plt.close(figure); display(Image(buffer.getvalue(), format='jpeg'))
