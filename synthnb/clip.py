@@ -13,8 +13,8 @@ __all__ = ['KIND', 'COLOUR_NAMES', 'ALSO', 'KINDS', 'BROKEN', 'EDGES', 'CAPTIONS
            'build_clip', 'draw_pictures', 'ClipTraining', 'train_text_image', 'fit_text_image', 'retrieval_table',
            'all_pairs', 'separation', 'guide_table', 'walk', 'smoothness']
 
-# %% ../nbs/03a_clip.ipynb #fad96d8b
-import difflib, hashlib, logging, math, re, time, warnings, zipfile
+# %% ../nbs/03a_clip.ipynb #34bba328
+import difflib, logging, math, re, time, warnings, zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,15 +129,6 @@ def load(cls:TextImage, path:Path, # written by `save`
     else: model, tokenizer = build_clip(about['config']), WordTokenizer(about['tokens'], about['config']['text_cfg']['context_length'])
     model.load_state_dict(state['state'])
     return cls(model, tokenizer, state['size'], state['mean'], state['std'], state['name'], about).to(default_device(device))
-
-# %% ../nbs/03a_clip.ipynb #34357db3
-@patch
-def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
-    "A short name for exactly these weights, the same on every machine."
-    digest = hashlib.blake2b(f'{self.size} {self.mean.flatten().tolist()}'.encode(), digest_size=6)
-    for key, value in sorted(self.model.state_dict().items()):
-        digest.update(key.encode()); digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 # %% ../nbs/03a_clip.ipynb #2c6c3c3c
 def read_weights(path:Path, # a file in one of the three formats, or one of ours

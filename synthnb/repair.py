@@ -7,7 +7,7 @@ __all__ = ['REPAIR_PRESETS', 'ARMS', 'TOLERANT', 'ShapeClassifier', 'RepairConfi
            'train_shapes', 'batches', 'group_accuracy', 'balanced_test', 'generator_seed', 'balanced_rows', 'one_trial',
            'fit_trials', 'control_rows', 'repair_arms', 'composition']
 
-# %% ../nbs/04a_repair.ipynb #f9d25404
+# %% ../nbs/04a_repair.ipynb #0a860416
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from .core import artefact, default_device, generator, load_json, progress, save_json
 from .data import Images
-from .shapes import CLASSES, GROUPS, LIMITS, read_shapes, sample_shapes
+from .shapes import GROUPS, LIMITS, biased_labels, read_shapes, shapes_set
 from .train import images_hash, no_denormals
 
 # %% ../nbs/04a_repair.ipynb #9e171de8
@@ -87,7 +87,7 @@ def turned_batch(x:Tensor, # (b, 3, s, s)
     angle = float(torch.rand((), generator=gen)*360 - 180)
     return TF.rotate(x, angle, fill=[1., 1., 1.])
 
-# %% ../nbs/04a_repair.ipynb #cc8030c4
+# %% ../nbs/04a_repair.ipynb #9e552d55
 def train_shapes(images:Images, # to train on; two classes
                  updates:int, # how many updates
                  config:RepairConfig, # settings
@@ -98,7 +98,7 @@ def train_shapes(images:Images, # to train on; two classes
     "Train a shape classifier, or fine-tune a copy of one. [Chang 2024, section 4.2]"
     device = default_device(str(device))
     if not len(images.labels): raise ValueError('there is no image to train on: the arm is empty; look at its pool before it is used')
-    torch.manual_seed(int(generator('shape classifier', seed).initial_seed() % 2**31)) # the weights of a new one
+    torch.manual_seed(generator_seed('shape classifier', seed)) # the weights of a new one
     new = ShapeClassifier(config.width, config.size)
     if net is not None: new.load_state_dict(net.state_dict())
     new = new.to(device, memory_format=torch.channels_last).train()
@@ -137,14 +137,14 @@ def group_accuracy(net:ShapeClassifier, images:Images,
     n[n == 0] = np.nan
     return np.bincount(groups, right, minlength=len(GROUPS))/n
 
-# %% ../nbs/04a_repair.ipynb #3230e613
+# %% ../nbs/04a_repair.ipynb #7033c3f6
 def balanced_test(n:int=5000, # images, a quarter of each group
                   crop:str='paper', size:int=128, # see `shapes_set`
                   seed:int=0, # another than the training sets'
                  ) -> tuple: # (Images, groups)
     "A balanced set and its groups. [Chang 2024, section 4]"
-    pixels, labels, blue = sample_shapes(n, .5, crop, size, generator_seed('balanced', seed))
-    return Images((pixels*255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), labels, CLASSES), (2*labels + blue).numpy()
+    labels, blue = biased_labels(n, .5)
+    return shapes_set(n, .5, crop, size, generator_seed('balanced', seed)), (2*labels + blue).numpy()
 
 # %% ../nbs/04a_repair.ipynb #b1681262
 def generator_seed(*keys) -> int: # below 2**31
