@@ -1,5 +1,5 @@
 # The grid behind the tables: every run that a table needs, made once, as many at a time as fit.
-#   make tables                              on what we draw (affectnet, exposure, celeba and shapes), then the verdicts
+#   make tables                              on what we draw (the tables in DEFAULT below), then the verdicts
 #   make tables TABLE=wildfaces ROOT=folder  photographs;  TABLE=gpu  table 2 on one GPU;  SEEDS=0,1  SCALE=smoke  CORES=8  FRESH=1
 #   make tables ARGS=--dry-run               what is missing
 #   make tables ARGS='--profile profiles/slurm'   the same on a cluster (see there)
@@ -15,12 +15,13 @@ from synthnb.core import declared_parameters, run_name, runs_dir
 # ---- what is run: table -> what its runs share, its seeds, and for every sampler its ratios. The long ones come first. --------------
 paper = {s: [1, 2, 5] for s in ('random', 'cl-sam', 'cr-sam')}
 beyond = ('aum', 'k-centre', 'drs', 'gold', 'instance-selection', 'precision', 'density', 'cl-cap')
+WILD = dict(data='affectnet', classes='neutral,happiness,sadness,surprise,anger')
 TABLES = {
     'affectnet': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4],
                       samplers={'none': [1], 'rl': [1], 'rl-top': [1, 2], **{s: [1] for s in beyond}, 'oracle': [1], **paper}),
     'exposure':  dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], exposure='fixed', samplers={'random': [2], 'cl-sam': [2]}),
     'celeba':    dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], samplers={'none': [1], **paper}),
-    'wildfaces': dict(experiment='07_affectnet', seeds=[0, 1, 2], data='affectnet', classes='neutral,happiness,sadness,surprise,anger',
+    'wildfaces': dict(experiment='07_affectnet', seeds=[0, 1, 2], **WILD,
                       samplers={'none': [1], 'rl': [1], **{s: [1, 2] for s in (*paper, 'rl-top', *beyond)}}),
     'gpu':       dict(experiment='07_affectnet', seeds=[0, 1, 2], scale='gpu', samplers={'none': [1], 'rl': [1], **paper}),
     # Paper 4: a run is a whole experiment. How many seeds, its rule says: 10, 15 or 20 (10_shapes); appendix B's sweeps in the first five.
@@ -28,11 +29,20 @@ TABLES = {
     'shapes-more': dict(experiment='10_shapes', seeds=[5, 6, 7, 8, 9], sweeps=False),
     'shapes-official': dict(experiment='10_shapes', seeds=[0, 1, 2, 3, 4], preset='official', sweeps=False),
     'shapes-gpu': dict(experiment='10_shapes', seeds=[0, 1, 2, 3, 4], scale='gpu'),
+    # Papers 3 and 5: a run is a whole experiment too. On photographs with the classes that wildfaces has enough of.
+    'latent':    dict(experiment='12_latent', seeds=[0, 1, 2, 3, 4]),
+    'overfitting': dict(experiment='13_overfitting', seeds=[0, 1, 2, 3, 4]),
+    'latent-wildfaces': dict(experiment='12_latent', seeds=[0, 1, 2, 3, 4], **WILD),
+    'overfitting-wildfaces': dict(experiment='13_overfitting', seeds=[0, 1, 2, 3, 4], sweeps=False, **WILD),
+    'latent-gpu': dict(experiment='12_latent', seeds=[0, 1, 2, 3, 4], scale='gpu'),
+    'overfitting-gpu': dict(experiment='13_overfitting', seeds=[0, 1, 2, 3, 4], scale='gpu'),
+    'latent-photographs': dict(experiment='12_latent', seeds=[0, 1, 2, 3, 4], data='affectnet'),
+    'overfitting-photographs': dict(experiment='13_overfitting', seeds=[0, 1, 2, 3, 4], data='affectnet'),
     # What the paper ran: AffectNet with all of its classes, CelebA with its partition (SCALE=paper; ROOT=folder).
     'photographs': dict(experiment='07_affectnet', seeds=[0, 1, 2, 3, 4], data='affectnet', samplers={'none': [1], 'rl': [1], **paper}),
     'celeba-photographs': dict(experiment='08_celeba', seeds=[0, 1, 2, 3, 4], data='celeba', samplers={'none': [1], **paper}),
 }
-DEFAULT = 'affectnet,exposure,celeba,shapes,shapes-more'
+DEFAULT = 'affectnet,exposure,celeba,shapes,shapes-more,latent,overfitting'
 # What one run takes at a scale: cores, megabytes, minutes that a cluster may kill it after, GPUs.
 NEEDS = {'smoke': (1, 1500, 30, 0), 'laptop': (1, 3000, 120, 0), 'gpu': (4, 16_000, 240, 1), 'paper': (8, 64_000, 2880, 1)}
 

@@ -1,6 +1,6 @@
 """`make bench`: the speed and memory table, as ratios measured side by side in one run, on the CPU or on CUDA.
 
-Options: --device auto|cpu|cuda, --only gan|train|scoring|children|search, --out FILE.csv
+Options: --device auto|cpu|cuda, --only gan|train|scoring|children|search|vae|noise, --out FILE.csv
 """
 import argparse
 import sys
@@ -18,11 +18,13 @@ from synthnb.data import Images  # noqa: E402
 from synthnb.drawn import draw_images, expression_labels, EXPRESSIONS  # noqa: E402
 from synthnb.clip import fit_text_image  # noqa: E402
 from synthnb.gan import bench_stargan  # noqa: E402
+from synthnb.noise import bench_auto_relu  # noqa: E402
 from synthnb.qdgs import DETAILED, OBJECTIVES, bench_qdgs, search_preset  # noqa: E402
 from synthnb.rl import bench_children  # noqa: E402
 from synthnb.samplers import bench_scoring  # noqa: E402
 from synthnb.shapevae import fit_shape_vae  # noqa: E402
 from synthnb.train import bench_train  # noqa: E402
+from synthnb.vae import bench_vae  # noqa: E402
 
 
 def gan_rows(device):
@@ -66,14 +68,37 @@ def search_rows(device):
     for _, r in found.iterrows(): yield r.measure, r.value, r.wanted
 
 
+def vae_rows(device):
+    "A training step of the thesis's autoencoder at its batch of 16, against the plain eager float32 loop."
+    wanted = 3. if device.type == 'cuda' else 1.3
+    for size in (32, 64, 128):
+        b = bench_vae(size=size, batch=16, device=device)
+        yield f'VAE at {size} px, batch 16: plain eager loop, ms a step', b['plain_ms'], ''
+        yield f'VAE at {size} px, batch 16: ours, ms a step', b['ours_ms'], ''
+        yield f'VAE at {size} px: plain / ours', b['ratio'], wanted
+
+
+def noise_rows(device):
+    "A training step of ResNet-18 with AutoReLU at the first unit of each block, against ReLU."
+    for width in ((64,) if device.type == 'cuda' else (8, 64)):
+        b = bench_auto_relu(arch='resnet18', width=width, batch=64, device=device)
+        yield f"{b['what']}: ReLU, ms a step", b['relu_ms'], ''
+        yield f"{b['what']}: AutoReLU, ms a step", b['auto_ms'], ''
+        yield f"{b['what']}: overhead of AutoReLU, %", 100*b['overhead'], '< 10'
+
+
+ROWS = dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows, search=search_rows, vae=vae_rows,
+            noise=noise_rows)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument('--device', default='auto')
-    options.add_argument('--only', choices=['gan', 'train', 'scoring', 'children', 'search'])
+    options.add_argument('--only', choices=list(ROWS))
     options.add_argument('--out', type=Path, help='also write the table here, as CSV')
     options = options.parse_args()
     device, rows, start = default_device(options.device), [], time.time()
-    for name, make in dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows, search=search_rows).items():
+    for name, make in ROWS.items():
         if options.only not in (None, name): continue
         seed_everything(0)
         for measure, value, wanted in make(device):

@@ -75,6 +75,10 @@ def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
     first = {'10_shapes/' + (f'seed={s}' if s else 'default') for s in range(5)}
     assert names == first | {f'10_shapes/seed={s},sweeps=0' for s in range(5, 10)} | {
         '10_shapes/preset=official,' + (f'seed={s},' if s else '') + 'sweeps=0' for s in range(5)}
+    names = listed(tmp_path, 'table=latent,overfitting,latent-wildfaces', 'root=nowhere/wildfaces')
+    wild = {name for name in names if 'root=wildfaces' in name}
+    assert names - wild == {f'{e}/' + (f'seed={s}' if s else 'default') for e in ('12_latent', '13_overfitting') for s in range(5)}
+    assert len(wild) == 5 and all(name.startswith('12_latent/data=affectnet') for name in wild)
 
 
 @pytest.mark.parametrize('table, said', [('wildfaces', 'ROOT=folder'), ('tabel', "unknown table 'tabel': choose from affectnet, exposure")])

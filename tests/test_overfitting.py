@@ -1,0 +1,101 @@
+"""13_overfitting as a user runs it, a training with noise that is killed in the middle, and what is refused."""
+
+import pandas as pd
+import pytest
+import test_experiment
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_resume import child, kill_when
+
+miniature = test_experiment.miniature # AffectNet's layout
+
+
+def run(runs, *args):
+    "13_overfitting at smoke scale, in a process of its own: (exit status, output)."
+    return test_experiment.run(runs, *args, notebook='13_overfitting', timeout=600)
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory):
+    "One finished run, which the tests below share."
+    runs = tmp_path_factory.mktemp('runs')
+    status, output = run(runs, '-p', 'seed', '3')
+    assert status == 0, output[-3000:]
+    return runs, runs/'13_overfitting'/'scale=smoke,seed=3'
+
+
+CHILD = '''
+import sys, time, torch
+from synthnb import noise
+from synthnb.drawn import drawn_set
+torch.set_num_threads(1)
+slow = float(sys.argv[1])
+update = noise.NoisyTraining.update
+def slowly(self): time.sleep(slow); update(self)
+noise.NoisyTraining.update = slowly
+train = noise.run_noisy
+noise.run_noisy = lambda *args, **kw: train(*args, save_seconds=0., **kw)
+sets = [drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((128, 'train'), (64, 'valid'), (64, 'test'))]
+noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', epochs=8, w0=.004)
+'''
+
+
+def test_a_training_killed_by_the_system_comes_to_the_same_network(tmp_path):
+    a, b, script = tmp_path/'a', tmp_path/'b', CHILD
+    assert child(a, script=script).wait(timeout=120) == 0
+    kill_when(child(b, .05, script=script), lambda: list(b.glob('artefacts/noise/*.part/training.pt')))
+    assert not list(b.glob('artefacts/noise/*/best.safetensors'))
+    assert child(b, script=script).wait(timeout=120) == 0
+    whole, again = (next(r.glob('artefacts/noise/*/best.safetensors')).parent for r in (a, b))
+    for name in ('best.safetensors', 'last.safetensors'): assert (whole/name).read_bytes() == (again/name).read_bytes()
+    histories = [pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (whole, again)]
+    pd.testing.assert_frame_equal(*histories)
+    assert histories[0].flipped.max() > 0, 'nothing ever flipped: the test would not see a lost sign'
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 12), st.integers(0, 400))
+def test_the_periodic_schedule_is_algorithm_1(interval, steps):
+    "The paper's loop, line by line: `step` is counted before, the flag is looked at, and then toggled."
+    from synthnb.noise import Periodic
+    schedule, step, flag = Periodic(interval), 0, False
+    for done in range(steps):
+        step += 1
+        assert schedule.sign(done, 0, []) == (-1 if flag else 1)
+        if step % interval == interval - 1: flag = not flag
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), st.floats(.01, .9), st.booleans(), st.integers(1, 4))
+def test_below_the_cliff_autorelu_is_a_relu_of_one_sign(seed, size, flipped, channels):
+    from synthnb.noise import AutoReLU
+    x = torch.randn(2, channels, 5, 5, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    unit, s = AutoReLU(channels, w0=size), -1. if flipped else 1.
+    with torch.no_grad(): unit.w.mul_(s)
+    out, g = unit(x), torch.randn(x.shape)
+    assert torch.equal(out, torch.relu(s*x))
+    out.backward(g); mine, x.grad = x.grad, None
+    torch.relu(s*x).backward(g)
+    assert torch.equal(mine, x.grad) and not unit.w.grad.any()
+
+
+@pytest.mark.parametrize('build', ['resnet18', 'resnet50', 'convnext_tiny', 'efficientnet_b0'])
+def test_torchvisions_networks_take_noise_and_give_it_back(build):
+    import torchvision.models as models
+    from synthnb.noise import inject, noise_units, set_signs, signs, without_noise
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 64, 64)
+    for how in ('periodic', 'dynamic'):
+        far = dict(cliff=1e9) if how == 'dynamic' else {} # features of a network that has seen nothing are large
+        net = getattr(models, build)(num_classes=5).eval()
+        with torch.no_grad():
+            plain = net(x)
+            assert torch.equal(inject(net, how, **far)(x), plain), 'with positive signs it is the same network'
+            turned = set_signs(net, -1)(x)
+            size = plain.abs().max() # of EfficientNet, 1e-13
+            assert not torch.allclose(turned/size, plain/size) and (signs(net) == -1).all() and len(noise_units(net)) > 5
+            with without_noise(net): assert torch.equal(net(x), plain)
+            other = inject(getattr(models, build)(num_classes=5), how, **far).eval()
+            other.load_state_dict(net.state_dict())
+            assert torch.equal(other(x), turned), 'the signs are saved with the weights'
