@@ -13,8 +13,8 @@ __all__ = ['NETWORKS', 'VARIANTS', 'AUGMENTATIONS', 'OF_CATEGORY', 'ARMS', 'STRA
            'reconstruct', 'sample_images', 'checked_labels', 'interpolate', 'vae_pool', 'tsne_latents', 'PlainUp',
            'plain_vae', 'PlainTraining', 'bench_vae']
 
-# %% ../nbs/05_vae.ipynb #1bc3001c
-import json, math, time
+# %% ../nbs/05_vae.ipynb #8dbf7551
+import copy, json, math, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
@@ -813,7 +813,7 @@ def tsne_latents(vae:VAE, images:Images|ImageSet, # at most some thousands
     if len(mu) < 4: raise ValueError(f'{len(mu)} images are too few for a map; give at least 4')
     return TSNE(2, perplexity=min(perplexity, (len(mu) - 1)/3), init='pca', random_state=seed).fit_transform(mu)
 
-# %% ../nbs/05_vae.ipynb #3e84b5ab
+# %% ../nbs/05_vae.ipynb #173c4a02
 class PlainUp(nn.Sequential):
     "Upsampling and a convolution as standard layers, for the benchmark and the tests."
     def __init__(self, up:UpConv):
@@ -823,7 +823,7 @@ class PlainUp(nn.Sequential):
 
 def plain_vae(vae:VAE) -> VAE: # a copy in standard layers, contiguous
     "The same network and weights as a plain loop would have them."
-    plain = type(vae)(vae.latent_dim, vae.size, vae.n_classes, vae.halvings); plain.load_state_dict(vae.state_dict())
+    plain = copy.deepcopy(vae)
     for name, layer in list(plain.decoder.named_children()):
         if isinstance(layer, UpConv): plain.decoder[int(name)] = PlainUp(layer)
     return plain.to(vae.device, memory_format=torch.contiguous_format)

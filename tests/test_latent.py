@@ -1,4 +1,5 @@
 """12_latent as a user runs it, an autoencoder's training that is killed in the middle, and what is refused."""
+import json
 
 import numpy as np
 import pandas as pd
@@ -87,3 +88,50 @@ def test_the_category_is_the_listings(losses):
     else: said = 'high'
     assert loss_category(losses) == said
     if (trend < 0).all() and mean > .15: assert loss_category(losses, 'intended') == 'high' != said
+
+
+def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
+    runs, folder = first
+    found = json.loads((folder/'metrics.json').read_text())['metrics']
+    table = {p.stem: pd.read_csv(p) for p in (folder/'tables').glob('*.csv')}
+    assert set(table) >= {'models', 'history', 'augmentations', 'scores', 'thesis', 'classifier', 'claims', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'real', 'figure4_1', 'figureC12_C14', 'figure5_1', 'samples',
+        'figureC1_C6', 'figure5_2', 'figureC10_C11', 'pools', 'against_none'}
+    assert len(found['scores']) == 9 and len(found['classifier']) == 7
+    for s in found['scores'].values(): assert np.isclose(s['RMSE']**2, s['MSE']) and np.isclose(np.exp(s['LMSE']), s['MSE'])
+    assert set(table['claims'].key) == set(found['claims']) and not table['claims'].key.duplicated().any()
+    none, cutout = found['scores']['none'], found['scores']['cutout']
+    assert np.isclose(found['claims']['MSE cutout none'], -100*(cutout['MSE']/none['MSE'] - 1))
+    assert (table['verdicts'].verdict == 'undecided (only 1 seed)').all(), 'one seed decides nothing'
+    assert found['models']["the thesis's VAE, 128 px"]['parameters'] == 959_427 and found['extractor'].startswith('resnet10-drawn')
+
+
+def test_a_second_run_makes_nothing_again(first):
+    "But the times of the augmentations themselves, which are measured in every run."
+    runs, folder = first
+    before = json.loads((folder/'metrics.json').read_text())['metrics']
+    status, output = run(runs, '-p', 'seed', '3')
+    assert status == 0 and 'made in' not in output
+    after = json.loads((folder/'metrics.json').read_text())['metrics']
+    timed = lambda m: {k: v for k, v in m['claims'].items() if not k.startswith('ms ')}
+    assert timed(after) == timed(before) and after['scores'] == before['scores'] and after['classifier'] == before['classifier']
+
+
+def test_photographs_in_affectnets_layout(miniature, tmp_path):
+    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'classes', 'neutral,happiness')
+    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, output[-3000:]
+    record = next(tmp_path.glob('12_latent/*/metrics.json')).parent
+    found = json.loads((record/'metrics.json').read_text())['metrics']
+    assert str(tmp_path) not in (record/'params.json').read_text() + json.dumps(found), 'a record must not hold a path of the machine'
+    assert 'drawn' not in found['extractor'], 'photographs are not judged by a network that learned from drawings'
+
+
+@pytest.mark.parametrize('args, said', [
+    (['-p', 'kl', 'median'], 'choose one of mean, sum'),
+    (['-p', 'strategy', 'none'], 'unknown parameter strategy'),
+    (['-p', 'data', 'csv', '-p', 'root', 'nowhere.csv'], 'nowhere.csv'),
+])
+def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
+    status, output = run(tmp_path, *args)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('12_latent/*/metrics.json'))

@@ -1,5 +1,7 @@
 """13_overfitting as a user runs it, a training with noise that is killed in the middle, and what is refused."""
+import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import test_experiment
@@ -99,3 +101,51 @@ def test_torchvisions_networks_take_noise_and_give_it_back(build):
             other = inject(getattr(models, build)(num_classes=5), how, **far).eval()
             other.load_state_dict(net.state_dict())
             assert torch.equal(other(x), turned), 'the signs are saved with the weights'
+
+
+def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
+    runs, folder = first
+    found = json.loads((folder/'metrics.json').read_text())['metrics']
+    table = {p.stem: pd.read_csv(p) for p in (folder/'tables').glob('*.csv')}
+    assert set(table) >= {'curves', 'table1', 'sweep', 'units', 'claims', 'over_seeds', 'optimism', 'verdict'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'training_images', 'overfitting', 'figure3_4', 'figure5_6', 'figure7_8',
+        'figure9', 'figure10_11', 'portable', 'differences', 'optimism', 'gap', 'sweep'}
+    assert set(table['claims'].key) == set(found['claims']) and len(found['methods']) == 12
+    said = table['verdict'].verdict
+    assert (said.str.startswith('undecided') | said.str.startswith('not ')).all(), 'one seed decides nothing'
+    for name, m in found['methods'].items():
+        curve = table['curves'][table['curves'].method == name]
+        chosen = curve[curve.epoch == m['chosen_epoch']].iloc[0]
+        assert np.isclose(chosen.valid_f1, m['valid_f1_max'], atol=1e-5) and np.isclose(curve.valid_f1.max(), m['valid_f1_max'], atol=1e-5)
+        assert np.isclose(m['optimism'], m['valid_f1_max'] - m['test_f1'])
+    plain, periodic = (found['methods'][k] for k in ('plain', 'periodic'))
+    assert np.isclose(found['claims']['periodic'], 100*(periodic['test_f1'] - plain['test_f1']))
+    assert plain['turns'] == 0 < periodic['turns'] and plain['test_f1'] == plain['test_f1_off']
+
+
+def test_a_second_run_makes_nothing_again(first):
+    runs, folder = first
+    before = json.loads((folder/'metrics.json').read_text())['metrics']
+    status, output = run(runs, '-p', 'seed', '3')
+    assert status == 0 and 'made in' not in output
+    assert json.loads((folder/'metrics.json').read_text())['metrics'] == before
+
+
+def test_photographs_in_affectnets_layout(miniature, tmp_path):
+    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'classes', 'neutral,happiness',
+                         '-p', 'sweeps', 'False', '-p', 'epochs', '2')
+    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, output[-3000:]
+    record = next(tmp_path.glob('13_overfitting/*/metrics.json')).parent
+    assert str(tmp_path) not in (record/'params.json').read_text(), 'a record must not hold a path of the machine'
+    assert json.loads((record/'metrics.json').read_text())['metrics']['classes'] == ['neutral', 'happiness']
+
+
+@pytest.mark.parametrize('args, said', [
+    (['-p', 'interval', '-3'], 'an integer from 0'),
+    (['-p', 'sampler', 'cl-sam'], 'unknown parameter sampler'),
+    (['-p', 'data', 'affectnet', '-p', 'root', 'nowhere'], 'nowhere does not exist'),
+])
+def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
+    status, output = run(tmp_path, *args)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('13_overfitting/*/metrics.json'))
