@@ -106,17 +106,6 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     assert found['models']["the thesis's VAE, 128 px"]['parameters'] == 959_427 and found['extractor'].startswith('resnet10-drawn')
 
 
-def test_a_second_run_makes_nothing_again(first):
-    "But the times of the augmentations themselves, which are measured in every run."
-    runs, folder = first
-    before = json.loads((folder/'metrics.json').read_text())['metrics']
-    status, output = run(runs, '-p', 'seed', '3')
-    assert status == 0 and 'made in' not in output
-    after = json.loads((folder/'metrics.json').read_text())['metrics']
-    timed = lambda m: {k: v for k, v in m['claims'].items() if not k.startswith('ms ')}
-    assert timed(after) == timed(before) and after['scores'] == before['scores'] and after['classifier'] == before['classifier']
-
-
 def test_photographs_in_affectnets_layout(miniature, tmp_path):
     status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'classes', 'neutral,happiness')
     assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, output[-3000:]
@@ -128,7 +117,6 @@ def test_photographs_in_affectnets_layout(miniature, tmp_path):
 
 @pytest.mark.parametrize('args, said', [
     (['-p', 'kl', 'median'], 'choose one of mean, sum'),
-    (['-p', 'strategy', 'none'], 'unknown parameter strategy'),
     (['-p', 'data', 'csv', '-p', 'root', 'nowhere.csv'], 'nowhere.csv'),
 ])
 def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
