@@ -586,7 +586,7 @@ def mean_squared_error(vae:VAE, images:Images|ImageSet, # with labels, where the
     vae.train(was)
     return total/n
 
-# %% ../nbs/05_vae.ipynb #31a4db51
+# %% ../nbs/05_vae.ipynb #9b0c5f8e
 @patch
 def end_epoch(self:LatentTraining, started:float): # when its last step began
     "A row of history; then what augments the next epoch. [paper 3, 4.1]"
@@ -605,8 +605,9 @@ def end_epoch(self:LatentTraining, started:float): # when its last step began
 def epoch_augmentation(self:LatentTraining) -> str:
     "The augmentation of the epoch that ends; of several, the most frequent one."
     if self.strategy == 'cutout-images': return 'none' if self.step == self.per_epoch else 'cutout-images'
-    mine = [d['augmentation'] for d in self.decisions if d['update'] > self.step - self.per_epoch]
-    return max(mine, key=mine.count) if mine else self.augmentation
+    if self.strategy not in ('random', 'bandit'): return self.augmentation
+    mine = [d['augmentation'] for d in self.decisions if self.step - self.per_epoch <= d['update'] < self.step]
+    return max(mine, key=mine.count) if mine else 'none'
 
 # %% ../nbs/05_vae.ipynb #a588c4d9
 @patch
@@ -663,7 +664,7 @@ def resume(self:LatentTraining, path:Path, name:str):
     self.parameters = AugmentParameters(**state.pop('parameters'))
     for k, v in state.items(): setattr(self, k, v)
 
-# %% ../nbs/05_vae.ipynb #f1514439
+# %% ../nbs/05_vae.ipynb #4e02d268
 @patch
 def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds the decisions
     "The history as a table."
@@ -674,7 +675,7 @@ def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds 
 def write(self:LatentTraining, folder:Path):
     "Write the snapshots and the decisions beside the checkpoint."
     epochs, grids = zip(*self.snapshots)
-    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack(grids).cpu().numpy())
+    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack([g.cpu() for g in grids]).numpy())
     save_json(Path(folder)/'snapshots.json', dict(epochs=epochs)); save_json(Path(folder)/'decisions.json', self.decisions)
 
 # %% ../nbs/05_vae.ipynb #b0d82bc2
