@@ -452,14 +452,14 @@ def check_config(config:VAEConfig):
     if config.warmup >= 1: raise ValueError(f'VAEConfig: warmup={config.warmup!r} should be below 1')
     if config.batch_size < 2: raise ValueError('VAEConfig: batch_size should be at least 2, for batch norm and mixup')
 
-# %% ../nbs/05_vae.ipynb #9868f5b5
+# %% ../nbs/05_vae.ipynb #1bd84672
 PRESETS = dict(
     paper=VAEConfig(),
     gpu=VAEConfig(size=64, halvings=3, epochs=60, batch_size=64, lr=3e-3, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
                   snapshot_every=10, search_images=512, every=50),
     laptop=VAEConfig(size=32, halvings=2, epochs=15, batch_size=32, lr=3e-3, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
                      snapshot_every=3, search_images=128, every=15),
-    smoke=VAEConfig(size=16, halvings=1, epochs=2, batch_size=8, lr=3e-3, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
+    smoke=VAEConfig(size=16, halvings=1, epochs=2, batch_size=8, lr=5e-4, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
                     snapshot_every=1, search_images=16, every=2))
 
 def vae_preset(name:str, # 'paper', 'laptop', 'gpu' or 'smoke'
@@ -586,7 +586,7 @@ def mean_squared_error(vae:VAE, images:Images|ImageSet, # with labels, where the
     vae.train(was)
     return total/n
 
-# %% ../nbs/05_vae.ipynb #9b0c5f8e
+# %% ../nbs/05_vae.ipynb #31a4db51
 @patch
 def end_epoch(self:LatentTraining, started:float): # when its last step began
     "A row of history; then what augments the next epoch. [paper 3, 4.1]"
@@ -605,9 +605,8 @@ def end_epoch(self:LatentTraining, started:float): # when its last step began
 def epoch_augmentation(self:LatentTraining) -> str:
     "The augmentation of the epoch that ends; of several, the most frequent one."
     if self.strategy == 'cutout-images': return 'none' if self.step == self.per_epoch else 'cutout-images'
-    if self.strategy not in ('random', 'bandit'): return self.augmentation
-    mine = [d['augmentation'] for d in self.decisions if self.step - self.per_epoch <= d['update'] < self.step]
-    return max(mine, key=mine.count) if mine else 'none'
+    mine = [d['augmentation'] for d in self.decisions if d['update'] > self.step - self.per_epoch]
+    return max(mine, key=mine.count) if mine else self.augmentation
 
 # %% ../nbs/05_vae.ipynb #a588c4d9
 @patch
@@ -664,7 +663,7 @@ def resume(self:LatentTraining, path:Path, name:str):
     self.parameters = AugmentParameters(**state.pop('parameters'))
     for k, v in state.items(): setattr(self, k, v)
 
-# %% ../nbs/05_vae.ipynb #4e02d268
+# %% ../nbs/05_vae.ipynb #f1514439
 @patch
 def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds the decisions
     "The history as a table."
@@ -675,7 +674,7 @@ def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds 
 def write(self:LatentTraining, folder:Path):
     "Write the snapshots and the decisions beside the checkpoint."
     epochs, grids = zip(*self.snapshots)
-    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack([g.cpu() for g in grids]).numpy())
+    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack(grids).cpu().numpy())
     save_json(Path(folder)/'snapshots.json', dict(epochs=epochs)); save_json(Path(folder)/'decisions.json', self.decisions)
 
 # %% ../nbs/05_vae.ipynb #b0d82bc2
