@@ -97,7 +97,7 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     assert set(table) >= {'models', 'history', 'augmentations', 'scores', 'thesis', 'classifier', 'claims', 'over_seeds', 'verdicts'}
     assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'real', 'figure4_1', 'figureC12_C14', 'figure5_1', 'samples',
         'figureC1_C6', 'figure5_2', 'figureC10_C11', 'pools', 'against_none'}
-    assert len(found['scores']) == 9 and len(found['classifier']) == 7
+    assert len(found['scores']) == 11 and len(found['classifier']) == 7
     for s in found['scores'].values(): assert np.isclose(s['RMSE']**2, s['MSE']) and np.isclose(np.exp(s['LMSE']), s['MSE'])
     assert set(table['claims'].key) == set(found['claims']) and not table['claims'].key.duplicated().any()
     none, cutout = found['scores']['none'], found['scores']['cutout']
