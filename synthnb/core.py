@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
-           'reserve', 'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number',
-           'name_list', 'check_parameters', 'run_name', 'provenance', 'peak_memory', 'Run', 'read_runs', 'set_theme',
-           'as_pixels', 'show_images', 'as_jpeg']
+           'save_model', 'load_model', 'reserve', 'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters',
+           'one_of', 'number', 'name_list', 'check_parameters', 'run_name', 'provenance', 'peak_memory', 'Run',
+           'read_runs', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, errno, hashlib, io, json, os, platform, random, re, resource, shutil, subprocess, sys, time
@@ -154,6 +154,32 @@ def load_checkpoint(path:Path, # written by `save_checkpoint`, or by anybody's t
     except Exception as e:
         raise ValueError(f'{path} cannot be read as a checkpoint of tensors ({type(e).__name__}: {str(e)[:120]}); '
                          'it may be torn, or of another format') from e
+
+# %% ../nbs/00_core.ipynb #48e5115e
+def save_model(path:Path, # where it goes
+               kind:str, # e.g. 'synthnb_classifier'
+               about:dict, # JSON-able: what rebuilds the network
+               net:torch.nn.Module) -> Path: # where it was written
+    "Write a network's weights and what rebuilds it as one safetensors file, atomically."
+    from safetensors.torch import save
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata={kind: json.dumps(about)}))
+    return Path(path)
+
+# %% ../nbs/00_core.ipynb #f14236f2
+def load_model(path:Path, # written by `save_model`
+               kind:str, # as it was saved
+               what:str, # what it should be, for the error: 'classifier'
+               wrong:str, # the error where it is something else
+               other:str='', # added to it where it is a safetensors file of another kind
+              ) -> tuple[dict, dict]: # what rebuilds the network; its state dict
+    "Read what `save_model` wrote; anything else is one clear error."
+    from safetensors import SafetensorError, safe_open
+    if not Path(path).is_file(): raise FileNotFoundError(f'no {what} at {path}; check the path')
+    try: file = safe_open(path, 'pt')
+    except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
+    if kind not in (file.metadata() or {}): raise ValueError(wrong + other)
+    return json.loads(file.metadata()[kind]), {k: file.get_tensor(k) for k in file.keys()}
 
 # %% ../nbs/00_core.ipynb #6072955e
 def reserve(path:Path, # created where it is missing

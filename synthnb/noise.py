@@ -11,8 +11,8 @@ __all__ = ['BLOCK_TYPES', 'NORM_TYPES', 'METHODS', 'NOISE_PRESETS', 'cliff_relu'
            'schedule_of', 'coupled_optimiser', 'NoisyClassifier', 'NoisyTraining', 'run_noisy', 'train_noisy',
            'fit_noisy', 'test_predictions', 'noisy_result', 'bench_auto_relu']
 
-# %% ../nbs/06_noise.ipynb #72b97b71
-import copy, json, time
+# %% ../nbs/06_noise.ipynb #5ccd9c69
+import copy, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -29,7 +29,8 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint
+from .core import (artefact, default_device, generator, hash_of, load_checkpoint, load_model, progress, save_checkpoint,
+                          save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
 from .train import (CHOICES, Classifier, TrainConfig, Training, check_images, classifier_net, images_hash, label_loss,
@@ -510,32 +511,23 @@ class NoisyClassifier(Classifier):
         other = copy.deepcopy(self); set_signs(other.net, 1)
         return other
 
-# %% ../nbs/06_noise.ipynb #14699567
+# %% ../nbs/06_noise.ipynb #d158c47e
 @patch
 def save(self:NoisyClassifier, path:Path) -> Path: # where it was written
     "Write the classifier as one safetensors file, atomically."
-    from safetensors.torch import save
     about = dict(classes=self.classes, crop=self.crop, spec=self.spec, mean=self.mean, std=self.std, method=self.method)
-    state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-    about = json.dumps(about | dict(config=asdict(self.config)))
-    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_noisy=about)))
-    return Path(path)
+    return save_model(path, 'synthnb_noisy', about | dict(config=asdict(self.config)), self.net)
 
-# %% ../nbs/06_noise.ipynb #9addb70e
+# %% ../nbs/06_noise.ipynb #6933eecc
 @patch(cls_method=True)
 def load(cls:NoisyClassifier, path:Path, # written by `save`
          device='cpu', # where its weights go
         ) -> NoisyClassifier:
     "Read a classifier with its units and their signs; another file is one clear error."
-    from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise FileNotFoundError(f'no classifier at {path}; check the path')
     wrong = f'{path} was not saved by NoisyClassifier.save; a file of Classifier.save is read by Classifier.load'
-    try: file = safe_open(path, 'pt')
-    except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
-    if 'synthnb_noisy' not in (file.metadata() or {}): raise ValueError(wrong)
-    about = json.loads(file.metadata()['synthnb_noisy']); about['config'] = NoiseConfig(**about['config'])
+    about, state = load_model(path, 'synthnb_noisy', 'classifier', wrong); about['config'] = NoiseConfig(**about['config'])
     net = noisy_net(classifier_net(n_classes=len(about['classes']), **about['spec']), about['method'], about['config'])
-    net.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    net.load_state_dict(state)
     return cls(net, **about).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc

@@ -9,8 +9,8 @@ __all__ = ['REWARDS', 'JUDGES', 'HOW', 'SmallNet', 'fresh_net', 'stack_nets', 'c
            'check_rl_sets', 'PolicyTraining', 'train_policy', 'planted_pool', 'keep_probability', 'fit_policy',
            'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
 
-# %% ../nbs/03_rl.ipynb #e39eef9b
-import json, time
+# %% ../nbs/03_rl.ipynb #edc92633
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Callable
@@ -23,8 +23,8 @@ from fastcore.basics import patch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from .core import (artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, progress,
-                          save_checkpoint, save_json)
+from .core import (artefact, default_device, generator, hash_of, load_checkpoint, load_json, load_model, progress,
+                          save_checkpoint, save_json, save_model)
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
@@ -282,7 +282,7 @@ class Policy:
         k = len(self.classes)
         return out.gather(1, labels[:, None]).squeeze(1), out.gather(1, k + labels[:, None]).squeeze(1)
 
-# %% ../nbs/03_rl.ipynb #680c7ea4
+# %% ../nbs/03_rl.ipynb #6b576062
 def fresh_policy(classes:list, config:RLConfig, seed:int=0, device='cpu') -> Policy: # keeps every image with probability 0.5
     "A policy before it has learned."
     net = fresh_net(2*len(classes) if config.sees_label else 2, config.width, seed, 'policy', device=device)
@@ -292,25 +292,18 @@ def fresh_policy(classes:list, config:RLConfig, seed:int=0, device='cpu') -> Pol
 @patch
 def save(self:Policy, path:Path) -> Path: # where it was written
     "Write the policy as one safetensors file, atomically."
-    from safetensors.torch import save
     about = dict(classes=self.classes, crop=self.crop, sees_label=self.sees_label, width=self.net.convs[0].out_channels)
-    state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_policy=json.dumps(about))))
-    return Path(path)
+    return save_model(path, 'synthnb_policy', about, self.net)
 
-# %% ../nbs/03_rl.ipynb #3bc62d2f
+# %% ../nbs/03_rl.ipynb #9d9d4244
 @patch(cls_method=True)
 def load(cls:Policy, path:Path, # written by `save`
          device='cpu') -> Policy: # where its weights go
     "Read a policy; anything else than a policy's file is one clear error."
-    from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise FileNotFoundError(f'no policy at {path}; check the path')
-    try: file = safe_open(path, 'pt')
-    except SafetensorError as e: raise ValueError(f'{path} is not a policy that was saved by Policy.save ({e})') from e
-    if 'synthnb_policy' not in (file.metadata() or {}): raise ValueError(f'{path} is not a policy that was saved by Policy.save')
-    about = json.loads(file.metadata()['synthnb_policy']); width = about.pop('width')
+    about, state = load_model(path, 'synthnb_policy', 'policy', f'{path} is not a policy that was saved by Policy.save')
+    width = about.pop('width')
     net = SmallNet(2*len(about['classes']) if about['sees_label'] else 2, width)
-    net.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    net.load_state_dict(state)
     return cls(net.to(device), **about)
 
 # %% ../nbs/03_rl.ipynb #ffb3e82e

@@ -10,8 +10,8 @@ __all__ = ['BLOCKS', 'PLAIN', 'IMAGENET', 'CHOICES', 'ResNet', 'pretrained_state
            'usual_epochs', 'our_epochs', 'bench_train', 'fit_classifier', 'fit_oracle', 'JointClassifier',
            'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
-# %% ../nbs/00c_train.ipynb #45376e73
-import copy, hashlib, json, tempfile, time
+# %% ../nbs/00c_train.ipynb #00a9288f
+import copy, hashlib, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -26,7 +26,7 @@ import torchvision.models.resnet as resnet
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint
+from .core import artefact, default_device, generator, hash_of, load_checkpoint, load_model, progress, save_checkpoint, save_model
 from .data import Images, ImageSet, centre_crop, code_bits, combination_names, crop_at, random_crop_flip
 from .drawn import EVEN_RATES, drawn_attributes, drawn_set
 
@@ -186,33 +186,25 @@ def predict_proba(self:Classifier, images:Images|ImageSet|Tensor, # a table, a s
     for at, x in pixel_batches(images, batch): out[at:at + len(x)] = activation(self.logits(x, flip)).cpu().numpy()
     return out
 
-# %% ../nbs/00c_train.ipynb #c0455984
+# %% ../nbs/00c_train.ipynb #80dc1dd9
 @patch
 def save(self:Classifier, path:Path) -> Path: # where it was written
     "Write the classifier as one safetensors file, atomically."
-    from safetensors.torch import save
     about = dict(classes=self.classes, crop=self.crop, spec=self.spec, mean=self.mean, std=self.std)
     if self.multi_label: about['multi_label'] = True # a file without it is of one class an image
-    state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_classifier=json.dumps(about))))
-    return Path(path)
+    return save_model(path, 'synthnb_classifier', about, self.net)
 
-# %% ../nbs/00c_train.ipynb #94aba434
+# %% ../nbs/00c_train.ipynb #dc444e6c
 @patch(cls_method=True)
 def load(cls:Classifier, path:Path, # written by `save`
          device='cpu', # where its weights go
         ) -> Classifier:
     "Read a classifier; anything else than a classifier's file is one clear error."
-    from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise FileNotFoundError(f'no classifier at {path}; check the path')
     wrong = (f'{path} is not a classifier that was saved by Classifier.save; the state dict of a torchvision network '
              'goes to classifier_net(weights=path) instead')
-    try: file = safe_open(path, 'pt')
-    except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
-    if 'synthnb_classifier' not in (file.metadata() or {}): raise ValueError(wrong)
-    about = json.loads(file.metadata()['synthnb_classifier'])
+    about, state = load_model(path, 'synthnb_classifier', 'classifier', wrong)
     net = classifier_net(n_classes=len(about['classes']), **about['spec'])
-    net.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    net.load_state_dict(state)
     return cls(net, **about).to(device)
 
 # %% ../nbs/00c_train.ipynb #0bb309f1

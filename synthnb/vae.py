@@ -13,8 +13,8 @@ __all__ = ['SPREAD', 'NETWORKS', 'VARIANTS', 'AUGMENTATIONS', 'OF_CATEGORY', 'AR
            'reconstruction_scores', 'as_batch', 'labels_of', 'reconstruct', 'sample_images', 'checked_labels',
            'interpolate', 'vae_pool', 'tsne_latents', 'PlainUp', 'plain_vae', 'PlainTraining', 'bench_vae']
 
-# %% ../nbs/05_vae.ipynb #8dbf7551
-import copy, json, math, time
+# %% ../nbs/05_vae.ipynb #fa00d22a
+import copy, math, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
@@ -23,8 +23,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, progress,
-                          save_checkpoint, save_json)
+from .core import (artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, load_model,
+                          progress, save_checkpoint, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
 from .train import images_hash, no_denormals, pixel_batches, place, precision
 
@@ -204,35 +204,27 @@ def to_bytes(x:Tensor, # (n, 3, s, s), 0 to 1
     "Images as pixels."
     return (x.float().clamp(0, 1)*255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
-# %% ../nbs/05_vae.ipynb #ce0b38f3
+# %% ../nbs/05_vae.ipynb #574f23c9
 NETWORKS = dict(thesis=VAE, wide=WideVAE)
 
 @patch
 def save(self:VAE, path:Path) -> Path: # where it was written
     "Write the model as one safetensors file, atomically."
-    from safetensors.torch import save
     network = next(k for k, v in NETWORKS.items() if v is type(self))
     about = dict(network=network, classes=self.classes, **{k: getattr(self, k) for k in ('latent_dim', 'size', 'n_classes', 'halvings')})
-    state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=dict(synthnb_vae=json.dumps(about))))
-    return Path(path)
+    return save_model(path, 'synthnb_vae', about, self)
 
-# %% ../nbs/05_vae.ipynb #b5fa9776
+# %% ../nbs/05_vae.ipynb #a1150483
 @patch(cls_method=True)
 def load(cls:VAE, path:Path, # written by `save`
          device='cpu', # see core.default_device
         ) -> VAE: # in evaluation mode
     "Read a model; anything else than a VAE's file is one clear error."
-    from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise FileNotFoundError(f'no VAE at {path}; check the path')
-    wrong = f'{path} is not a file that VAE.save wrote'
-    try: file = safe_open(path, 'pt')
-    except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
-    if 'synthnb_vae' not in (file.metadata() or {}): raise ValueError(f'{wrong}: it holds another model')
-    about = json.loads(file.metadata()['synthnb_vae']); kind, classes = NETWORKS[about.pop('network')], about.pop('classes')
+    about, state = load_model(path, 'synthnb_vae', 'VAE', f'{path} is not a file that VAE.save wrote', ': it holds another model')
+    kind, classes = NETWORKS[about.pop('network')], about.pop('classes')
     if cls is not VAE and cls is not kind: raise ValueError(f'{path} holds a {kind.__name__}, not a {cls.__name__}')
     vae = kind(**about); vae.classes = classes
-    vae.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
+    vae.load_state_dict(state)
     return vae.eval().requires_grad_(False).to(default_device(str(device)))
 
 # %% ../nbs/05_vae.ipynb #52bd0f63
