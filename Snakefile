@@ -10,7 +10,7 @@
 import os, shlex, sys, time
 from pathlib import Path
 from filelock import FileLock, Timeout
-from synthnb.core import declared_parameters, run_name, runs_dir
+from synthnb.core import declared_parameters, recorded_defaults, run_name, runs_dir, said_parameters
 
 # ---- what is run: table -> what its runs share, its seeds, and for every sampler its ratios. The long ones come first. --------------
 paper = {s: [1, 2, 5] for s in ('random', 'cl-sam', 'cr-sam')}
@@ -50,18 +50,29 @@ NEEDS = {'smoke': (1, 1500, 30, 0), 'laptop': (1, 3000, 120, 0), 'gpu': (4, 16_0
 PROJECT, STARTED = Path(workflow.basedir), time.time()
 given = lambda key, default='': str(config.get(key, '') if config.get(key, '') is not None else '') or default
 names = lambda text: text.replace(',', ' ').split()
-DECLARED = {}
+DECLARED, DEFAULTS, DIGESTS = {}, {}, {} # what notebooks on this disk say, what the names of records mean, the content of data sets
 
 def run_of(experiment, **params):
     "A run: the notebook and all its parameters, in the order that it declares them."
-    if experiment not in DECLARED: DECLARED[experiment] = declared_parameters(PROJECT/'nbs'/f'{experiment}.ipynb')
-    return experiment, DECLARED[experiment] | params
+    if experiment not in DECLARED:
+        DECLARED[experiment] = declared_parameters(PROJECT/'nbs'/f'{experiment}.ipynb')
+        DEFAULTS[experiment] = recorded_defaults(experiment, DECLARED[experiment])
+    return experiment, DEFAULTS[experiment] | params
+
+def digest_of(params):
+    "A data set counts by its content: two folders of one name are two data sets."
+    place = params.get('data', 'drawn'), params.get('root', '')
+    if place[0] == 'drawn' or not place[1]: return ''
+    if place not in DIGESTS:
+        from synthnb.data import data_digest
+        DIGESTS[place] = data_digest(*place)
+    return DIGESTS[place]
 
 def record(run):
     "Where the notebook itself will leave this run's record, under runs/."
     experiment, params = run
     classes = dict(classes=names(params['classes'])) if 'classes' in params else {}
-    return f'{experiment}/{run_name(params | classes, DECLARED[experiment])}/metrics.json'
+    return f'{experiment}/{run_name(said_parameters(params | classes, digest_of(params)), DEFAULTS[experiment])}/metrics.json'
 
 def runs_of(table):
     "The runs of a table, arm by arm, so that runs next to each other have different seeds and share nothing."

@@ -29,7 +29,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import artefact, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint
+from .core import artefact, default_device, generator, load_checkpoint, name_of, progress, save_checkpoint
 from .scores import wilson_interval
 from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points, coverage, damaged_shapes, paint, placed,
                             sample_shapes, shape_distance)
@@ -641,9 +641,14 @@ def update(self:ClipTraining):
 
 # %% ../nbs/03a_clip.ipynb #a367da45
 @patch
+def name(self:ClipTraining) -> str: # 12 hexadecimal digits
+    "Which training this is."
+    return name_of('clip training', ClipTraining, [self.config, self.seed])
+
+@patch
 def save(self:ClipTraining, path:Path):
     "Write all that is needed to go on, atomically."
-    save_checkpoint(path, dict(name=hash_of(asdict(self.config), self.seed), model=self.model.state_dict(), step=self.step,
+    save_checkpoint(path, dict(name=self.name(), model=self.model.state_dict(), step=self.step,
                                optimiser=self.optimiser.state_dict(), losses=self.losses))
 
 @patch
@@ -651,7 +656,7 @@ def resume(self:ClipTraining, path:Path):
     "Go on from a checkpoint if there is one."
     if not Path(path).exists(): return
     state = load_checkpoint(path, self.device)
-    if state['name'] != hash_of(asdict(self.config), self.seed): raise ValueError(
+    if state['name'] != self.name(): raise ValueError(
         f'{path} belongs to a training with other settings or another seed; give another folder, or delete it')
     self.model.load_state_dict(state['model']); self.optimiser.load_state_dict(state['optimiser'])
     self.step, self.losses = state['step'], state['losses']
@@ -687,7 +692,7 @@ def fit_text_image(size:int=64, # pixels a side that it takes; a multiple of 32
     except TypeError as e: raise ValueError(f'{e}; the settings are {", ".join(asdict(ClipConfig()))}') from None
     def make(folder):
         train_text_image(folder, config, seed, device).save(folder/'model.pt'); (folder/'training.pt').unlink()
-    path = artefact('clip', make, asdict(config) | dict(seed=seed), version=2)
+    path = artefact('clip', make, asdict(config) | dict(seed=seed, device=default_device(device).type))
     return TextImage.load(path/'model.pt', device), path
 
 # %% ../nbs/03a_clip.ipynb #e0219c5d

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_COLUMNS', 'IMAGE_SUFFIXES', 'SPLITS',
-           'CELEBA_SPLITS', 'SOURCES', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float', 'to_uint8',
-           'ImageSet', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes', 'target_combinations', 'Images',
-           'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop', 'stratified_split', 'downsample_counts',
-           'choose_classes', 'existing', 'read_affectnet', 'read_folder', 'read_csv', 'read_splits', 'read_celeba',
-           'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode', 'import_images', 'report_unreadable',
-           'source', 'load_data', 'check_classes', 'subsample', 'file_facts', 'import_splits', 'affectnet_source',
-           'folder_source', 'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
+           'CELEBA_SPLITS', 'SOURCES', 'PARTS_READ', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float',
+           'to_uint8', 'ImageSet', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes',
+           'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
+           'stratified_split', 'downsample_counts', 'choose_classes', 'existing', 'read_affectnet', 'read_folder',
+           'read_csv', 'read_splits', 'read_celeba', 'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode',
+           'import_images', 'report_unreadable', 'source', 'data_digest', 'load_data', 'check_classes', 'subsample',
+           'file_facts', 'import_splits', 'affectnet_source', 'folder_source', 'csv_source', 'attribute_source',
+           'load_attributes', 'celeba_source']
 
 # %% ../nbs/00a_data.ipynb #147a8378
 import json, os, struct
@@ -24,7 +25,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .core import FULL, artefact, atomic_path, hash_of, load_json, no_space, progress, reserve, save_json
+from .core import FULL, artefact, atomic_path, file_digests, hash_of, load_json, no_space, progress, reserve, save_json
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -178,13 +179,8 @@ def add_column(self:ImageSet, name:str, values) -> np.ndarray: # as stored
 # %% ../nbs/00a_data.ipynb #dee8e026
 @patch(as_prop=True)
 def fingerprint(self:ImageSet) -> str: # 12 hexadecimal digits
-    "A name for the set's contents: its labels, and 64 images spread over it."
-    import hashlib
-    seen = hashlib.blake2b(repr((self.pixels.shape, self.classes)).encode(), digest_size=6)
-    seen.update(np.ascontiguousarray(self.labels, np.int64))
-    rows = np.linspace(0, len(self) - 1, min(64, len(self))).astype(np.int64) if len(self) else []
-    seen.update(self.gather(rows).numpy().tobytes())
-    return seen.hexdigest()
+    "A name for the set's content: every pixel, every label, and what the labels mean."
+    return hash_of(self.classes, self.attributes, np.asarray(self.labels, np.int64), self.folder/'images.npy')
 
 # %% ../nbs/00a_data.ipynb #4e577d44
 class ImageSetWriter:
@@ -327,6 +323,12 @@ def from_sets(cls:Images, *parts, # (image set, rows or None for all)
     for s, r in zip(sets, rows):
         for piece in np.array_split(r, -(-len(r)//8192) or 1): pixels[at:(at := at + len(piece))] = s.gather(piece)
     return cls(pixels, torch.from_numpy(labels), named or sets[0].classes)
+
+# %% ../nbs/00a_data.ipynb #26307c79
+@patch(as_prop=True)
+def fingerprint(self:Images) -> str: # 12 hexadecimal digits
+    "A name for the table's content: every pixel, every label, and what the labels mean."
+    return hash_of(self.classes, self.pixels, self.labels)
 
 # %% ../nbs/00a_data.ipynb #605fc1eb
 def five_crops(size:int, # of the stored image, pixels
@@ -616,6 +618,21 @@ def source(name:str): # what a user writes in `data=`
     def register(fn): SOURCES[name] = fn; return fn
     return register
 
+# %% ../nbs/00a_data.ipynb #dfcc77c1
+PARTS_READ = dict(affectnet=('Manually_Annotated_file_lists', 'Manually_Annotated_Images'), # below the root, where all is not read
+                  celeba=('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'))
+
+def data_digest(data:str, # a registered source
+                root:str|Path='', # where a real data set lies
+               ) -> str: # 12 hexadecimal digits; empty for what is drawn
+    "A name for the content of a data set, whatever its folder is called."
+    if data == 'drawn' or not str(root): return ''
+    root = existing(root, f'a data set of the kind {data}')
+    if data == 'csv' and root.is_file(): return hash_of(root, file_digests(read_csv(root)[0].path))
+    if data == 'celeba' and (root/'celeba').is_dir(): root = root/'celeba'
+    parts = [root/p for p in PARTS_READ.get(data, ()) if (root/p).exists()] or [root]
+    return hash_of([[p.name if p != root else '', p] for p in parts])
+
 # %% ../nbs/00a_data.ipynb #dbfe9d3d
 def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', 'csv'
               root:str|Path='', # where a real data set lies
@@ -680,7 +697,7 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
         if not len(records): raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
         facts = hash_of(records.drop(columns='path').to_csv(index=False), [file_facts(p) for p in records.path])
         make = lambda folder: import_images(records, folder, size, classes)
-        out[name] = ImageSet(artefact('import', make, dict(records=facts, size=size, classes=classes), version=2))
+        out[name] = ImageSet(artefact('import', make, dict(records=facts, size=size, classes=classes)))
     return out
 
 # %% ../nbs/00a_data.ipynb #ffcb1baa
@@ -758,5 +775,5 @@ def celeba_source(root, size, n, seed): # as in `load_attributes`
         facts = hash_of(chosen.drop(columns='path').to_csv(index=False), [file_facts(p) for p in chosen.path])
         make = lambda folder: import_images(chosen, folder, size, classes, meta=dict(attributes=attributes))
         params = dict(records=facts, size=size, attributes=attributes)
-        out[name] = ImageSet(artefact('import', make, params, version=2))
+        out[name] = ImageSet(artefact('import', make, params))
     return out

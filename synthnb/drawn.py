@@ -797,7 +797,7 @@ def drawn_set(
     sample_faces(labels[:1], **options)
     params = dict(n=n, size=size, protocol=protocol, seed=seed, name=name, classes=classes, options=options)
     make = lambda folder: write_faces(folder, labels, size, seed, name, classes, **options)
-    return ImageSet(artefact('drawn', make, params, version=1))
+    return ImageSet(artefact('drawn', make, params))
 
 # %% ../nbs/00b_drawn.ipynb #779542a1
 @source('drawn')

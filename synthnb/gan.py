@@ -11,7 +11,7 @@ __all__ = ['CHOICES', 'PRESETS', 'InstanceNorm', 'ResidualBlock', 'Generator', '
            'sampling_weights', 'augmented', 'as_planes', 'StarGAN', 'plain_keys', 'fill', 'first_shape',
            'build_generator', 'stem_of', 'build_discriminator', 'load_official', 'train_stargan', 'check_finite',
            'target_counts', 'plan_others', 'plan_shares', 'plan_combinations', 'shrink', 'make_pool', 'pool_plan',
-           'fit_stargan', 'pool_of', 'official_pool', 'file_digest', 'PlainTraining', 'bench_stargan']
+           'fit_stargan', 'pool_of', 'official_pool', 'PlainTraining', 'bench_stargan']
 
 # %% ../nbs/01_gan.ipynb #44ff1f73
 import time
@@ -861,8 +861,8 @@ def fit_stargan(real:ImageSet, # the real training set
     "Train a StarGAN on a real set, or load the one that was trained so before."
     device = default_device(str(device))
     make = lambda folder: train_stargan(Images.from_sets((real, None)), config, folder, seed, device)
-    what = dict(real=real.folder, config=asdict(config), seed=seed, device=device.type)
-    folder = artefact('gan', make, what, version=1)
+    what = dict(real=real, config=asdict(config), seed=seed, device=device.type)
+    folder = artefact('gan', make, what)
     return StarGAN.load(folder/'stargan.pt', device), folder
 
 # %% ../nbs/01_gan.ipynb #5c233ba5
@@ -875,8 +875,8 @@ def pool_of(gan_folder:Path, # from `fit_stargan`
     load = lambda: StarGAN.load(gan_folder/'stargan.pt', device)
     make = lambda folder: make_pool(load(), real, folder, targets, fold, seed=seed)
     named = targets if isinstance(targets, (str, dict)) else np.asarray(targets).tolist()
-    what = dict(gan=gan_folder, real=real.folder, targets=named, fold=fold, seed=seed)
-    return ImageSet(artefact('pool', make, what, version=1))
+    what = dict(gan=Path(gan_folder)/'stargan.pt', real=real, targets=named, fold=fold, seed=seed)
+    return ImageSet(artefact('pool', make, what))
 
 # %% ../nbs/01_gan.ipynb #906b45a1
 def official_pool(path_G:Path, path_D:Path|None, # files of the official code; without D there is no realism
@@ -888,14 +888,8 @@ def official_pool(path_G:Path, path_D:Path|None, # files of the official code; w
     if not large.attributes or large.attributes != real.attributes or not np.array_equal(large.labels, real.labels): raise ValueError(
         'the two real sets must hold the same images with the same attributes, at two sizes')
     gan = load_official(path_G, path_D, large.size, device=device, attributes=large.attributes)
-    name = [None if p is None else file_digest(p) for p in (path_G, path_D)]
     make = lambda folder: make_pool(gan, large, folder, 'combinations', size=real.size)
-    return gan, ImageSet(artefact('pool', make, dict(files=name, large=large.folder, size=real.size, device=device.type)))
-
-def file_digest(path:Path) -> str:
-    "A name for a file's contents."
-    import hashlib
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+    return gan, ImageSet(artefact('pool', make, dict(gan=gan, large=large, size=real.size, device=device.type)))
 
 # %% ../nbs/01_gan.ipynb #4e82e5cc
 class PlainTraining(Training):

@@ -29,11 +29,11 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import (artefact, default_device, generator, hash_of, load_checkpoint, load_model, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, load_checkpoint, load_model, name_of, progress, save_checkpoint,
                           save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (CHOICES, Classifier, TrainConfig, Training, check_images, classifier_net, images_hash, label_loss,
+from .train import (CHOICES, Classifier, TrainConfig, Training, check_images, classifier_net, label_loss,
                            no_denormals, pixel_batches, place, precision)
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
@@ -644,7 +644,7 @@ def run_noisy(train:Images, valid:Images, *, method='plain', config=None, seed=0
     "Run a training to its end, or go on with it. [paper 5, 4.2]"
     device, config = default_device(str(device)), config or noise_preset('laptop')
     run = NoisyTraining(train, valid, method, config, seed, device, watch)
-    name = hash_of(method, asdict(config), seed, images_hash(train), images_hash(valid), images_hash(watch))
+    name = name_of('noise training', run_noisy, [method, config, seed, train, valid, watch])
     path, saved = Path(folder or '.')/'training.pt', time.time()
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=run.config.updates, initial=run.step, desc=method) as bar:
@@ -693,7 +693,7 @@ def fit_noisy(train:ImageSet, valid:ImageSet, test:ImageSet|None=None, # image s
         for which in ('best', 'last'): run.classifier(which).save(folder/f'{which}.safetensors')
         if test is not None: np.savez(folder/'predictions.npz', y=np.asarray(test.labels), **test_predictions(run, test))
         (folder/'training.pt').unlink()
-    key = dict(train=train.folder, valid=valid.folder, test=test and test.folder, watch=watch and watch.folder, method=method,
+    key = dict(train=train, valid=valid, test=test, watch=watch, method=method,
                config=asdict(config), seed=seed, device=device.type)
     folder = artefact('noise', make, key, quiet=True)
     return noisy_result(folder), folder

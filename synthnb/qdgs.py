@@ -33,12 +33,12 @@ from ribs.schedulers import Scheduler
 from torch import nn
 from torch.nn import functional as F
 
-from .core import (PALETTE, artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, progress,
+from .core import (PALETTE, artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, name_of, progress,
                           save_checkpoint, save_json)
 from .data import ImageSet, ImageSetWriter
 from .metrics import paired_seeds
 from .samplers import sampler
-from .scores import keep_scores, weights_key
+from .scores import keep_scores
 from .train import no_denormals
 
 # %% ../nbs/04_qdgs.ipynb #8c8270fd
@@ -179,7 +179,7 @@ class Guide:
         self.form, self.margin_weight, self.regulariser_weight, self.rho = form, margin_weight, regulariser_weight, rho
         self.device, self.k, self.memory = default_device(str(device)), len(self.measures), None
         self.batch_limit = batch_limit or (64 if self.device.type == 'cpu' else 1024)
-        self.key = hash_of([weights_key(m) for m in (generator, text_image) if isinstance(m, nn.Module)])
+        self.key = hash_of(generator, text_image)
         self.generator, self.text_image = (frozen(m, self.device, self.faster) for m in (generator, text_image))
         self.texts, self.signs = self.embed_prompts()
         self.statistics = latent_statistics(generator) if regulariser_weight else None
@@ -285,6 +285,8 @@ class SphereGuide:
         if dim % k: raise ValueError(f'{dim} latent numbers cannot be shared among {k} measures')
         self.latent_dim, self.k, self.key, self.generator = dim, k, f'sphere {dim} {k}', self
         self.bound = 5.12*dim/k # the largest measure
+    @property
+    def fingerprint(self) -> str: return self.key
     def prior(self, n:int, gen:torch.Generator) -> torch.Tensor: return torch.randn(n, self.latent_dim, generator=gen)
     def evaluate(self, z, jacobian:bool=False) -> Evaluations:
         z, k = np.asarray(z, np.float32).astype(np.float64), self.k; inside = np.abs(z) <= 5.12
@@ -838,10 +840,8 @@ def write_pool(samples:Samples, generator, folder:Path, rows:np.ndarray, # which
                labels:np.ndarray, classes, about:dict, # of all samples; class names; facts for set.json
                batch:int=512) -> ImageSet:
     "The images of some samples with their columns, straight to disk."
-    import hashlib
-    made_from = hashlib.blake2b(np.ascontiguousarray(samples.solutions[rows]).tobytes(), digest_size=6).hexdigest()
-    meta = dict(kind='qdgs', form=samples.form, prompts=samples.prompts, latents=made_from) | about
-    if isinstance(generator, nn.Module): meta['generator'] = weights_key(generator)
+    meta = dict(kind='qdgs', form=samples.form, prompts=samples.prompts, latents=hash_of(samples.solutions[rows])) | about
+    meta['generator'] = hash_of(generator)
     writer = ImageSetWriter(folder, len(rows), generator.size, list(classes), 3, meta)
     while writer.done < len(rows):
         part = rows[writer.done:writer.done + batch]
@@ -897,7 +897,6 @@ def warn_of(search:Search):
 # %% ../nbs/04_qdgs.ipynb #dc0c1708
 def fit_qdgs(generator, objective, measures, text_image=None, config:SearchConfig|str='laptop', # as for `qdgs`
              seed:int=0, device='auto', guide=None,
-             key:Any=None, # names generator and text-image model, e.g. their artefacts' folders; None: their weights do
             ) -> Illumination:
     "The same as an artefact: made once, resumed where it was killed."
     config = search_preset(config) if isinstance(config, str) else config
@@ -906,7 +905,7 @@ def fit_qdgs(generator, objective, measures, text_image=None, config:SearchConfi
         qdgs(None, None, None, None, config, folder, seed, guide=guide).save(folder)
         (folder/'search.pt').unlink(missing_ok=True)
     said = {k: v for k, v in search_identity(guide, config, seed).items() if not k.startswith('setting') and k != 'networks'}
-    named = dict(said, config=asdict(config), key=guide.key if key is None else key, device=torch.device(guide.device).type)
+    named = dict(said, config=asdict(config), key=guide.key, device=torch.device(guide.device).type)
     return Illumination.load(artefact('qdgs', make, named))
 
 # %% ../nbs/04_qdgs.ipynb #1e112332
@@ -989,7 +988,8 @@ def elite_scores(pool:ImageSet, # with columns objective, measure_0, …
 def elite_column(scoring) -> str: # a Scoring -> 'elite'
     "The column that the sampler reads, made where it is missing [ours]."
     pool = scoring.pool
-    keep_scores(pool, 'elite', lambda: elite_scores(pool), hash_of('elite', pool.fingerprint), score='elite')
+    read = [pool.column(c) for c in pool.columns() if c == 'objective' or c.startswith('measure_')]
+    keep_scores(pool, 'elite', lambda: elite_scores(pool), name_of('elite', elite_scores, read), score='elite')
     return 'elite'
 
 @sampler('qd-archive', needs='elite', source='the control that [Chang 2024] lacks', make=elite_column, decides=True, replace=True,

@@ -16,7 +16,7 @@ from torchvision.transforms import functional as TF
 from .core import artefact, default_device, generator, load_json, progress, save_json
 from .data import Images
 from .shapes import GROUPS, LIMITS, biased_labels, read_shapes, shapes_set
-from .train import images_hash, no_denormals
+from .train import no_denormals
 
 # %% ../nbs/04a_repair.ipynb #9e171de8
 class ShapeClassifier(nn.Module):
@@ -203,8 +203,8 @@ def fit_trials(plan:dict, # bias -> (the biased Images, its arms: name -> Images
             path = Path(folder)/f'b{b:g}-t{t}.json'
             if path.exists(): continue
             save_json(path, one_trial(*plan[b], test, groups, config, generator_seed('trial', seed, b, t), device))
-    key = dict(plan={f'{b:g}': [images_hash(base), {k: images_hash(v) for k, v in arms.items()}] for b, (base, arms) in plan.items()},
-               test=images_hash(test), config=vars(config), trials=trials, seed=seed)
+    key = dict(plan={f'{b:g}': arms for b, arms in plan.items()}, test=test, groups=np.asarray(groups), config=config, trials=trials,
+               seed=seed, device=default_device(str(device)).type)
     folder = artefact('trials', make, key)
     rows = [(b, t, arm, acc) for b, t in todo for arm, acc in load_json(folder/f'b{b:g}-t{t}.json').items()]
     return pd.DataFrame([dict(bias=b, trial=t, arm=arm, accuracy=np.mean(np.array(acc, float)), **dict(zip(GROUPS, acc)))

@@ -23,12 +23,12 @@ from fastcore.basics import patch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from .core import (artefact, default_device, generator, hash_of, load_checkpoint, load_json, load_model, progress,
+from .core import (artefact, default_device, generator, load_checkpoint, load_json, load_model, name_of, progress,
                           save_checkpoint, save_json, save_model)
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
-from .samplers import Scoring, sampler, score_pool, top_ranked, weights_key
+from .samplers import Scoring, sampler, score_pool, top_ranked
 from .train import no_denormals
 
 # %% ../nbs/03_rl.ipynb #20bfc811
@@ -461,7 +461,7 @@ def train_policy(real:ImageSet, valid:ImageSet, pool:ImageSet, # real training i
                 ) -> tuple[Policy, pd.DataFrame]: # the policy; a row an episode: reward, score 0-1, loss and entropy in nats, kept 0-1
     "Train the selector; interrupted or not, the same settings, seed and images give the same [Bhattarai 2020, Reinforcement Learning]."
     run = PolicyTraining(real, valid, pool, config or RLConfig(), seed, default_device(str(device)))
-    name = hash_of(asdict(run.config), seed, real.fingerprint, valid.fingerprint, pool.fingerprint)
+    name = name_of('policy training', train_policy, [run.config, seed, real, valid, pool])
     path, saved, total = Path(folder or '.')/'training.pt', time.time(), run.config.episodes
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=total, initial=run.done, desc=f'selector, {run.config.reward}') as bar:
@@ -486,14 +486,14 @@ def planted_pool(n:int, size:int=36, # drawn faces, pixels
         for at, images in faces.batches(2048, start=out.done):
             rows = slice(at, at + len(images)); out.write(images.numpy(), labels[rows], truth=right[rows])
         out.close()
-    return ImageSet(artefact('planted', make, dict(faces=faces.folder, noise=noise, seed=seed)))
+    return ImageSet(artefact('planted', make, dict(faces=faces, noise=noise, seed=seed)))
 
 # %% ../nbs/03_rl.ipynb #23e3726a
 def keep_probability(policy:Policy, device='auto') -> Callable: # a score function for score_pool
     "Score: the probability with which the policy keeps an image [Bhattarai 2020, Reinforcement Learning]."
-    net = policy.net.to(default_device(str(device))).eval()
+    policy.net.to(default_device(str(device))).eval()
     def fn(images, labels, rows): return policy(images, labels)[0].sigmoid()
-    fn.key, fn.classes = hash_of('keep', weights_key(net), policy.crop, policy.sees_label), policy.classes
+    fn.key, fn.classes = name_of('keep', fn, policy), policy.classes
     fn.about = dict(score='keep-probability', sees_label=policy.sees_label)
     return fn
 
@@ -509,7 +509,7 @@ def fit_policy(scoring:Scoring, # the pool, the real and the validation set, see
     def make(folder):
         policy, history = train_policy(real, valid, pool, config, folder=folder, seed=scoring.seed, device=device)
         policy.save(folder/'policy.safetensors'); history.to_csv(folder/'history.csv', index=False)
-    named = dict(real=real.folder, valid=valid.folder, pool=pool.folder, seed=scoring.seed, device=device.type)
+    named = dict(real=real, valid=valid, pool=pool, seed=scoring.seed, device=device.type)
     folder = artefact('policy', make, named | dict(config=asdict(config)))
     return Policy.load(folder/'policy.safetensors', device), folder
 
@@ -552,7 +552,7 @@ def planted_trial(seed:int, config:RLConfig, # the settings to try
         save_json(folder/'trial.json', dict(
             auc=roc_auc_score(right, p), kept=(p > .5).mean(), right=right[p > .5].mean() if (p > .5).any() else None, unseen=len(p),
             cpu_seconds=history.cpu_seconds.sum(), history=history.to_dict('list')))
-    names = dict(real=real.folder, pool=pool.folder, valid=valid.folder, config=asdict(config), seed=seed, device=device.type)
+    names = dict(real=real, pool=pool, valid=valid, config=asdict(config), seed=seed, device=device.type)
     folder = artefact('planted-trial', make, names, quiet=True)
     return load_json(folder/'trial.json') | dict(folder=folder)
 

@@ -16,7 +16,7 @@ __all__ = ['REGISTRY', 'apportion', 'share_weights', 'mapped_weights', 'Quota', 
            'arm_table', 'quiet_interval', 'judge', 'said_of', 'letters', 'interval_over_seeds', 'sampler_table',
            'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table', 'CONFIDENCE_BY', 'agreement', 'bench_scoring',
            'class_confidence', 'column_record', 'confidence_by', 'cross_fitted_confidence', 'keep_scores',
-           'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool', 'weights_key', 'wilson_interval']
+           'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool', 'wilson_interval']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -29,17 +29,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import PALETTE, atomic_path, default_device, generator, hash_of, load_json, progress, save_json, show_images
+from .core import PALETTE, atomic_path, default_device, generator, load_json, name_of, progress, save_json, show_images
 from .data import Images, ImageSet, centre_crop
 from .metrics import distance_blocks, knn_radii, paired_seeds, seed_interval
 from .scores import (CONFIDENCE_BY, agreement, bench_scoring, class_confidence, column_record, confidence_by, # noqa: F401
                             cross_fitted_confidence, keep_scores, label_preservation, make_folds, preserved, realism, score_pool,
-                            weights_key, wilson_interval)
-from .train import Classifier, Training, check_settings, fit_classifier, no_denormals, normalise
+                            wilson_interval)
+from .train import Classifier, Training, check_settings, fit_classifier, named_recipe, no_denormals, normalise
 
 _all_ = ['CONFIDENCE_BY', 'agreement', 'bench_scoring', 'class_confidence', 'column_record', 'confidence_by',
          'cross_fitted_confidence', 'keep_scores', 'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool',
-         'weights_key', 'wilson_interval'] # scores are part of the samplers' interface
+         'wilson_interval'] # scores are part of the samplers' interface
 
 # %% ../nbs/02_samplers.ipynb #983a917e
 def apportion(weights, # one a class, at least 0; a class of weight 0 gets nothing
@@ -461,7 +461,7 @@ def verdict_of(pool:ImageSet, oracle:Classifier, # trained on images that no oth
     "The pool's columns 'oracle' and 'verdict', made where they are missing."
     score_pool(pool, 'oracle', class_confidence(oracle, device=device), device=device)
     def sees(images, labels, rows): return oracle.logits(images).argmax(1).float()
-    score_pool(pool, 'verdict', sees, key=hash_of('verdict', weights_key(oracle.net)), device=device)
+    score_pool(pool, 'verdict', sees, key=name_of('verdict', sees, oracle), device=device)
     return pool.column('verdict').astype(np.int64)
 
 # %% ../nbs/02_samplers.ipynb #1d881c09
@@ -524,7 +524,6 @@ def calibrated(real_scores, pool_scores, # of one class, (n,), (m,)
 def log_odds_of(s:Scoring) -> str: # 'log-odds', the name of the column
     "The critic's calibrated log-odds, within each class. [Azadi 2019]"
     realism_column(s)
-    key = hash_of('log-odds', column_record(s.pool, 'realism')['key'], s.real.fingerprint)
     def make():
         device, labels = default_device(str(s.device)), torch.from_numpy(s.real.labels)
         with torch.inference_mode():
@@ -534,7 +533,7 @@ def log_odds_of(s:Scoring) -> str: # 'log-odds', the name of the column
         for c in np.unique(s.pool.labels):
             mine = s.pool.labels == c; odds[mine] = calibrated(theirs[s.real.labels == c], ours[mine])
         return odds
-    keep_scores(s.pool, 'log-odds', make, key)
+    keep_scores(s.pool, 'log-odds', make, name_of('log-odds', make, [column_record(s.pool, 'realism')['key'], s.gan, s.real]))
     return 'log-odds'
 
 # %% ../nbs/02_samplers.ipynb #6f5d53f0
@@ -555,9 +554,9 @@ def drs_sampler(scores, labels, budget, *, quota, seed):
 def gold_of(s:Scoring) -> str: # the name of the column
     "Calibrated log-odds of being real plus the log-probability of the intended label. [Mo 2019, eq. 4]"
     log_odds_of(s); confidence = confidence_column(s)
-    key = hash_of('gold', *(column_record(s.pool, c)['key'] for c in ('log-odds', confidence)))
     make = lambda: s.pool.column('log-odds') + np.log(s.pool.column(confidence).clip(1e-12))
-    keep_scores(s.pool, f'gold-{s.scorer}', make, key)
+    keys = [column_record(s.pool, c)['key'] for c in ('log-odds', confidence)]
+    keep_scores(s.pool, f'gold-{s.scorer}', make, name_of('gold', make, keys))
     return f'gold-{s.scorer}'
 
 @sampler('gold', needs='gold', source='[Mo 2019, eq. 4]', how="make_scores('gold', Scoring(...))", make=gold_of)
@@ -594,7 +593,7 @@ def score_by_features(s:Scoring, column:str, # the score's name
         labels, scores = labels.to(f.device), torch.empty(len(f), dtype=torch.float64, device=f.device)
         for c in labels.unique().tolist(): scores[labels == c] = fitted[c](f[labels == c])
         return scores
-    fn.key = hash_of(column, weights_key(s.classifier.net), s.real.fingerprint, options)
+    fn.key = name_of(column, fn, dict(classifier=s.classifier, real=s.real, least=least, **options))
     fn.classes, fn.about = s.classifier.classes, dict(score=column, **options)
     s.classifier.to(device); score_pool(s.pool, column, fn, device=s.device)
     return column
@@ -673,7 +672,6 @@ def farthest_first(features:torch.Tensor, # of the candidates, (n, d)
 # %% ../nbs/02_samplers.ipynb #fa4949d3
 def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
     "Minus the greedy order within each class, begun from the real images of the class. [Sener 2018]"
-    key = hash_of('k-centre', weights_key(s.classifier.net), s.real.fingerprint, s.seed)
     def make():
         device, score = default_device(str(s.device)), np.full(len(s.pool), np.nan, np.float32)
         for c, covered in class_features(s).items():
@@ -683,7 +681,7 @@ def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
             turn = farthest_first(f, covered, s.seed).astype(np.float32)
             score[rows] = np.where(turn < 0, np.nan, -turn)
         return score
-    keep_scores(s.pool, 'k-centre', make, key)
+    keep_scores(s.pool, 'k-centre', make, name_of('k-centre', make, dict(classifier=s.classifier, real=s.real, seed=s.seed)))
     return 'k-centre'
 
 @sampler('k-centre', needs='k-centre', source='[Sener 2018, algorithm 1]', how="make_scores('k-centre', Scoring(...))", make=k_centre_of)
@@ -728,7 +726,6 @@ def aum_of(s:Scoring, most:int=200_000, # images of the pool in one training
           ) -> str: # 'aum', the name of the column
     "The area under the margin of every image of the pool. [Pleiss 2020]"
     recipe = {k: v for k, v in s.recipe.items() if k != 'updates'}
-    key = hash_of('aum', recipe, s.seed, most, s.real.fingerprint, s.pool.fingerprint)
     def make():
         score = np.full(len(s.pool), np.nan, np.float32)
         luck = torch.randperm(len(s.pool), generator=generator(s.seed, 'aum')).numpy()
@@ -736,7 +733,7 @@ def aum_of(s:Scoring, most:int=200_000, # images of the pool in one training
             train = Images.from_sets((s.real, None), (s.pool, rows))
             score[rows] = training_margins(train, s.seed, s.device, **recipe)[len(s.real):]
         return score
-    keep_scores(s.pool, 'aum', make, key)
+    keep_scores(s.pool, 'aum', make, name_of('aum', make, dict(recipe=named_recipe(recipe), seed=s.seed, most=most, real=s.real)))
     return 'aum'
 
 @sampler('aum', needs='aum', source='[Pleiss 2020]', how="make_scores('aum', Scoring(...))", make=aum_of)

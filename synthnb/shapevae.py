@@ -14,11 +14,11 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, default_device, generator, hash_of, load_checkpoint, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, load_checkpoint, name_of, progress, save_checkpoint,
                           save_json)
 from .data import Images
 from .shapes import shapes_set
-from .train import images_hash, no_denormals
+from .train import no_denormals
 
 # %% ../nbs/01b_shapevae.ipynb #6f63225d
 class ShapeEncoder(nn.Module):
@@ -128,7 +128,7 @@ def train_shape_vae(train:Images, # bytes, squares of a multiple of 8 px
                    ) -> tuple[ShapeVAE, list]: # the model; a dict an epoch: epoch, squared_error, divergence
     "Train a generator of shapes; the same settings give the same weights, however often it was interrupted. [Chang 2024, A.2]"
     device = default_device(str(device)); settings = (latent_dim, epochs, beta, batch, lr, seed)
-    run, name = VAETraining(train, *settings, device), hash_of(*settings, images_hash(train))
+    run, name = VAETraining(train, *settings, device), name_of('shapevae training', train_shape_vae, [*settings, train])
     path, last = Path(folder or '.')/'checkpoint.pt', time.time()
     if folder and path.exists(): run.resume(path, name)
     with no_denormals(), progress(total=run.steps, initial=run.step, desc='shape VAE') as bar:
@@ -194,5 +194,5 @@ def fit_shape_vae(bias:float=.98, # share of the usual colour within a class
         save_json(folder/'history.json', history)
         save_checkpoint(folder/'vae.pt', {k: v.cpu().contiguous() for k, v in vae.state_dict().items()})
     params = dict(bias=bias, crop=crop, n=n, size=size, epochs=epochs, beta=beta, seed=seed, device=device.type, **settings)
-    folder = artefact('shapevae', make, params, version=2)
+    folder = artefact('shapevae', make, params)
     return load_official_vae(folder/'vae.pt', device), folder

@@ -6,12 +6,12 @@
 __all__ = ['BLOCKS', 'PLAIN', 'IMAGENET', 'CHOICES', 'ResNet', 'pretrained_state', 'load_weights', 'classifier_net', 'Classifier',
            'normalise', 'scale_and_shift', 'pixel_batches', 'TrainConfig', 'check_settings', 'check_images',
            'learning_rate', 'make_optimiser', 'peak_lr', 'place', 'Training', 'views', 'label_loss', 'precision',
-           'images_hash', 'no_denormals', 'train_classifier', 'looks', 'show', 'write_jpegs', 'one_of_five',
+           'named_recipe', 'no_denormals', 'train_classifier', 'looks', 'show', 'write_jpegs', 'one_of_five',
            'usual_epochs', 'our_epochs', 'bench_train', 'fit_classifier', 'fit_oracle', 'JointClassifier',
            'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
 # %% ../nbs/00c_train.ipynb #00a9288f
-import copy, hashlib, tempfile, time
+import copy, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -26,7 +26,8 @@ import torchvision.models.resnet as resnet
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import artefact, default_device, generator, hash_of, load_checkpoint, load_model, progress, save_checkpoint, save_model
+from .core import (artefact, default_device, generator, load_checkpoint, load_model, name_of, progress, save_checkpoint,
+                          save_model)
 from .data import Images, ImageSet, centre_crop, code_bits, combination_names, crop_at, random_crop_flip
 from .drawn import EVEN_RATES, drawn_attributes, drawn_set
 
@@ -420,13 +421,11 @@ def validate(self:Training, valid:Images|None): # None: the last weights are the
         self.best = dict(rank=rank, state={k: v.clone() for k, v in net.state_dict().items()})
     self.net.train(); self.loss.zero_(); self.history.append(row)
 
-# %% ../nbs/00c_train.ipynb #278ddb3a
-def images_hash(images:Images|None) -> str:
-    "A fingerprint of a table of images: its labels, its shape, and every 997th byte."
-    if images is None: return 'none'
-    digest = hashlib.blake2b(repr((tuple(images.pixels.shape), images.classes)).encode(), digest_size=6)
-    for part in (images.labels, images.pixels.reshape(-1)[::997]): digest.update(part.cpu().numpy().tobytes())
-    return digest.hexdigest()
+# %% ../nbs/00c_train.ipynb #ece15f3c
+def named_recipe(recipe:dict) -> dict: # the same, with a file of weights in the place of its path
+    "The settings of a training as they stand in a name: a file counts by its content."
+    weights = recipe.get('weights')
+    return recipe | (dict(weights=Path(weights)) if weights is not None and Path(weights).is_file() else {})
 
 # %% ../nbs/00c_train.ipynb #dbd2b90c
 @patch
@@ -472,7 +471,7 @@ def train_classifier(train:Images, # the training table
     "Train a classifier; the same settings, seed and images give the same result, however often it was interrupted."
     config = check_settings(settings, train, valid); device = default_device(device)
     run, valid = Training(train, config, seed, device), None if valid is None else place(valid, device)
-    name = hash_of(asdict(config), seed, images_hash(train), images_hash(valid))
+    name = name_of('training', train_classifier, [named_recipe(asdict(config)), seed, train, valid])
     path, saved = Path(folder or '.')/'training.pt', time.time()
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=config.updates, initial=run.step, desc=desc) as bar:
@@ -579,8 +578,8 @@ def fit_classifier(parts:list, # (image set, rows or None for all), joined for t
         train, held_out = Images.from_sets(*parts), Images.from_sets((valid, None))
         best, history = train_classifier(train, held_out, folder=folder, seed=seed, device=device, desc=desc, **recipe)
         best.save(folder/'classifier.safetensors'); history.to_csv(folder/'history.csv', index=False)
-    named = [[s.folder, None if rows is None else hash_of(np.asarray(rows).tolist())] for s, rows in parts]
-    folder = artefact('classifier', make, dict(parts=named, valid=valid.folder, seed=seed, device=device.type, recipe=recipe))
+    named = [[s, None if rows is None else np.asarray(rows)] for s, rows in parts]
+    folder = artefact('classifier', make, dict(parts=named, valid=valid, seed=seed, device=device.type, recipe=named_recipe(recipe)))
     return Classifier.load(folder/'classifier.safetensors', device)
 
 # %% ../nbs/00c_train.ipynb #b5220429
@@ -619,9 +618,7 @@ def attribute_confidence(classifier:Classifier, # of attributes
     def fn(images, labels, rows):
         total = joint.logits(images, flip).gather(1, labels[:, None]).squeeze(1)
         return total/classifier.n_classes if log else total.exp()
-    weights = b''.join(v.detach().cpu().contiguous().numpy().tobytes() for _, v in sorted(classifier.net.state_dict().items()))
-    digest = hashlib.blake2b(weights, digest_size=6).hexdigest()
-    fn.key, fn.classes = hash_of('attribute_confidence', digest, classifier.classes, log, flip), joint.classes
+    fn.key, fn.classes = name_of('attribute-confidence', fn, dict(classifier=classifier, log=log, flip=flip)), joint.classes
     fn.about = dict(score='attribute confidence', by='seen', log=log, flip=flip)
     return fn
 

@@ -23,10 +23,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, load_model,
+from .core import (artefact, atomic_path, default_device, generator, load_checkpoint, load_json, load_model, name_of,
                           progress, save_checkpoint, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
-from .train import images_hash, no_denormals, pixel_batches, place, precision
+from .train import no_denormals, pixel_batches, place, precision
 
 # %% ../nbs/05_vae.ipynb #e4074e6d
 class DownBlock(nn.Module):
@@ -681,7 +681,7 @@ def train_vae(train:Images, valid:Images, # bytes, squares of the configured siz
              ) -> tuple[VAE, pd.DataFrame]: # the model; a row an epoch
     "Train a VAE; the same settings give the same weights, however often it was interrupted. [paper 3, 4.1]"
     device = default_device(str(device)); run = LatentTraining(train, valid, strategy, config, seed, device, conditional)
-    name = hash_of('vae', strategy, asdict(config), conditional, seed, images_hash(train), images_hash(valid))
+    name = name_of('vae training', train_vae, [strategy, config, conditional, seed, train, valid])
     path, last = Path(folder or '.')/'checkpoint.pt', time.time()
     if folder and path.exists(): run.resume(path, name)
     with no_denormals(), progress(total=run.steps, initial=run.step, desc=f'VAE, {strategy}') as bar:
@@ -709,9 +709,9 @@ def fit_vae(train:ImageSet, valid:ImageSet, # of the VAE's size
         vae.save(folder/'vae.safetensors'); history.to_csv(folder/'history.csv', index=False)
         save_json(folder/'about.json', dict(classes=train.classes, n_train=len(train)))
         (folder/'checkpoint.pt').unlink()
-    params = dict(train=train.folder, valid=valid.folder, strategy=strategy, conditional=conditional, seed=seed, device=device.type,
+    params = dict(train=train, valid=valid, strategy=strategy, conditional=conditional, seed=seed, device=device.type,
                   config=asdict(config))
-    folder = artefact('vae', make, params, version=3)
+    folder = artefact('vae', make, params)
     return VAE.load(folder/'vae.safetensors', device), folder
 
 # %% ../nbs/05_vae.ipynb #6e460296
@@ -795,7 +795,7 @@ def vae_pool(vae_folder:Path, # from `fit_vae`, of a conditional VAE
     labels, device, about = np.asarray(labels), default_device(str(device)), load_json(Path(vae_folder)/'about.json')
     vae = VAE.load(Path(vae_folder)/'vae.safetensors', device); checked_labels(labels, len(labels), vae.n_classes)
     def make(folder):
-        meta = dict(kind='pool', vae=hash_of(Path(vae_folder)), seed=seed)
+        meta = dict(kind='pool', seed=seed)
         writer = ImageSetWriter(folder, len(labels), vae.size, vae.classes, 3, meta)
         with progress(total=len(labels), initial=writer.done, desc='making the pool') as bar:
             while writer.done < len(labels):
@@ -803,8 +803,8 @@ def vae_pool(vae_folder:Path, # from `fit_vae`, of a conditional VAE
                 images = sample_images(vae, len(rows), (seed, 'pool', int(rows[0])), labels[rows])
                 writer.write(images, labels[rows], source=rows % about['n_train']); bar.update(len(rows))
         writer.close()
-    what = dict(vae=Path(vae_folder), labels=hash_of(labels.tolist()), n=len(labels), seed=seed, batch=batch, device=device.type)
-    return ImageSet(artefact('pool', make, what, version=1))
+    what = dict(vae=vae, n_train=about['n_train'], labels=labels, seed=seed, batch=batch, device=device.type)
+    return ImageSet(artefact('pool', make, what))
 
 # %% ../nbs/05_vae.ipynb #724974fa
 @torch.no_grad()
