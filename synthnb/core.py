@@ -402,17 +402,21 @@ def class_parts(c:type) -> tuple[set, dict]: # pairs (name, digest) of its const
 def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
     "All code of ours that functions reach: their own, that of what they call, and the constants."
     parts, seen, todo, words, waiting = set(), {}, list(things), set(), {}
-    while todo:
-        o = todo.pop(); f = function_in(o)
-        if id(o) in seen or o is None or isinstance(o, (str, int, float)): continue
+    def visit(o):
+        f = function_in(o)
+        if id(o) in seen or o is None or isinstance(o, (str, int, float)): return
         seen[id(o)] = o # kept, so that no other object gets its number
-        if isinstance(o, (list, tuple, set, frozenset, dict)): todo += o.values() if isinstance(o, dict) else o
-        elif isinstance(o, torch.nn.Module): todo += {type(m) for m in o.modules()}
+        if isinstance(o, (list, tuple, set, frozenset, dict)): todo.extend(o.values() if isinstance(o, dict) else o)
+        elif isinstance(o, torch.nn.Module): todo.extend({type(m) for m in o.modules()})
         elif f: seen[id(f)] = f
-        elif not isinstance(o, type): todo += [type(o), *(vars(o).values() if counts(type(o)) and hasattr(o, '__dict__') else ())]
-        if isinstance(o, partial): todo += [*o.args, *o.keywords.values()]
-        if f and counts(f): more, onwards = function_parts(f); parts |= more; todo += onwards; words |= attribute_names(f.__code__)
-        elif isinstance(o, type) and counts(o): more, waiting[o] = class_parts(o); parts |= more; todo += o.__bases__
+        elif not isinstance(o, type): todo.extend([type(o), *(vars(o).values() if counts(type(o)) and hasattr(o, '__dict__') else ())])
+        if isinstance(o, partial): todo.extend([*o.args, *o.keywords.values()])
+        if f and counts(f): more, onwards = function_parts(f); todo.extend(onwards); words.update(attribute_names(f.__code__))
+        elif isinstance(o, type) and counts(o): more, waiting[o] = class_parts(o); todo.extend(o.__bases__)
+        else: return
+        parts.update(more)
+    while todo:
+        visit(todo.pop())
         if not todo: # methods that something by now refers to
             for methods in waiting.values(): todo += [methods.pop(n) for n in [*methods] if n in words or n.startswith('__')]
     return parts
