@@ -8,10 +8,10 @@ __all__ = ['STATISTICS', 'as_labels', 'as_pair', 'confusion', 'accuracy', 'class
            'mean_class_accuracy_of', 'macro_f1_of', 'statistic_of', 'check_level', 'bootstrap_draws',
            'bootstrap_interval', 'plot_bootstrap', 'as_values', 'seed_interval', 'seed_table', 'Comparison', 'mcnemar',
            'paired_draws', 'paired_comparison', 't_test_power', 'seeds_needed', 'SeedComparison', 'paired_seeds',
-           'said_small', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance', 'inception_score',
-           'distance_blocks', 'knn_radii', 'check_pair', 'prdc', 'inception_file', 'InceptionFeatures',
-           'ClassifierFeatures', 'image_extractor', 'ImageFeatures', 'image_rows', 'image_features', 'check_comparable',
-           'as_extractor', 'image_scores']
+           'said_small', 'finite_features', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance',
+           'inception_score', 'distance_blocks', 'knn_radii', 'check_pair', 'rounding', 'warn_of_copies', 'prdc',
+           'inception_file', 'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures',
+           'image_rows', 'image_features', 'check_comparable', 'as_extractor', 'image_scores']
 
 # %% ../nbs/00d_metrics.ipynb #0e050467
 import math, os, warnings
@@ -42,13 +42,17 @@ def as_labels(values, # labels: array, tensor or list of integers
               what:str='labels', # how to call them in an error
              ) -> np.ndarray: # (n,) int64
     "Class labels as an integer array, or a ValueError that says what is wrong with them."
+    if np.ma.is_masked(values): raise ValueError(f'{what} are partly masked: drop these rows first')
     a = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if a.ndim != 1: raise ValueError(f'{what} have shape {a.shape}, expected (n,); of probabilities take .argmax(1)')
     if len(a) == 0: raise ValueError(f'{what} are empty: a score needs at least one image')
     if a.dtype.kind not in 'iuf': raise ValueError(f'{what} are {a.dtype}, expected integers; map names to codes')
     if a.dtype.kind == 'f' and not np.isfinite(a).all():
         raise ValueError(f'{what} hold {(~np.isfinite(a)).sum()} NaN or infinite values; drop these rows first')
-    if (a != a.astype(np.int64)).any(): raise ValueError(f'{what} are not whole numbers, e.g. {a[a != np.round(a)][0]}')
+    if len(huge := a[np.abs(a.astype(float)) >= 2**53]):
+        raise ValueError(f'{what} lie outside 0..2^53, e.g. {huge[0]}')
+    if len(odd := a[a != a.astype(np.int64)]):
+        raise ValueError(f'{what} are not whole numbers, e.g. {odd[0]}')
     a, top = a.astype(np.int64), np.inf if k is None else k
     if bad := int(((a < 0) | (a >= top)).sum()):
         raise ValueError(f'{bad} {what} lie outside 0..{"" if k is None else k - 1}: found {a.min()}..{a.max()}')
@@ -222,7 +226,13 @@ def plot_bootstrap(y, pred, statistic:str='mean class accuracy', level:float=.95
 # %% ../nbs/00d_metrics.ipynb #94836bf2
 def as_values(values, what:str='values') -> np.ndarray: # (n,) float64
     "One finite number a seed, or a ValueError that says which is not."
-    x = np.asarray(values, dtype=float).reshape(-1)
+    x = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if x.ndim > 1:
+        raise ValueError(f'{what} have shape {x.shape}, expected a number a seed: give one column')
+    if x.dtype.kind not in 'iufO' or np.ma.is_masked(values):
+        kind = 'partly masked' if np.ma.is_masked(values) else x.dtype
+        raise ValueError(f'{what} are {kind}, expected one number a seed')
+    x = x.astype(float).reshape(-1)
     if len(x) == 0: raise ValueError(f'{what} are empty: give one number a seed')
     if not np.isfinite(x).all():
         raise ValueError(f'{what} at positions {np.flatnonzero(~np.isfinite(x)).tolist()} are not finite; '
@@ -234,7 +244,8 @@ def seed_interval(values, # one number a seed
                   level:float=.95, # confidence
                  ) -> Interval: # mean and Student's interval of the mean
     "The mean over seeds and how sure we are of it; of one seed the interval is nan."
-    x, n = as_values(values), np.size(values)
+    x = as_values(values)
+    n = len(x)
     if n == 1:
         warnings.warn('one seed has no interval: run at least two, better five', stacklevel=2)
         return Interval(float(x[0]), math.nan, math.nan)
@@ -251,7 +262,7 @@ def seed_table(runs:pd.DataFrame, # one row a run
     if missing := [c for c in np.atleast_1d(by).tolist() + [value] if c not in runs]:
         raise ValueError(f'no columns {missing} in these runs; there are {list(runs)}')
     rows = []
-    for key, group in runs.groupby(by, sort=False):
+    for key, group in runs.groupby(by, sort=False, dropna=False):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             i = seed_interval(group[value], level)
@@ -373,15 +384,20 @@ def said_small(d:SeedComparison|None, # the paired difference, None where nothin
     return 'not reproduced' if d.lo > 0 or (kind == 'within' and d.hi < 0) else 'undecided'
 
 # %% ../nbs/00d_metrics.ipynb #d220e7ae
-def check_features(*sets:Tensor): # each (n, d)
-    "A ValueError unless all are finite (n, d) with n > 1 and one d; a warning where n <= d."
-    d = sets[0].shape[-1]
+def finite_features(*sets:Tensor): # each (n, d)
+    "A ValueError unless all are finite (n, d) with one d."
     for f in sets:
-        if f.ndim != 2 or f.shape[1] != d:
+        if f.ndim != 2 or f.shape[1] != sets[0].shape[-1]:
             raise ValueError(f'features have shapes {[tuple(s.shape) for s in sets]}, expected (n, d) with one d')
-        if len(f) < 2: raise ValueError(f'{len(f)} image(s): a covariance needs at least 2, a good one more than {d}')
         if not torch.isfinite(f).all():
             raise ValueError('features hold NaN or infinity: look at the extractor and its input')
+
+def check_features(*sets:Tensor): # each (n, d)
+    "A ValueError unless all are finite (n, d) with n > 1 and one d; a warning where n <= d."
+    finite_features(*sets)
+    d = sets[0].shape[-1]
+    for f in sets:
+        if len(f) < 2: raise ValueError(f'{len(f)} image(s): a covariance needs at least 2, a good one more than {d}')
     n = min(map(len, sets))
     if n <= d: warnings.warn(f'{n} images for {d} features: their covariance has rank {n - 1} at most, and FID is far '
                              f'too large; use more than {d} images, or KID, which has no such bias', stacklevel=3)
@@ -405,7 +421,9 @@ def kernel_distance(real:Tensor, fake:Tensor, # features (n, d)
                     seed:int=0, # of the subsets
                    ) -> tuple[float, float]: # mean over subsets (may be below 0), sd over subsets
     "Unbiased squared MMD under the cubic kernel. [Binkowski 2018]"
+    finite_features(real, fake)
     n = min(len(real), len(fake))
+    if subsets < 1: raise ValueError(f'{subsets} subsets: KID is a mean over at least one')
     size = kid_size(n) if subset_size is None else subset_size
     if not 2 <= size <= n:
         raise ValueError(f'KID subsets of {size} images from sets of {len(real)} and {len(fake)}: give 2..{n}')
@@ -421,6 +439,9 @@ def inception_score(logits:Tensor, # (n, k)
     "The exponential of the mean divergence of an image's label distribution from the set's. [Salimans 2016]"
     if logits.ndim != 2 or not len(logits):
         raise ValueError(f'logits have shape {tuple(logits.shape)}, expected (n, k)')
+    if bad := int((~torch.isfinite(logits)).any(1).sum()):
+        raise ValueError(f'{bad} of {len(logits)} images have logits that are NaN or infinite: '
+                         'look at the extractor and its input')
     splits = (10 if len(logits) >= 1000 else 1) if splits is None else splits
     if not 1 <= splits <= len(logits):
         raise ValueError(f'{splits} splits of {len(logits)} images: give 1..{len(logits)}')
@@ -466,6 +487,23 @@ def check_pair(real:Tensor, fake:Tensor, k:int) -> tuple[Tensor, Tensor]: # the 
         raise ValueError(f'{len(real)} real and {len(fake)} fake images, k={k}: at least {k + 1} real and one fake are needed')
     return (real.cpu(), fake.cpu()) if real.device.type == 'mps' else (real, fake)
 
+# %% ../nbs/00d_metrics.ipynb #26cd3c72
+def rounding(features:Tensor, # (n, d)
+             centres:tuple, # what distances were taken about, each (d,)
+             chunk:int=2048, # rows at once
+            ) -> Tensor: # float64 (n,), to be added for both images of a pair
+    "How far the square of a distance from `distance_blocks` may be off, with room to spare."
+    parts = [[(f.double() - c).square().sum(1) for c in centres] for f in features.split(chunk)]
+    return 1e-13*torch.cat([sum(part) for part in parts])
+
+def warn_of_copies(**balls): # 'real' and 'fake' -> squares of the radii, and their rounding
+    "Say how many balls of a set have no inside, since k others are the same image."
+    for name, (square, slack) in balls.items():
+        if n := int((square <= 2*slack).sum()): warnings.warn(
+            f'{n} of {len(square)} {name} images have so many copies that the radius of their ball '
+            'is 0: nothing lies inside, not even another copy. Leave them out, or raise k',
+            stacklevel=3)
+
 # %% ../nbs/00d_metrics.ipynb #5194947c
 def prdc(real_features, # (n, d), of the images to be resembled and covered
          fake_features, # (m, d)
@@ -474,11 +512,15 @@ def prdc(real_features, # (n, d), of the images to be resembled and covered
         ) -> dict: # precision, recall, coverage in [0, 1]; density >= 0
     "How many fakes lie among the real images, and how many real images have a fake among them. [Kynkaanniemi 2019; Naeem 2020]"
     real, fake = check_pair(torch.as_tensor(real_features), torch.as_tensor(fake_features), k)
-    radii, own = knn_radii(real, k, chunk), None
-    if len(fake) > k: own = knn_radii(fake, k, chunk)
+    centres = real.double().mean(0), fake.double().mean(0)
+    slack, loose = (rounding(f, centres, chunk) for f in (real, fake))
+    radii, own = knn_radii(real, k, chunk).square(), None
+    if len(fake) > k: own = knn_radii(fake, k, chunk).square()
     else: warnings.warn(f'{len(fake)} fake images for k={k} neighbours: their recall is nan', stacklevel=2)
+    warn_of_copies(real=(radii, slack), **{} if own is None else dict(fake=(own, loose)))
     balls, covered, recalled = (torch.zeros(len(s), dtype=torch.int64, device=real.device) for s in (fake, real, real))
     for i, j, d in distance_blocks(real, fake, chunk):
+        d = d.square() + slack[i, None] + loose[j]
         inside = d < radii[i, None]
         balls[j] += inside.sum(0); covered[i] += inside.sum(1)
         if own is not None: recalled[i] += (d < own[j]).sum(1)
