@@ -60,6 +60,19 @@ def test_the_record_is_complete(first):
     assert record['metrics']['n_added'] == record['metrics']['n_real'] and record['metrics']['n_pool'] == 7*record['metrics']['n_real']
 
 
+def test_each_p_stands_beside_its_own_statistic(first):
+    "The interval is of mean class accuracy, McNemar's test of plain accuracy: each is named, with its own difference."
+    runs, output = first
+    found = numbers(runs, 'scale=smoke')
+    gain = found['against_control']
+    mean = re.search(r'mean class accuracy: ([-+.\d]+) points \[([-+.\d]+), ([-+.\d]+)\] over test images$', output, re.M)
+    assert [float(v) for v in mean.groups()] == [round(100*gain[k], 1) for k in ('difference', 'lo', 'hi')]
+    plain = re.search(r"plain accuracy: ([.\d]+) to ([.\d]+)%.*: (\d+) against (\d+) of 80 images, McNemar's p = (\S+)$", output, re.M)
+    was, now, only_a, only_b, p = (float(v) for v in plain.groups())
+    assert (only_a, only_b) == (gain['only_a'], gain['only_b']) and np.isclose(p, gain['p'], rtol=.1)
+    assert abs((now - was) - 100*(only_b - only_a)/80) < .11, 'the counts and the accuracies are of the same difference'
+
+
 def test_another_sampler_reuses_what_is_dear(first):
     runs, _ = first
     status, output = run(runs, '-p', 'sampler', 'random')

@@ -124,6 +124,34 @@ def test_a_constant_score_is_random_sampling(pool, budget, name, seed):
     assert (quiet_select(name, flat, budget, seed=seed).indices == quiet_select('random', flat, budget, seed=seed).indices).all()
 
 
+@fast
+@given(scored(ties=True), st.sampled_from([np.float32, np.float64]), st.integers(0, 99))
+def test_floats_rank_as_their_own_type_does(pool, kind, seed):
+    "To the last bit and tie: the order of a float32 column is that of its float64."
+    labels, scores, k = pool
+    scores = (scores/3 + np.random.default_rng(seed).choice([0, 1e-7, np.nan, -np.inf], len(scores))).astype(kind)
+    luck = torch.randperm(len(scores), generator=module.generator(seed, 'ties')).numpy()
+    order = np.lexsort((luck, -scores))
+    order = order[~np.isnan(scores[order])]
+    assert top_ranked(scores, labels, None, 60, seed).tolist() == order[:60].tolist()
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.uint32, np.uint64, np.int8, np.float16, '>f8'])
+@pytest.mark.parametrize('name', [n for n in RANKED if n != 'drs'])
+def test_every_type_of_number_keeps_the_same_images(name, kind):
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 3, 90), rng.permutation(90)
+    whole, floats = (quiet_select(name, pool_of(labels, scores.astype(t), 3), 30) for t in (kind, np.float64))
+    assert whole.indices.tolist() == floats.indices.tolist() and whole.report.equals(floats.report)
+
+
+@pytest.mark.parametrize('scores', [np.arange(6).astype(str), np.arange(6).astype(object), np.arange(6)*1j, np.ones((6, 1)),
+                                    np.ones((6, 2)), np.arange(6).astype('M8[s]'), np.ones(5)])
+def test_what_is_no_score_is_refused_by_name(scores):
+    for name in RANKED:
+        with pytest.raises(ValueError, match=f"the column '{get_sampler(name).needs}'"): select(name, pool_of([0]*6, scores, 1), 2)
+
+
 def test_ties_are_broken_evenly_over_the_pool():
     kept = sum(np.bincount(top_ranked(np.ones(60), np.zeros(60, int), [20], 20, seed=s), minlength=60) for s in range(1500))
     # each image is kept in a third of the seeds: binomial(1500, 1/3) has sd 18.3, and 60 images stay within 4 of them
