@@ -206,7 +206,8 @@ def test_a_guide_is_all_that_its_generator_and_its_model_are(text_image):
 
 def test_trials_are_also_the_groups_that_they_are_counted_by():
     base, config = shapes.shapes_set(32, .5, size=64, seed=0), repair.REPAIR_PRESETS['smoke']
-    def trials(groups): return repair.fit_trials({.5: (base, dict(longer=base))}, base, groups, config, trials=1, device='cpu')[repair.GROUPS]
+    def trials(groups):
+        return repair.fit_trials({.5: (base, dict(longer=base))}, base, groups, config, trials=1, device='cpu')[repair.GROUPS]
     groups = np.arange(32) % 4
     a, b = trials(groups), trials((groups + 1) % 4)
     assert np.array_equal(a.to_numpy(), np.roll(b.to_numpy(), -1, axis=1)), 'the same trainings, counted by other groups'
