@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_COLUMNS', 'IMAGE_SUFFIXES', 'SPLITS',
            'CELEBA_SPLITS', 'SOURCES', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float', 'to_uint8',
-           'ImageSet', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes', 'target_combinations', 'Images',
-           'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop', 'stratified_split', 'downsample_counts',
-           'choose_classes', 'existing', 'read_affectnet', 'read_folder', 'read_csv', 'read_splits', 'read_celeba',
-           'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode', 'import_images', 'report_unreadable',
-           'source', 'load_data', 'check_classes', 'subsample', 'file_facts', 'import_splits', 'affectnet_source',
-           'folder_source', 'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
+           'ImageSet', 'check_set', 'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes',
+           'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
+           'stratified_split', 'downsample_counts', 'choose_classes', 'existing', 'read_affectnet', 'read_folder',
+           'read_csv', 'read_splits', 'read_celeba', 'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode',
+           'import_images', 'report_unreadable', 'source', 'load_data', 'check_classes', 'subsample', 'file_facts',
+           'import_splits', 'affectnet_source', 'folder_source', 'csv_source', 'attribute_source', 'load_attributes',
+           'celeba_source']
 
 # %% ../nbs/00a_data.ipynb #147a8378
-import json, os, struct
+import hashlib, json, os, re, struct, time, unicodedata
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
@@ -45,7 +47,8 @@ class ArrayFile:
                 reserve(p, 256 + int(np.prod(shape, dtype=np.int64))*np.dtype(dtype).itemsize)
                 with open(p, 'r+b') as f: f.write(npy_header(shape, dtype))
         elif not self.path.exists(): raise FileNotFoundError(f'{self.path} does not exist')
-        array = np.load(self.path, mmap_mode='r')
+        try: array = np.load(self.path, mmap_mode='r')
+        except ValueError as e: raise ValueError(f'{self.path} is no whole array ({e}); make it anew') from e
         self.shape, self.dtype, self.offset = array.shape, array.dtype, array.offset
         self.row = int(np.prod(self.shape[1:], dtype=np.int64))*self.dtype.itemsize
 
@@ -56,10 +59,13 @@ class ArrayFile:
 def write(self:ArrayFile, start:int, # first row
           rows, # an array or a tensor of the same row shape
          ):
-    "Write rows at their place; a full disk is a clear error."
-    rows = np.ascontiguousarray(rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows, self.dtype)
-    if rows.shape[1:] != self.shape[1:] or start + len(rows) > len(self):
-        raise ValueError(f'{self.path}: rows {start}:{start+len(rows)} of shape {rows.shape[1:]} do not fit {self.shape}')
+    "Write rows at their place; a full disk, or numbers that the file cannot hold, is a clear error."
+    given = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+    with np.errstate(invalid='ignore'): rows = np.ascontiguousarray(given, self.dtype)
+    if start < 0 or rows.shape[1:] != self.shape[1:] or start + len(rows) > len(self): raise ValueError(
+        f'{self.path}: rows {start}:{start+len(rows)} of shape {rows.shape[1:]} do not fit {self.shape}')
+    if {given.dtype.kind, self.dtype.kind} != {'f'} and given.dtype != self.dtype and (rows != given).any():
+        raise ValueError(f'{self.path} holds {self.dtype}: {given.dtype} would lose its values; convert it first')
     view, at = memoryview(rows).cast('B') if rows.size else b'', self.offset + start*self.row
     try:
         with open(self.path, 'r+b', buffering=0) as f:
@@ -70,7 +76,9 @@ def write(self:ArrayFile, start:int, # first row
 @patch
 def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, freshly allocated
     "Read rows; a file shorter than its header promises is a clear error."
-    stop = min(stop, len(self)); out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+    stop = min(stop, len(self))
+    if not 0 <= start <= stop: raise IndexError(f'rows {start}:{stop} were asked of {len(self)} rows in {self.path}')
+    out = np.empty((stop - start, *self.shape[1:]), self.dtype)
     view, at = memoryview(out).cast('B') if out.size else b'', self.offset + start*self.row
     with open(self.path, 'rb', buffering=0) as f:
         while len(view):
@@ -83,13 +91,19 @@ def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, 
 def to_float(x:torch.Tensor, # uint8 (n, h, w, c)
             ) -> torch.Tensor: # float32 in [-1, 1], (n, c, h, w), channels-last in memory
     "Pixels as a network sees them."
+    if x.dtype != torch.uint8: raise TypeError(f'expected pixels, uint8 (n, h, w, c); got {x.dtype} {tuple(x.shape)}')
     return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 
 # %% ../nbs/00a_data.ipynb #3df6705a
 def to_uint8(x:torch.Tensor, # float in [-1, 1], (n, c, h, w)
             ) -> torch.Tensor: # uint8 (n, h, w, c)
-    "A network's output as pixels; values outside the range are clipped."
-    return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    "A network's output as pixels; values outside the range are clipped, NaN and infinities are an error."
+    if not x.is_floating_point(): raise TypeError(f'expected floats in [-1, 1], (n, c, h, w); got {x.dtype} {tuple(x.shape)}')
+    y = x.float()
+    if not y.sum().isfinite() and (bad := int((~x.isfinite()).sum())): raise ValueError(
+        f'{bad:,} of {x.numel():,} values are NaN or infinite, which is no picture: the network has diverged. '
+        'Take an earlier checkpoint, a lower learning rate, or float32')
+    return y.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 # %% ../nbs/00a_data.ipynb #8329b7c7
 class ImageSet:
@@ -102,11 +116,23 @@ class ImageSet:
         self.pixels = ArrayFile(self.folder/'images.npy')
         self.labels = np.load(self.folder/'labels.npy')
         self.classes, self.size = list(self.meta['classes']), self.pixels.shape[1]
-        if len(self.labels) != len(self.pixels): raise ValueError(
-            f'{self.folder}: {len(self.pixels)} images but {len(self.labels)} labels; make it anew')
+        self.root = self.meta.get('root') # of the files that it was read from, see `files`
+        check_set(self)
 
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'ImageSet({len(self):,} images, {self.size} px, {len(self.classes)} classes)'
+
+# %% ../nbs/00a_data.ipynb #086ec24f
+def check_set(s:ImageSet):
+    "Raise ValueError where a set's files do not agree with each other: its size, its labels, its classes."
+    x, y, k = s.pixels, s.labels, len(s.classes)
+    def wrong(what): raise ValueError(f'{s.folder}: {what}; make it anew')
+    if len(y) != len(x): wrong(f'{len(x)} images but {len(y)} labels')
+    if x.dtype != np.uint8 or len(x.shape) != 4 or x.shape[1] != x.shape[2]:
+        wrong(f'images.npy holds {x.dtype} {x.shape} where uint8 (n, size, size, channels) is expected')
+    if (have := x.path.stat().st_size) != (need := x.offset + len(x)*x.row): wrong(f'images.npy has {have:,} bytes, not {need:,}')
+    if y.ndim != 1 or y.dtype.kind not in 'iu': wrong(f'labels.npy holds {y.dtype} {y.shape} where whole numbers (n,) are expected')
+    if len(y) and not 0 <= y.min() <= y.max() < k: wrong(f'labels from {y.min()} to {y.max()} for {k} classes')
 
 # %% ../nbs/00a_data.ipynb #fd9531f9
 @patch(as_prop=True)
@@ -131,6 +157,8 @@ def batches(self:ImageSet, size:int=256, # images a batch
            ) -> Iterator[tuple[int, torch.Tensor]]: # first row, uint8 (b, h, w, c)
     "All images in order, batch by batch, the next one being read ahead; memory does not grow with the set."
     stop = len(self) if stop is None else min(stop, len(self))
+    if size < 1 or min(start, stop) < 0: raise ValueError(f'batches of {size} images from row {start} to {stop}: expected '
+                                                          'at least one image a batch, and rows from 0 on')
     read = lambda at: torch.from_numpy(self.pixels.read(at, min(at + size, stop)))
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, start) if start < stop else None
@@ -139,14 +167,27 @@ def batches(self:ImageSet, size:int=256, # images a batch
             if at + size < stop: ahead = reader.submit(read, at + size)
             yield at, batch
 
+# %% ../nbs/00a_data.ipynb #6a8b3d83
+def row_numbers(rows, # row numbers in any order, or a mask: True or False for each of n rows
+                n:int, # how many rows there are
+                what='the set', # whose rows they are, for the error
+               ) -> np.ndarray: # int64, each from 0 to n - 1
+    "Rows as numbers; fractions, negative rows, masks of another length and anything else is an error."
+    a = rows.detach().cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+    if a.dtype == bool and a.shape == (n,): return np.flatnonzero(a)
+    if a.shape == (0,) and a.dtype != bool: return np.empty(0, np.int64)
+    if a.ndim != 1 or a.dtype.kind not in 'iu': raise IndexError(
+        f'rows of {what}: expected row numbers, or a mask of {n} times True or False; got {a.dtype} of shape {a.shape}')
+    if a.min() < 0 or a.max() >= n: raise IndexError(
+        f'rows from {a.min()} to {a.max()} were asked of {n} images in {what}; the first is row 0, negative ones are refused')
+    return a.astype(np.int64)
+
 # %% ../nbs/00a_data.ipynb #18932139
 @patch
-def gather(self:ImageSet, rows, # row numbers, in any order
+def gather(self:ImageSet, rows, # row numbers in any order, or a mask
           ) -> torch.Tensor: # uint8 (len(rows), h, w, c)
     "The images of some rows, in the order asked for."
-    rows = np.asarray(rows, np.int64)
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-        raise IndexError(f'rows from {rows.min()} to {rows.max()} were asked of {len(self)} images in {self.folder}')
+    rows = row_numbers(rows, len(self), self.folder)
     out, order = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8), np.argsort(rows, kind='stable')
     for part in np.array_split(order, max(1, -(-len(order)//4096))): out[part] = self.images[rows[part]]
     return torch.from_numpy(out)
@@ -170,10 +211,35 @@ def column(self:ImageSet, name:str) -> np.ndarray: # (n,) or (n, ...)
 def add_column(self:ImageSet, name:str, values) -> np.ndarray: # as stored
     "Store one number an image under a name, atomically; an older column of that name is replaced."
     values = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if len(values) != len(self): raise ValueError(f"column '{name}': {len(values)} values for {len(self)} images")
+    if values.ndim < 1 or len(values) != len(self):
+        raise ValueError(f"column '{name}': {values.shape[0] if values.ndim else 1} values for {len(self)} images")
+    if values.dtype.kind not in 'biuf': raise ValueError(f"column '{name}': {values.dtype} is not a kind of number; convert it first")
     with atomic_path(self.folder/'columns'/f'{name}.npy') as p:
         with open(p, 'wb') as f: np.save(f, values)
     return values
+
+# %% ../nbs/00a_data.ipynb #2dd25714
+@patch
+def files(self:ImageSet, rows=None, # row numbers or a mask; None for all
+          relative:bool=False, # to the set's root, hence the same on every machine
+         ) -> list[str]: # one path a row
+    "The files that the images were read from."
+    if not (self.folder/'files.csv').exists(): raise ValueError(
+        f'{self.folder} names no files: its images were drawn, or made by a generator; see `source_files`')
+    names = pd.read_csv(self.folder/'files.csv', dtype=str, keep_default_na=False, encoding_errors='surrogateescape').file.tolist()
+    if len(names) != len(self): raise ValueError(f'{self.folder}: {len(names)} files for {len(self)} images; make it anew')
+    if rows is not None: names = [names[r] for r in row_numbers(rows, len(self), self.folder)]
+    return names if relative else [str(Path(self.root or '', name)) for name in names]
+
+@patch
+def source_files(self:ImageSet, real:ImageSet, # the set that this pool was made from
+                 rows=None, relative:bool=False, # as in `files`
+                ) -> list[str]: # one path a row
+    "The real file that each synthetic image was made from, by the pool's column `source`."
+    if self.meta.get('real', real.fingerprint) != real.fingerprint:
+        raise ValueError(f'the pool at {self.folder} was made from another real set than {real.folder}')
+    rows = np.arange(len(self)) if rows is None else row_numbers(rows, len(self), self.folder)
+    return real.files(self.column('source')[rows], relative)
 
 # %% ../nbs/00a_data.ipynb #dee8e026
 @patch(as_prop=True)
@@ -197,6 +263,8 @@ class ImageSetWriter:
         fresh = not note.exists() or load_json(note)['plan'] != json.loads(json.dumps(plan))
         self.plan, self.done, self.state = plan, 0, None
         if not fresh: self.done, self.state = (load_json(note)[k] for k in ('done', 'state'))
+        else: # nothing of another set may stay: a note of how far it came, its columns
+            for old in (note, self.folder/'set.json', *(self.folder/'columns').glob('*.npy')): old.unlink(missing_ok=True)
         shape = (n, size, size, channels)
         self.pixels = ArrayFile(self.folder/'images.npy', shape if fresh else None)
         self.labels = ArrayFile(self.folder/'labels.npy', (n,) if fresh else None, np.int64)
@@ -207,18 +275,21 @@ class ImageSetWriter:
 def write(self:ImageSetWriter, images, # uint8 (b, h, w, c)
           labels, # int (b,)
           state=None, # anything JSON-able that the caller needs in order to resume
-          **columns, # one value an image
+          **columns, # one value an image, the same columns at every write
          ):
     "Append images with their labels and columns, then note how far we are."
-    labels = np.asarray(labels); b, at, k = len(images), self.done, len(self.meta['classes'])
-    if len(labels) != b: raise ValueError(f'{b} images but {len(labels)} labels')
-    if b and (labels.min() < 0 or labels.max() >= k):
-        raise ValueError(f'labels from {labels.min()} to {labels.max()} for {k} classes')
+    labels, columns = np.asarray(labels), {name: np.asarray(values) for name, values in columns.items()}
+    b, at, k = len(images), self.done, len(self.meta['classes'])
+    if odd := [f'{len(v)} {name}' for name, v in (columns | dict(labels=labels)).items() if len(v) != b]:
+        raise ValueError(f"{b} images but {', '.join(odd)}")
+    if b and (labels.dtype.kind not in 'iu' or labels.min() < 0 or labels.max() >= k):
+        raise ValueError(f'labels from {labels.min()} to {labels.max()} ({labels.dtype}) for {k} classes')
+    path = lambda name: self.folder/'columns'/f'{name}.npy'
+    if at and b and (have := {p.stem for p in path('').parent.glob('[!.]*.npy')}) != set(columns): raise ValueError(
+        f"this write has the columns {sorted(columns)}, the ones before had {sorted(have)}: rows would be left at 0")
     self.pixels.write(at, images); self.labels.write(at, labels)
     for name, values in columns.items():
-        values = np.asarray(values); path = self.folder/'columns'/f'{name}.npy'
-        new = None if at and path.exists() else (self.n, *values.shape[1:])
-        ArrayFile(path, new, values.dtype).write(at, values)
+        ArrayFile(path(name), None if at else (self.n, *values.shape[1:]), values.dtype).write(at, values)
     self.done, self.state = at + b, state
     save_json(self.folder/'progress.json', dict(plan=self.plan, done=self.done, state=state))
 
@@ -248,7 +319,9 @@ def code_bits(codes, # int (n,), codes of combinations
               m:int, # attributes
              ) -> np.ndarray: # uint8 (n, m)
     "The attributes of combinations: column j is bit j."
-    codes = np.asarray(codes, np.int64)
+    codes = np.asarray(codes)
+    if codes.size and codes.dtype.kind not in 'iu': raise ValueError(f'codes are whole numbers, got {codes.dtype}')
+    codes = codes.astype(np.int64)
     if codes.size and not 0 <= codes.min() <= codes.max() < 2**m:
         raise ValueError(f'codes from {codes.min()} to {codes.max()}; {m} attributes have the codes 0 to {2**m - 1}')
     return (codes[..., None] >> np.arange(m) & 1).astype(np.uint8)
@@ -290,10 +363,13 @@ class Images:
                  labels:torch.Tensor, # int64 (n,), or (n, m) of 0 and 1 for m attributes
                  classes:list[str], # their names: of the classes, or of the attributes
                 ):
-        self.pixels, self.labels, self.classes = pixels, torch.as_tensor(labels, dtype=torch.int64), list(classes)
+        y = torch.as_tensor(labels)
+        self.pixels, self.labels, self.classes = pixels, y.to(torch.int64), list(classes)
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or len(pixels) != len(self.labels):
             raise ValueError(f'expected uint8 (n, h, w, c) and n labels, got {pixels.dtype} {tuple(pixels.shape)} '
                              f'and {len(self.labels)} labels')
+        if y.is_floating_point() and (self.labels != y).any():
+            raise ValueError(f'labels of {y.dtype} from {y.min()} to {y.max()}: expected whole numbers')
     def __len__(self): return len(self.labels)
     def __repr__(self):
         return f"Images({len(self):,}, {self.size} px, {self.n_classes} {'attributes' if self.multi_label else 'classes'})"
@@ -305,19 +381,19 @@ class Images:
         y = self.labels.cpu().numpy()
         return y.sum(0) if self.multi_label else np.bincount(y, minlength=self.n_classes)
     def to(self, device): return Images(self.pixels.to(device), self.labels.to(device), self.classes)
-    def subset(self, rows): # row numbers
-        rows = torch.as_tensor(np.asarray(rows), device=self.pixels.device)
+    def subset(self, rows): # row numbers or a mask
+        rows = torch.from_numpy(row_numbers(rows, len(self), 'the table')).to(self.pixels.device)
         return Images(self.pixels[rows], self.labels[rows], self.classes)
 
 # %% ../nbs/00a_data.ipynb #a72040f6
 @patch(cls_method=True)
-def from_sets(cls:Images, *parts, # (image set, rows or None for all)
+def from_sets(cls:Images, *parts, # (image set, row numbers or a mask or None for all)
              ) -> Images: # in the order given
     "Join rows of several image sets, which must agree in their classes and their size."
     sets = [s for s, _ in parts]
     if len({(tuple(s.classes), s.size) for s in sets}) > 1:
         raise ValueError('the sets differ in classes or size: ' + '; '.join(f'{s.classes} at {s.size} px' for s in sets))
-    rows = [np.arange(len(s)) if r is None else np.asarray(r, np.int64) for s, r in parts]
+    rows = [np.arange(len(s)) if r is None else row_numbers(r, len(s), s.folder) for s, r in parts]
     if len({tuple(s.attributes or ()) for s in sets}) > 1:
         raise ValueError('the sets differ in attributes: ' + '; '.join(str(s.attributes) for s in sets))
     named = sets[0].attributes
@@ -372,6 +448,8 @@ def stratified_split(labels, # int (n,)
                     ) -> list[np.ndarray]: # sorted rows of each part
     "Split rows at random so that every class keeps its share; one with at least as many rows as parts is in each."
     labels = np.asarray(labels); groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if len(groups) != len(labels) or pd.isna(labels).any() or pd.isna(groups).any():
+        raise ValueError('every row needs a label, and a group where groups are given: none may be missing or NaN')
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise ValueError(f'fractions must be positive and add up to 1, got {tuple(fractions)}')
     rng, part_of, ends = np.random.default_rng(seed), np.zeros(len(labels), int), np.cumsum(fractions)
@@ -393,6 +471,7 @@ def downsample_counts(counts, # images of each class
                      ) -> np.ndarray: # images to keep of each class, adding up to at most n
     "Cap every class at the same number, as large as `n` allows. [Mollahosseini 2017, down-sampling]"
     counts = np.asarray(counts, np.int64)
+    if n < 0: raise ValueError(f'n={n} images cannot be kept: expected 0 or more')
     if counts.sum() <= n: return counts
     low, high = 0, int(counts.max())
     while low < high:
