@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_COLUMNS', 'SPLITS', 'IMAGE_SUFFIXES',
-           'CELEBA_SPLITS', 'SOURCES', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float', 'to_uint8',
+           'CELEBA_SPLITS', 'BOX', 'SOURCES', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float', 'to_uint8',
            'ImageSet', 'check_set', 'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes',
            'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
            'stratified_split', 'downsample_counts', 'choose_classes', 'class_name', 'one_spelling', 'existing',
            'read_affectnet', 'split_name', 'read_splits', 'hidden', 'files_below', 'class_folders', 'say_left_out',
            'read_folder', 'split_folders', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder', 'celeba_lines',
-           'celeba_table', 'opaque', 'decode', 'try_decode', 'import_images', 'report_unreadable', 'source',
-           'load_data', 'check_classes', 'subsample', 'file_facts', 'import_splits', 'affectnet_source',
-           'folder_source', 'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
+           'celeba_table', 'opaque', 'decode', 'try_decode', 'file_digest', 'file_digests', 'names_below',
+           'record_facts', 'import_images', 'finish_import', 'finished_import', 'report_unreadable', 'source',
+           'load_data', 'check_sizes', 'check_classes', 'subsample', 'picture_keys', 'split_records', 'warn_of_labels',
+           'drop_leaks', 'import_chosen', 'import_splits', 'affectnet_source', 'with_test', 'folder_source',
+           'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
 
 # %% ../nbs/00a_data.ipynb #147a8378
 import hashlib, json, os, re, struct, time, unicodedata
@@ -232,6 +234,7 @@ def files(self:ImageSet, rows=None, # row numbers or a mask; None for all
     if rows is not None: names = [names[r] for r in row_numbers(rows, len(self), self.folder)]
     return names if relative else [str(Path(self.root or '', name)) for name in names]
 
+# %% ../nbs/00a_data.ipynb #aa7f7c1b
 @patch
 def source_files(self:ImageSet, real:ImageSet, # the set that this pool was made from
                  rows=None, relative:bool=False, # as in `files`
@@ -514,6 +517,7 @@ def class_name(name) -> str: # as it is compared and shown
     text = unicodedata.normalize('NFC', str(name).strip())
     return whole[1] if (whole := re.fullmatch(r'(-?[0-9]+)\.0*', text)) else text
 
+# %% ../nbs/00a_data.ipynb #18f40fa4
 def one_spelling(found:dict[str, str], # where each spelling is written -> its class, by `class_name`
                  classes, # names that the user wants, if any
                  where, # the folder or the file, for the error
@@ -570,6 +574,7 @@ def split_name(name) -> str|None: # 'train', 'valid', 'test', or None
     found = re.fullmatch(f"({'|'.join(sorted(SPLITS, key=len, reverse=True))}){ends}", plain)
     return found and SPLITS[found[1]]
 
+# %% ../nbs/00a_data.ipynb #93a04639
 def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or 'test' for each row
     "The column `split`, under the names that people give to its parts; anything else is an error."
     split = t['split'].map(split_name, na_action='ignore')
@@ -585,6 +590,7 @@ def hidden(name:str) -> bool: # a file's or a folder's own name
     "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station beside each picture."
     return name.startswith(('.', '__MACOSX', '@eaDir'))
 
+# %% ../nbs/00a_data.ipynb #2fcc1da9
 def files_below(folder, # searched through all its depths, and through links
                 above:tuple=(), # the real folders that we came through, so that a link in a circle ends
                ) -> Iterator[str]: # paths, in the order of their names
@@ -605,6 +611,7 @@ def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of
     one_spelling({f'the folder {p.name!r}': class_name(p.name) for p in folders}, classes, root)
     return {class_name(p.name): p for p in folders}
 
+# %% ../nbs/00a_data.ipynb #943db3c6
 def say_left_out(root:Path, # a folder of classes
                  others:list[str], # files in it that are no pictures by their ending
                 ):
@@ -635,7 +642,7 @@ def read_folder(root:Path, # one folder for each class
 # %% ../nbs/00a_data.ipynb #c6517b7e
 def split_folders(root:Path, classes=None) -> dict[str, Path]: # 'train', 'valid', 'test' -> folder; empty where the folders are classes
     "The folders of the splits, if `root` holds splits and not classes; what could be either is an error."
-    names = {p.name: split_name(p.name) for p in sorted(root.iterdir()) if p.is_dir() and not hidden(p.name)}
+    names = {p.name: split_name(p.name) for p in class_folders(root, classes).values()}
     if classes and {class_name(c) for c in classes} <= {class_name(n) for n in names}: return {} # the user says so
     say = 'expected train and test (or val), each with a folder for each class; if these are classes, name them all in classes='
     named = {n: s for n, s in names.items() if s}; others = sorted(set(names) - set(named))
@@ -750,15 +757,18 @@ def opaque(im:Image.Image) -> Image.Image: # mode RGB
 # %% ../nbs/00a_data.ipynb #4d9502be
 def decode(path:str, # the image file
            size:int, # pixels
-           box=None, # left, top, width, height; None or an empty one for the whole image
+           box=None, # left, top, width, height; None, or nothing but NaN or 0, for the whole image
           ) -> np.ndarray: # uint8 (size, size, 3)
     "Read, crop and resize one image; raises OSError or ValueError for what is no image."
-    with Image.open(path) as im:
+    whole = box is None or not np.nan_to_num(np.asarray(box, float)).any()
+    with Image.open(path) as im: # of a GIF, the first picture
         if box is None: im.draft('RGB', (2*size, 2*size))
         im = opaque(ImageOps.exif_transpose(im))
-        if box is not None and np.isfinite(box).all():
-            left, top, right, low = box[0], box[1], min(box[0] + box[2], im.width), min(box[1] + box[3], im.height)
-            if right - left > 1 and low - top > 1: im = im.crop((max(left, 0), max(top, 0), right, low))
+        if not whole:
+            left, top, right, low = max(box[0], 0), max(box[1], 0), min(box[0] + box[2], im.width), min(box[1] + box[3], im.height)
+            if not (right - left > 1 and low - top > 1): raise ValueError(
+                f'of its box (left, top, width, height) {[*map(float, box)]} nothing lies in its {im.width} x {im.height} pixels')
+            im = im.crop((left, top, right, low))
         return np.asarray(im.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.))
 
 # %% ../nbs/00a_data.ipynb #a63b2c47
@@ -769,6 +779,54 @@ def try_decode(record:tuple, size:int): # a record's path and box -> (pixels or 
     except FileNotFoundError: return None, 'the file is missing'
     except Exception as e: return None, f'{type(e).__name__}: {e}'.split('\n')[0][:160].replace(path, 'the file')
 
+# %% ../nbs/00a_data.ipynb #c3c0001c
+_digests:dict = {}
+
+def file_digest(path:str) -> str|None: # 16 hexadecimal digits; None where the file is missing
+    "A name for what is in a file, remembered until the file changes."
+    try:
+        s = os.stat(path)
+        key = str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
+        if key in _digests: return _digests[key]
+        with open(path, 'rb') as f: digest = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError: return None
+    if time.time_ns() - s.st_ctime_ns > 2e9: _digests[key] = digest # a younger one may change within one tick of the clock
+    return digest
+
+# %% ../nbs/00a_data.ipynb #16ae9587
+def file_digests(paths) -> list[str|None]: # one a path
+    "`file_digest` of many files, by several threads."
+    paths, step = list(paths), 64
+    with ThreadPoolExecutor(16) as pool, progress(total=len(paths), desc='reading files') as bar:
+        out = []
+        for part in pool.map(lambda at: [file_digest(p) for p in paths[at:at + step]], range(0, len(paths), step)):
+            out += part
+            bar.update(len(part))
+    return out
+
+# %% ../nbs/00a_data.ipynb #d59e49a9
+BOX = ['left', 'top', 'width', 'height']
+
+def names_below(paths, # of files
+                root, # a folder, as the paths write it; None for the deepest that holds them all
+               ) -> tuple[list[str], str]: # the paths relative to the root; the root in full
+    "The names of files below a root, which are the same for a copy of the data elsewhere; a file outside keeps its path."
+    paths = [str(p) for p in paths]
+    if root is None:
+        try: root = os.path.commonpath([os.path.dirname(p) for p in paths])
+        except ValueError: root = '' # no paths, or some of them full and others not
+    start = '' if str(root) in ('', '.') else os.path.join(str(root), '')
+    return [p[len(start):] if p.startswith(start) else os.path.abspath(p) for p in paths], os.path.abspath(root)
+
+# %% ../nbs/00a_data.ipynb #4dd4803e
+def record_facts(records:pd.DataFrame, # path, label, and perhaps a box
+                 root=None, # as in `names_below`
+                ) -> dict: # names of the four things that an import depends on
+    "What tells one import from another."
+    boxes = records[BOX].to_numpy(float).tolist() if 'left' in records else None
+    return dict(files=hash_of(names_below(records.path, root)[0]), labels=hash_of(records.label.tolist()),
+                boxes=hash_of(boxes), content=hash_of(file_digests(records.path)))
+
 # %% ../nbs/00a_data.ipynb #0202e1fb
 def import_images(records:pd.DataFrame, # path, label, and perhaps left, top, width, height
                   folder:Path, # where the image set goes
@@ -777,23 +835,51 @@ def import_images(records:pd.DataFrame, # path, label, and perhaps left, top, wi
                   max_unreadable:float=.01, # share of unreadable files above which the import is refused
                   chunk:int=512, # images decoded between two notes of progress
                   meta:dict|None=None, # further facts for set.json
+                  root=None, # folder to which files.csv is relative; default: the deepest that holds all files
                  ) -> ImageSet:
     "Decode records into an image set, with a progress bar, naming and skipping what cannot be read; resumes."
-    about = dict(kind='real', records=hash_of(records.path.tolist()[:999])) | (meta or {})
+    about = dict(kind='real', size=size, records=record_facts(records, root)) | (meta or {})
+    if (Path(folder)/'set.json').exists(): return finished_import(folder, dict(classes=list(classes)) | about, len(records), max_unreadable)
     writer = ImageSetWriter(folder, len(records), size, classes, meta=about)
-    seen, bad = (writer.state or dict(seen=0, bad=[])).values()
-    boxes = records[['left', 'top', 'width', 'height']].to_numpy(float) if 'left' in records else [None]*len(records)
+    seen, bad = (writer.state or dict(seen=0, bad=[])).values() # bad: the number of a record, and the reason
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=len(records), desc='import', initial=seen) as bar:
         for at in range(seen, len(records), chunk):
-            part = slice(at, at + chunk); paths, labels = records.path[part].tolist(), records.label[part].to_numpy()
-            found = list(pool.map(lambda r: try_decode(r, size), zip(paths, boxes[part])))
-            bad += [[p, why] for p, (im, why) in zip(paths, found) if im is None]
+            part = records.iloc[at:at + chunk]; boxes = part[BOX].to_numpy(float) if 'left' in part else [None]*len(part)
+            found = list(pool.map(lambda r: try_decode(r, size), zip(part.path.tolist(), boxes)))
+            bad = bad + [[at + i, why] for i, (im, why) in enumerate(found) if im is None]
             good = [i for i, (im, _) in enumerate(found) if im is not None]
             pixels = np.stack([found[i][0] for i in good]) if good else np.empty((0, size, size, 3), np.uint8)
-            writer.write(pixels, labels[good], state=dict(seen=at + len(paths), bad=bad))
-            bar.update(len(paths)); bar.set_postfix(unreadable=len(bad))
-    report_unreadable(bad, len(records), folder, max_unreadable)
+            writer.write(pixels, part.label.to_numpy()[good], state=dict(seen=at + len(part), bad=bad))
+            bar.update(len(part)); bar.set_postfix(unreadable=len(bad))
+    return finish_import(writer, records, bad, max_unreadable, root)
+
+# %% ../nbs/00a_data.ipynb #75013d71
+def finish_import(writer:ImageSetWriter, # all images written
+                  records:pd.DataFrame, bad:list, # [number of a record, reason] of each unreadable file
+                  max_unreadable:float, root, # as in `import_images`
+                 ) -> ImageSet:
+    "Name the files of the rows in files.csv, and the unreadable ones in unreadable.csv, then close the set."
+    folder, (names, root) = writer.folder, names_below(records.path, root)
+    report_unreadable([[str(records.path.iloc[i]), why] for i, why in bad], len(records), folder, max_unreadable)
+    if not bad: (folder/'unreadable.csv').unlink(missing_ok=True)
+    out = {i for i, _ in bad}; names = [name for i, name in enumerate(names) if i not in out]
+    with atomic_path(folder/'files.csv') as p: pd.DataFrame(dict(file=names)).to_csv(p, index=False, errors='surrogateescape')
+    writer.meta = writer.meta | dict(root=root)
     return writer.close()
+
+# %% ../nbs/00a_data.ipynb #67ddf185
+def finished_import(folder:Path, wanted:dict, # what its set.json should say
+                    n:int, max_unreadable:float, # records in all; as in `import_images`
+                   ) -> ImageSet:
+    "The set that an earlier import made, if it was made of the same; otherwise a ValueError that says what differs."
+    flat = lambda d: {k: v for k, v in d.items() if k not in ('records', 'root')} | dict(d.get('records') or {})
+    have, want = flat(ImageSet(folder).meta), flat(json.loads(json.dumps(wanted)))
+    differs = [k for k in {**want, **have} if have.get(k) != want.get(k)]
+    if differs: raise ValueError(f"{folder} holds an image set made from something else (what differs: {', '.join(differs)}). "
+                                 'Import into another folder, or delete this one')
+    bad = Path(folder)/'unreadable.csv'
+    report_unreadable(pd.read_csv(bad).to_numpy().tolist() if bad.exists() else [], n, folder, max_unreadable)
+    return ImageSet(folder)
 
 # %% ../nbs/00a_data.ipynb #da7bef63
 def report_unreadable(bad:list, # [path, reason] of each unreadable file
@@ -830,11 +916,18 @@ def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', '
     "The three image sets of an experiment, imported or drawn once and cached."
     if data not in SOURCES: raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(SOURCES))}")
     if data != 'drawn' and not str(root): raise ValueError(f'data={data} needs root, the place where the images lie')
+    check_sizes(n)
     sets = SOURCES[data](root=Path(root), classes=list(classes), size=size, n=n or {}, seed=seed)
     check_classes(sets)
     return sets
 
 # %% ../nbs/00a_data.ipynb #79b5d5c3
+def check_sizes(n:dict|None): # what the user wants
+    "Raise ValueError where `n` is no number of images for each of train, valid and test."
+    number = lambda v: v is None or isinstance(v, (int, np.integer)) and v > 0
+    if n and not (set(n) <= {'train', 'valid', 'test'} and all(map(number, n.values()))): raise ValueError(
+        f'n={n}: expected how many images at most, as in dict(train=3200, valid=400, test=4000); leave one out for all of them')
+
 def check_classes(sets:dict[str, ImageSet]): # 'train', 'valid', 'test'
     "Raise ValueError for classes without training images; warn of those that a smaller split lacks."
     for name, s in sets.items():
@@ -859,32 +952,94 @@ def subsample(records:pd.DataFrame, # with a column label
     return order[rank < keep[order.label.to_numpy()]].reset_index(drop=True)
 
 # %% ../nbs/00a_data.ipynb #273ec4f5
-def file_facts(path:str) -> list: # name, bytes, time of change in ns; the last two None where the file is missing
-    "What tells one file from another without reading it."
-    try: facts = os.stat(path); return [Path(path).name, facts.st_size, facts.st_mtime_ns]
-    except OSError: return [Path(path).name, None, None]
+def picture_keys(records:pd.DataFrame, # path, label, and perhaps a box
+                 sieve:bool=False, # read only files that are as long as another one
+                ) -> list[str]: # equal where the pictures are: file for file, box for box
+    "What makes two records one picture."
+    paths = records.path.tolist()
+    length = {p: os.stat(p).st_size if os.path.exists(p) else -1 for p in set(paths)} if sieve else {}
+    often = Counter(length.values())
+    look = [p for p in paths if not sieve or often[length[p]] > 1]
+    digest = dict(zip(look, file_digests(look)))
+    boxes = records[BOX].to_numpy(float).tolist() if 'left' in records else [()]*len(paths)
+    return [f'{digest.get(p) or p} {tuple(b)}' for p, b in zip(paths, boxes)]
+
+# %% ../nbs/00a_data.ipynb #c1f34cd9
+def split_records(records:pd.DataFrame, # path, label, and perhaps a box
+                  fractions, seed:int=0, # as in `stratified_split`
+                 ) -> list[pd.DataFrame]: # one a part
+    "Split records at random, equal pictures on one side."
+    rows = stratified_split(records.label, fractions, seed)
+    groups = pd.factorize(np.array(picture_keys(records, sieve=True), object))[0]
+    if sum(len(np.unique(groups[r])) for r in rows) > groups.max(initial=-1) + 1: # one of them is on two sides
+        rows = stratified_split(records.label, fractions, seed, groups)
+    return [records.iloc[r] for r in rows]
+
+# %% ../nbs/00a_data.ipynb #f9d02fef
+def warn_of_labels(split:str, records:pd.DataFrame, keys): # one of `picture_keys` a record
+    "Warn of one picture under several labels."
+    t = pd.DataFrame(dict(path=records.path.to_numpy(), label=records.label.to_numpy(), key=keys)).drop_duplicates(['key', 'label'])
+    if len(t := t[t.key.duplicated(keep=False)]): print(
+        f'warning: {t.key.nunique():,} pictures of the {split} set are there under several labels, e.g. '
+        f"{' and '.join(t.path[t.key == t.key.iloc[0]])}: at most one of the labels is right")
+
+# %% ../nbs/00a_data.ipynb #e032878c
+def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 'test'
+               most:float=.05, # share of a test or validation set above which the data is refused
+              ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]: # the records that stay; those left out: path, split, same_as, of
+    "Leave out of training (and of validation) what the test set (and the validation set) has too."
+    keys, out = {s: pd.Series(picture_keys(r), dtype=object) for s, r in chosen.items()}, []
+    for s, r in chosen.items(): warn_of_labels(s, r, keys[s])
+    for held, other in (('test', 'valid'), ('test', 'train'), ('valid', 'train')):
+        shared, hit = keys[held].isin(keys[other]), keys[other].isin(keys[held]).to_numpy()
+        if not hit.any(): continue
+        where = dict(zip(keys[held], chosen[held].path))
+        twins = [(p, other, where[k], held) for p, k in zip(chosen[other].path[hit], keys[other][hit])]
+        text = f'{shared.sum():,} of {len(shared):,} {held} images are in the {other} set too, e.g. {twins[0][2]} and {twins[0][0]}'
+        if shared.sum() > most*len(shared): raise ValueError(
+            f'{text}: a classifier would be tested on what it has learnt. Take them out of one of the two')
+        print(f'warning: {text}. {len(twins):,} are left out of the {other} set, and are named in its duplicates.csv')
+        chosen = chosen | {other: chosen[other][~hit]}; keys[other] = keys[other][~hit]; out += twins
+    return chosen, pd.DataFrame(out, columns=['path', 'split', 'same_as', 'of'])
 
 # %% ../nbs/00a_data.ipynb #e4989eb0
+def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 'test'
+                  classes:list[str], size:int, root=None, # as in `import_splits`
+                  meta:dict|None=None, # further facts for set.json
+                 ) -> dict[str, ImageSet]:
+    "Import each split as an artefact, named by what is in its files."
+    (chosen, twins), out = drop_leaks(chosen), {}
+    for name, records in chosen.items():
+        mine = twins[twins.split == name]
+        if not len(records): raise ValueError(f'the {name} set has no image of its own: all are in another split too')
+        def make(folder):
+            if len(mine):
+                with atomic_path(folder/'duplicates.csv') as p: mine.to_csv(p, index=False)
+            return import_images(records, folder, size, classes, meta=meta, root=root)
+        params = dict(records=record_facts(records, root), size=size, classes=classes) | (meta or {})
+        if len(mine): params['left_out'] = hash_of(*(names_below(mine[c], root)[0] for c in ('path', 'same_as')))
+        out[name] = ImageSet(artefact('import', make, params, version=2))
+        out[name].root = names_below(records.path, root)[1] # where the files lie now
+    return out
+
+# %% ../nbs/00a_data.ipynb #ba628a66
 def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' and perhaps 'valid'
                   classes:list[str], size:int, n:dict, seed:int,
+                  root=None, # folder to which the files are named; default: the deepest that holds all of a split
                  ) -> dict[str, ImageSet]:
     "Sample, split off a validation set where there is none, and import each split as an artefact."
-    n, out = dict(train=None, valid=None, test=None) | n, {}
+    n, chosen = dict(train=None, valid=None, test=None) | n, {}
     if 'valid' not in splits:
         share, both = .1, None
         if n['train'] is not None:
             held = n['valid'] or max(1, round(n['train']/9))
             both = n['train'] + held; share = held/both
         pool = subsample(splits['train'], both, len(classes), seed)
-        rows = stratified_split(pool.label, (1 - share, share), seed)
-        splits = splits | dict(train=pool.iloc[rows[0]], valid=pool.iloc[rows[1]])
+        splits = splits | dict(zip(('train', 'valid'), split_records(pool, (1 - share, share), seed)))
     for name in ('train', 'valid', 'test'):
-        records = subsample(splits[name], n[name], len(classes), seed)
-        if not len(records): raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
-        facts = hash_of(records.drop(columns='path').to_csv(index=False), [file_facts(p) for p in records.path])
-        make = lambda folder: import_images(records, folder, size, classes)
-        out[name] = ImageSet(artefact('import', make, dict(records=facts, size=size, classes=classes), version=2))
-    return out
+        chosen[name] = subsample(splits[name], n[name], len(classes), seed)
+        if not len(chosen[name]): raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
+    return import_chosen(chosen, classes, size, root)
 
 # %% ../nbs/00a_data.ipynb #ffcb1baa
 @source('affectnet')
@@ -892,36 +1047,42 @@ def affectnet_source(root, classes, size, n, seed): # as in `load_data`
     "AffectNet: its validation list is the test set, as in the literature; validation is split off its training list."
     train, classes = read_affectnet(root, 'training', classes)
     test, _ = read_affectnet(root, 'validation', classes)
-    return import_splits(dict(train=train, test=test), classes, size, n, seed)
+    return import_splits(dict(train=train, test=test), classes, size, n, seed, root.expanduser())
 
 # %% ../nbs/00a_data.ipynb #87ed6422
+def with_test(splits:dict[str, pd.DataFrame], where) -> dict[str, pd.DataFrame]: # with 'train' and 'test'
+    "The user's splits; of train and valid alone, valid is the test set, as in ImageNet."
+    if 'test' not in splits and 'valid' in splits:
+        splits = splits | dict(test=splits['valid'])
+        del splits['valid']
+    if not {'train', 'test'} <= set(splits): raise ValueError(
+        f"{where}: there is only a split {' and '.join(splits)}; train and test (or valid) are needed")
+    return splits
+
+# %% ../nbs/00a_data.ipynb #1f46b697
 @source('folder')
 def folder_source(root, classes, size, n, seed): # as in `load_data`
     "An ImageFolder with train/ and test/ (and perhaps valid/ or val/) in it, or train/ and val/, or one split 80:20."
     root = existing(root, 'a folder with one folder for each class')
-    if not (root/'train').is_dir():
+    parts = split_folders(root, classes)
+    if not parts:
         records, classes = read_folder(root, classes)
-        a, b = stratified_split(records.label, (.8, .2), seed)
-        return import_splits(dict(train=records.iloc[a], test=records.iloc[b]), classes, size, n, seed)
-    train, classes = read_folder(root/'train', classes)
-    splits = dict(train=train)
-    for name, folder in (('valid', 'valid'), ('valid', 'val'), ('test', 'test')):
-        if (root/folder).is_dir(): splits[name] = read_folder(root/folder, classes, partial=True)[0]
-    if 'test' not in splits and 'valid' in splits: splits['test'] = splits.pop('valid') # ImageNet's layout
-    if 'test' not in splits: raise ValueError(f'{root} has train/ but neither test/ nor val/: expected one of them too')
-    return import_splits(splits, classes, size, n, seed)
+        splits = dict(zip(('train', 'test'), split_records(records, (.8, .2), seed)))
+        return import_splits(splits, classes, size, n, seed, root)
+    have = {f'the folder {p.name!r}': c for f in parts.values() for c, p in class_folders(f, classes).items()}
+    one_spelling(have, classes, root)
+    classes = choose_classes(sorted(set(have.values())), classes)
+    splits = {s: read_folder(f, classes, partial=True)[0] for s, f in parts.items()}
+    return import_splits(with_test(splits, root), classes, size, n, seed, root)
 
 # %% ../nbs/00a_data.ipynb #3b7b4350
 @source('csv')
 def csv_source(root, classes, size, n, seed): # as in `load_data`
     "A CSV with a column split of train, test (and perhaps valid), or one that we split 80:20."
     records, classes = read_csv(root, classes)
-    if 'split' in records:
-        splits = {k: v.drop(columns='split') for k, v in records.groupby('split')}
-        if not {'train', 'test'} <= set(splits):
-            raise ValueError(f"{root}: the column split has only {', '.join(splits)}; train and test are needed")
-    else: splits = dict(zip(('train', 'test'), (records.iloc[r] for r in stratified_split(records.label, (.8, .2), seed))))
-    return import_splits(splits, classes, size, n, seed)
+    if 'split' in records: splits = with_test({k: v.drop(columns='split') for k, v in records.groupby('split')}, root)
+    else: splits = dict(zip(('train', 'test'), split_records(records, (.8, .2), seed)))
+    return import_splits(splits, classes, size, n, seed, root.expanduser().parent)
 
 # %% ../nbs/00a_data.ipynb #a49311f4
 ATTRIBUTE_SOURCES:dict[str, Callable] = {}
@@ -941,6 +1102,7 @@ def load_attributes(data:str, # a registered source: 'drawn', 'celeba'
     if data not in ATTRIBUTE_SOURCES:
         raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(ATTRIBUTE_SOURCES))}")
     if data != 'drawn' and not str(root): raise ValueError(f'data={data} needs root, the place where the images lie')
+    check_sizes(n)
     sets = ATTRIBUTE_SOURCES[data](root=Path(root), size=size, n=n or {}, seed=seed)
     share = sets['train'].attribute_matrix.mean(0)
     for a, p in zip(sets['train'].attributes, share):
@@ -953,13 +1115,9 @@ def load_attributes(data:str, # a registered source: 'drawn', 'celeba'
 def celeba_source(root, size, n, seed): # as in `load_attributes`
     "CelebA's official partition, each part a random sample of at most n images. [Liu 2015]"
     splits, attributes = read_celeba(root)
-    out, classes = {}, combination_names(attributes)
+    chosen = {}
     for name, records in splits.items():
         if not len(records): raise ValueError(f'the {name} part of list_eval_partition.txt is empty')
         rows = np.random.default_rng([seed, CELEBA_SPLITS[name]]).permutation(len(records))[:n.get(name)]
-        chosen = records.iloc[np.sort(rows)].reset_index(drop=True)
-        facts = hash_of(chosen.drop(columns='path').to_csv(index=False), [file_facts(p) for p in chosen.path])
-        make = lambda folder: import_images(chosen, folder, size, classes, meta=dict(attributes=attributes))
-        params = dict(records=facts, size=size, attributes=attributes)
-        out[name] = ImageSet(artefact('import', make, params, version=2))
-    return out
+        chosen[name] = records.iloc[np.sort(rows)].reset_index(drop=True)
+    return import_chosen(chosen, combination_names(attributes), size, celeba_folder(root), dict(attributes=attributes))
