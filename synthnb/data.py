@@ -797,7 +797,7 @@ def file_digest(path:str) -> str|None: # 16 hexadecimal digits; None where the f
 def file_digests(paths) -> list[str|None]: # one a path
     "`file_digest` of many files, by several threads."
     paths, step = list(paths), 64
-    with ThreadPoolExecutor(16) as pool, progress(total=len(paths), desc='reading files') as bar:
+    with ThreadPoolExecutor(8) as pool, progress(total=len(paths), desc='reading files') as bar:
         out = []
         for part in pool.map(lambda at: [file_digest(p) for p in paths[at:at + step]], range(0, len(paths), step)):
             out += part
@@ -990,16 +990,20 @@ def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 't
     "Leave out of training (and of validation) what the test set (and the validation set) has too."
     keys, out = {s: pd.Series(picture_keys(r), dtype=object) for s, r in chosen.items()}, []
     for s, r in chosen.items(): warn_of_labels(s, r, keys[s])
-    for held, other in (('test', 'valid'), ('test', 'train'), ('valid', 'train')):
-        shared, hit = keys[held].isin(keys[other]), keys[other].isin(keys[held]).to_numpy()
-        if not hit.any(): continue
-        where = dict(zip(keys[held], chosen[held].path))
-        twins = [(p, other, where[k], held) for p, k in zip(chosen[other].path[hit], keys[other][hit])]
-        text = f'{shared.sum():,} of {len(shared):,} {held} images are in the {other} set too, e.g. {twins[0][2]} and {twins[0][0]}'
+    for held, others in dict(test=['train', 'valid'], valid=['train']).items():
+        where, twins = dict(zip(keys[held], chosen[held].path)), []
+        shared = keys[held].isin(pd.concat([keys[s] for s in others]))
+        for s in others if shared.any() else ():
+            hit = keys[s].isin(keys[held]).to_numpy()
+            twins += [(p, s, where[k], held) for p, k in zip(chosen[s].path[hit], keys[s][hit])]
+            chosen = chosen | {s: chosen[s][~hit]}; keys[s] = keys[s][~hit]
+        if not twins: continue
+        text = (f"{shared.sum():,} of {len(shared):,} {held} images are in the {' or '.join(others)} set too, "
+                f'e.g. {twins[0][2]} and {twins[0][0]}')
         if shared.sum() > most*len(shared): raise ValueError(
             f'{text}: a classifier would be tested on what it has learnt. Take them out of one of the two')
-        print(f'warning: {text}. {len(twins):,} are left out of the {other} set, and are named in its duplicates.csv')
-        chosen = chosen | {other: chosen[other][~hit]}; keys[other] = keys[other][~hit]; out += twins
+        print(f"warning: {text}. {len(twins):,} are left out of {' and '.join(others)}, and are named in duplicates.csv")
+        out += twins
     return chosen, pd.DataFrame(out, columns=['path', 'split', 'same_as', 'of'])
 
 # %% ../nbs/00a_data.ipynb #e4989eb0
