@@ -1,0 +1,458 @@
+"""Real data as users have it: what is wrong with it is said, and nothing else is read instead."""
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from synthnb import data
+from synthnb.data import (ImageSet, ImageSetWriter, Images, decode, import_images, load_data, read_affectnet, read_csv,
+                          read_folder)
+
+LUCK = np.random.default_rng(0)
+FEW = dict(train=16, valid=4, test=8)
+
+
+def picture(path, tone=100):
+    "A picture that no other is equal to, bytewise either."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((tone + LUCK.integers(-40, 40, (40, 40, 3))).astype(np.uint8)).save(path)
+    return path
+
+
+def tree(root, *folders, n=12):
+    "Folders of n pictures; those called dark are dark."
+    for folder in folders:
+        for i in range(n): picture(root/folder/f'{i:02d}.jpg', 60 if 'dark' in folder.lower() else 190)
+    return root
+
+
+def counts(sets): return {name: s.counts.tolist() for name, s in sets.items()}
+
+
+def dark_is(s): return [float(s.images[s.labels == k].mean()) < 120 for k in range(len(s.classes))]
+
+
+# masks and dtypes
+
+@pytest.fixture
+def pool(tmp_path):
+    writer = ImageSetWriter(tmp_path/'pool', 6, 8, ['a', 'b'])
+    writer.write(LUCK.integers(0, 256, (6, 8, 8, 3), np.uint8), [0, 1, 0, 1, 0, 1])
+    return writer.close()
+
+
+def ways(s): return s.gather, lambda r: Images.from_sets((s, r)).pixels, lambda r: Images.from_sets((s, None)).subset(r).pixels
+
+
+@pytest.mark.parametrize('way', range(3))
+def test_a_mask_is_the_rows_where_it_is_true(pool, way):
+    mask = pool.labels == 1
+    for rows in (mask, mask.tolist(), torch.from_numpy(mask), np.flatnonzero(mask)):
+        assert np.array_equal(ways(pool)[way](rows), pool.images[[1, 3, 5]])
+    assert len(ways(pool)[way](~(mask | True))) == 0
+
+
+@pytest.mark.parametrize('way', range(3))
+@pytest.mark.parametrize('rows', [[True]*5, [True]*7, [0.], [1.9], ['1'], [-1], [6], [[0, 1]], [None]], ids=str)
+def test_what_is_no_row_is_refused(pool, way, rows):
+    with pytest.raises(IndexError, match='expected row numbers|were asked of 6 images'): ways(pool)[way](rows)
+
+
+# which file a row is
+
+def test_each_row_knows_its_file(tmp_path):
+    root = tree(tmp_path/'photos', 'dark', 'light', n=30)
+    for torn in (root/'dark'/'03.jpg', root/'light'/'20.jpg'): torn.write_bytes(torn.read_bytes()[:400])
+    records, classes = read_folder(root)
+    s = import_images(records, tmp_path/'set', 20, classes, max_unreadable=.1)
+    assert len(s) == 58 and not any('03.jpg' in f and 'dark' in f for f in s.files())
+    assert all(np.array_equal(decode(f, 20), image) for f, image in zip(s.files(), s.images))
+    assert s.files([57, 3]) == [str(root/'light'/'29.jpg'), str(root/'dark'/'04.jpg')]
+    assert s.files(s.labels == 1, relative=True)[0] == 'light/00.jpg'
+
+
+def test_two_copies_of_the_data_hold_the_same_names(tmp_path):
+    one = tree(tmp_path/'one', 'dark', 'light')
+    two = Path(shutil.copytree(one, tmp_path/'elsewhere'/'two'))
+    sets = [load_data('folder', root, size=12, n=FEW)['train'] for root in (one, two)]
+    assert sets[0].files(relative=True) == sets[1].files(relative=True) and sets[0].folder == sets[1].folder
+    for s, root in zip(sets, (one, two)): assert all(Path(f).is_file() and Path(f).is_relative_to(root) for f in s.files())
+
+
+def test_a_pool_names_the_file_that_each_image_was_made_from(tmp_path, pool):
+    root = tree(tmp_path/'photos', 'dark', 'light')
+    real = load_data('folder', root, size=8, n=FEW)['train']
+    pool.add_column('source', [3, 3, 0, 1, 2, 5])
+    assert pool.source_files(real, [0, 5]) == real.files([3, 5])
+    with pytest.raises(ValueError, match='names no files'): pool.files()
+    pool.meta['real'] = 'another'
+    with pytest.raises(ValueError, match='another real set'): pool.source_files(real)
+
+
+@pytest.mark.parametrize('kind', ['affectnet', 'csv', 'celeba'])
+def test_names_are_relative_to_what_the_user_gives(tmp_path, kind):
+    if kind == 'affectnet':
+        for split, n in (('training', 24), ('validation', 8)):
+            rows = [(f'0/{split}{i}.jpg', 0, 0, 40, 40, '', i % 2, 0, 0) for i in range(n)]
+            for name, *_ in rows: picture(tmp_path/'a'/'Manually_Annotated_Images'/name)
+            lists = tmp_path/'a'/'Manually_Annotated_file_lists'
+            lists.mkdir(exist_ok=True)
+            pd.DataFrame(rows, columns=data.AFFECTNET_COLUMNS).to_csv(lists/f'{split}.csv', index=False)
+        sets, start = load_data('affectnet', tmp_path/'a', ['neutral', 'happiness'], 12), 'Manually_Annotated_Images/0/'
+    elif kind == 'csv':
+        for i in range(40): picture(tmp_path/'a'/'pictures'/f'{i}.jpg')
+        table = pd.DataFrame(dict(path=[f'pictures/{i}.jpg' for i in range(40)], label=['a', 'b']*20))
+        table.to_csv(tmp_path/'a'/'list.csv', index=False)
+        sets, start = load_data('csv', tmp_path/'a'/'list.csv', size=12), 'pictures/'
+    else:
+        import test_celeba
+        sets = data.load_attributes('celeba', test_celeba.write_celeba(tmp_path/'a'), 12, dict(train=20, valid=10, test=10))
+        start = 'img_align_celeba/'
+    for s in sets.values(): assert all(f.startswith(start) for f in s.files(relative=True)) and Path(s.files()[0]).is_file()
+
+
+# what an import is known by
+
+@pytest.fixture
+def photos(tmp_path):
+    records, classes = read_folder(tree(tmp_path/'photos', 'dark', 'light'))
+    return records.assign(left=0, top=0, width=40, height=40), classes
+
+
+def rewritten(path, by):
+    "Another content under the same name, length and time."
+    was, raw = os.stat(path), bytearray(path.read_bytes())
+    raw[-9] ^= by
+    path.write_bytes(bytes(raw))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+@pytest.mark.parametrize('what', ['labels', 'boxes', 'files', 'content', 'size', 'classes', 'more', 'fewer'])
+@pytest.mark.parametrize('finished', [True, False])
+def test_a_folder_is_never_taken_for_another_import(tmp_path, photos, monkeypatch, finished, what):
+    records, classes = photos
+    if not finished: monkeypatch.setattr(ImageSetWriter, 'close', killed)
+    try: import_images(records, tmp_path/'set', 12, classes, chunk=8)
+    except KeyboardInterrupt: monkeypatch.undo()
+    size, meta = 12, {}
+    if what == 'labels': records = records.assign(label=records.label.to_numpy()[::-1])
+    if what == 'boxes': records = records.assign(width=20)
+    if what == 'files': records = records[::-1]
+    if what == 'content': rewritten(Path(records.path[20]), 1)
+    if what == 'size': size = 10
+    if what == 'classes': classes = ['d', 'l']
+    if what == 'more': meta = dict(note='another')
+    if what == 'fewer': records = records[:20]
+    again = lambda folder: import_images(records, folder, size, classes, meta=meta)
+    if finished:
+        with pytest.raises(ValueError, match='made from something else') as e: again(tmp_path/'set')
+        assert dict(more='note', fewer='files').get(what, what) in str(e.value)
+    else:
+        a, b = again(tmp_path/'set'), again(tmp_path/'fresh')
+        assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels) and a.files() == b.files()
+        assert a.meta == b.meta
+
+
+def killed(*_): raise KeyboardInterrupt
+
+
+def test_a_killed_import_goes_on_and_ends_the_same(tmp_path, photos, monkeypatch):
+    records, classes = photos
+    Path(records.path[2]).write_bytes(b'torn')
+    calls, real = [], data.try_decode
+    def dies(record, size):
+        calls.append(record)
+        if len(calls) > 13: raise KeyboardInterrupt
+        return real(record, size)
+    monkeypatch.setattr(data, 'try_decode', dies)
+    with pytest.raises(KeyboardInterrupt): import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+    monkeypatch.undo()
+    seen, count = [], data.try_decode
+    monkeypatch.setattr(data, 'try_decode', lambda r, size: (seen.append(r), count(r, size))[1])
+    again = import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+    assert len(seen) == len(records) - 12, 'the first two pieces were noted'
+    whole = import_images(records, tmp_path/'whole', 12, classes, .1)
+    assert np.array_equal(again.images, whole.images) and again.files() == whole.files() == records.path.drop(2).tolist()
+    for name in ('set.json', 'files.csv', 'unreadable.csv'): assert (again.folder/name).read_bytes() == (whole.folder/name).read_bytes()
+
+
+def test_the_same_import_is_returned_at_once(tmp_path, photos, monkeypatch):
+    records, classes = photos
+    first = import_images(records, tmp_path/'set', 12, classes)
+    monkeypatch.setattr(data, 'try_decode', killed)
+    assert import_images(records, tmp_path/'set', 12, classes).files() == first.files()
+
+
+def test_a_file_changed_in_place_is_imported_anew(tmp_path):
+    root = tree(tmp_path/'photos', 'dark', 'light')
+    first = load_data('folder', root, size=12)['train']
+    path = Path(first.files()[0])
+    assert load_data('folder', root, size=12)['train'].folder == first.folder
+    was, raw = os.stat(path), path.read_bytes()
+    other = picture(tmp_path/'other.jpg', 60).read_bytes()
+    path.write_bytes((other + bytes(len(raw)))[:len(raw)] if len(other) < len(raw) else other[:len(raw) - 2] + b'\xff\xd9')
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert os.stat(path).st_size == was.st_size
+    again = load_data('folder', root, size=12)['train']
+    assert not np.array_equal(again.images[0], first.images[0])
+    assert np.array_equal(again.images[0], decode(str(path), 12))
+
+
+# splits
+
+@pytest.mark.parametrize('names', ['Train Test', 'TRAIN TEST', 'training testing', 'train_set test_set', 'Training val', 'train validation',
+                                   'train_set val_set', 'trainset testset', 'train dev', 'train2017 val2017', 'train eval test'])
+def test_folders_of_splits_are_no_classes(tmp_path, names, capsys):
+    parts = names.split()
+    root = tree(tmp_path, *(f'{part}/{c}' for part in parts for c in ('dark', 'light')))
+    sets = load_data('folder', root, size=12)
+    n_train = 12 if len(parts) == 3 else 11
+    assert counts(sets)['train'] == [n_train]*2 and counts(sets)['test'] == [12, 12] and dark_is(sets['test']) == [True, False]
+    assert all('/'+parts[-1]+'/' in f for f in sets['test'].files())
+    with pytest.raises(ValueError, match='not classes: read each'): read_folder(root)
+
+
+@pytest.mark.parametrize('folders, said', [
+    ('train/dark train/light', 'neither test/ nor val/'),
+    ('Test/dark Test/light', 'Test/ but neither train/'),
+    ('train/dark train/light extra/dark', 'a split or a class'),
+    ('dark light test/dark test/light', 'a split or a class'),
+    ('train/dark train/light Training/dark test/dark test/light', 'several folders for one split'),
+    ('seg_train/dark seg_train/light seg_test/dark seg_test/light', 'read like splits: rename them'),
+    ('dark/train dark/test light/train light/test', 'inside a class'),
+    ('train bus', 'a split or a class'),
+    ('train/dark train/light test/Dark test/light', 'differ only in capitals'),
+    ('train/dark train/light test/dark test/light test/medium', 'no training images of class medium'),
+])
+def test_folders_that_could_be_either_are_refused(tmp_path, folders, said):
+    with pytest.raises(ValueError, match=said): load_data('folder', tree(tmp_path, *folders.split()), size=12)
+
+
+def test_a_class_may_be_called_train(tmp_path, capsys):
+    root = tree(tmp_path, 'train', 'bus', 'dark')
+    sets = load_data('folder', root, ['bus', 'train'], size=12)
+    assert sets['train'].classes == ['bus', 'train'] and sum(map(len, sets.values())) == 24
+    root = tree(tmp_path/'b', 'train/dark', 'train/light', 'test/dark', 'test/light', 'notes')
+    load_data('folder', root, size=12)
+    assert 'left out: notes' in capsys.readouterr().out
+
+
+def listed(tmp_path, **columns):
+    "A CSV in the folder, with a picture for each of its paths."
+    for i, p in enumerate(columns['path']):
+        if not (tmp_path/p).exists(): picture(tmp_path/p)
+    pd.DataFrame(columns).to_csv(tmp_path/'list.csv', index=False)
+    return tmp_path/'list.csv'
+
+
+def csv_of(tmp_path, n=40, **columns):
+    return listed(tmp_path, path=[f'{i}.jpg' for i in range(n)], **dict(label=['a', 'b']*(n//2)) | columns)
+
+
+@pytest.mark.parametrize('column', ['split', 'Split', ' SPLIT '])
+@pytest.mark.parametrize('words', ['Train Test', 'training_set test_set', 'trn eval'])
+def test_a_column_of_splits_is_respected(tmp_path, column, words):
+    a, b = words.split()
+    sets = load_data('csv', csv_of(tmp_path, **{column: [a]*30 + [b]*10}), size=12)
+    assert sorted(sets['test'].files(relative=True)) == sorted(f'{i}.jpg' for i in range(30, 40))
+
+
+def test_a_column_of_splits_under_another_name_is_not_overlooked(tmp_path):
+    with pytest.raises(ValueError, match="column 'subset' reads like a split"):
+        load_data('csv', csv_of(tmp_path, subset=['train']*30 + ['test']*10), size=12)
+    with pytest.raises(ValueError, match='train and test'):
+        load_data('csv', csv_of(tmp_path, split=['test']*40), size=12)
+
+
+# one picture on two sides
+
+def test_many_of_the_test_pictures_in_training_are_refused(tmp_path):
+    root = tree(tmp_path, 'train/dark', 'train/light', 'test/dark', 'test/light')
+    for i in range(6): shutil.copy(root/f'train/dark/{i:02d}.jpg', root/f'test/dark/copy{i}.jpg')
+    with pytest.raises(ValueError, match=r'6 of 30 test images are in the train or valid set too, e.g. \S+/test/dark/copy'):
+        load_data('folder', root, size=12, n=dict(valid=2))
+
+
+def test_one_path_in_two_splits_is_refused(tmp_path):
+    paths = [f'{i}.jpg' for i in range(40)] + [f'{i}.jpg' for i in range(20)]
+    table = listed(tmp_path, path=paths, label=['a', 'b']*30, split=['train']*40 + ['test']*20)
+    with pytest.raises(ValueError, match='20 of 20 test images are in the train or valid set too'): load_data('csv', table, size=12)
+    table = listed(tmp_path, path=paths, label=['a', 'b']*30, split=['valid']*40 + ['test']*20)
+    with pytest.raises(ValueError, match='train and test'): load_data('csv', table, size=12)
+
+
+def test_a_handful_is_left_out_of_training_and_named(tmp_path, capsys):
+    root = tree(tmp_path, 'train/dark', 'train/light', 'val/dark', 'val/light', 'test/dark', 'test/light', n=25)
+    shutil.copy(root/'test/dark/07.jpg', root/'train/dark/copy.jpg')
+    shutil.copy(root/'test/light/03.jpg', root/'val/light/copy.jpg')
+    sets = load_data('folder', root, size=12)
+    assert counts(sets) == dict(train=[25, 25], valid=[25, 25], test=[25, 25])
+    said = capsys.readouterr().out
+    assert '2 of 50 test images are in the train or valid set too' in said and '2 are left out of train and valid' in said and 'duplicates.csv' in said
+    t = pd.read_csv(sets['train'].folder/'duplicates.csv')
+    assert t.path.tolist() == [str(root/'train/dark/copy.jpg')] and t.same_as.tolist() == [str(root/'test/dark/07.jpg')]
+    assert not any('copy' in f for s in sets.values() for f in s.files())
+
+
+@pytest.mark.parametrize('data_is', ['folder', 'csv'])
+def test_our_own_splits_keep_equal_pictures_together(tmp_path, data_is, capsys):
+    root = tree(tmp_path, 'dark', 'light')
+    for c in ('dark', 'light'):
+        for i in range(12): shutil.copy(root/c/f'{i:02d}.jpg', root/c/f'{i:02d} copy.jpg')
+    records, _ = read_folder(root)
+    where = root
+    if data_is == 'csv':
+        where = tmp_path/'list.csv'
+        pd.DataFrame(dict(path=records.path, label=records.label)).to_csv(where, index=False)
+    for seed in range(3):
+        sets = load_data(data_is, where, size=12, seed=seed)
+        content = {k: {Path(f).read_bytes() for f in s.files()} for k, s in sets.items()}
+        assert sum(map(len, content.values())) == 24 == sum(map(len, sets.values()))//2
+    assert 'warning' not in capsys.readouterr().out
+
+
+def test_without_equal_pictures_the_split_is_as_it_was(tmp_path):
+    records, _ = read_folder(tree(tmp_path, 'dark', 'light', n=30))
+    shutil.copy(records.path[3], records.path[4]) # on one side, with seed 0
+    for seed in range(4):
+        rows = data.stratified_split(records.label, (.8, .2), seed)
+        if len({*rows[0]} & {3, 4}) != 1:
+            assert all(a.equals(records.iloc[b]) for a, b in zip(data.split_records(records, (.8, .2), seed), rows))
+
+
+def test_one_picture_under_two_labels_is_a_warning(tmp_path, capsys):
+    root = tree(tmp_path, 'train/dark', 'train/light', 'test/dark', 'test/light')
+    shutil.copy(root/'train/dark/00.jpg', root/'train/light/copy.jpg')
+    load_data('folder', root, size=12, n=dict(valid=2))
+    said = capsys.readouterr().out
+    assert '1 pictures of the' in said and 'under several labels' in said and 'copy.jpg' in said
+
+
+def test_two_faces_of_one_photograph_are_two_pictures(tmp_path):
+    picture(tmp_path/'both.jpg')
+    records = pd.DataFrame(dict(path=str(tmp_path/'both.jpg'), label=[0, 1], left=[0, 20], top=0, width=20, height=40))
+    chosen, out = data.drop_leaks(dict(train=records[:1], valid=records[1:], test=records[1:].assign(left=10)))
+    assert len(chosen['train']) == 1 and not len(out)
+
+
+# labels
+
+@pytest.mark.parametrize('labels, classes, wanted', [
+    (['ant', ' ant', 'bee ', 'bee'], ['ant', 'bee'], ()),
+    (['0', '0.0', '1', '1.0'], ['0', '1'], ()),
+    (['0', '0.0', '1', '1.0'], ['1', '0'], [1, 0.0]),
+    (['ant', 'ant ', 'bee', 'wasp'], ['bee', 'ant'], [' bee', 'ant ']),
+    (['A', 'a', 'b', 'b'], ['a', 'A'], ['a', 'A']),
+])
+def test_one_class_has_one_name(tmp_path, labels, classes, wanted):
+    records, found = read_csv(csv_of(tmp_path, 8, label=labels*2), wanted)
+    assert found == classes and len(records) == 8 - 2*('wasp' in labels) - 4*('A' in labels)
+
+
+def test_names_that_differ_in_capitals_are_refused(tmp_path):
+    table = csv_of(tmp_path, 8, label=['ant', 'bee', 'Ant', 'bee']*2)
+    for wanted in ((), ['ant', 'bee']):
+        with pytest.raises(ValueError, match=r'line 2 \(ant\) and line 4 \(Ant\) differ only in capitals'): read_csv(table, wanted)
+    root = tree(tmp_path, 'x/Dark', 'x/dark', 'x/light', 'y/dark', 'y/dark ', n=2)/'x'
+    with pytest.raises(ValueError, match="folder 'Dark' and the folder 'dark' differ only in capitals"): read_folder(root)
+    assert read_folder(root, ['dark', 'Dark'])[1] == ['dark', 'Dark']
+    with pytest.raises(ValueError, match='differ only in capitals or blanks'): read_folder(tmp_path/'y')
+    with pytest.raises(ValueError, match='line 3: an empty path or label'): read_csv(csv_of(tmp_path, 4, label=['a', '  ', 'b', 'b']))
+
+
+# files
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    root = tree(tmp_path, 'dark', 'light', n=3)
+    for inside in ('.ipynb_checkpoints', 'more/.thumbs', '__MACOSX/dark', '@eaDir'): picture(root/'dark'/inside/'00.jpg')
+    picture(root/'dark'/'more'/'seen.jpg')
+    assert [os.path.relpath(p, root) for p in read_folder(root)[0].path] == [
+        'dark/00.jpg', 'dark/01.jpg', 'dark/02.jpg', 'dark/more/seen.jpg', 'light/00.jpg', 'light/01.jpg', 'light/02.jpg']
+
+
+def test_the_order_is_that_of_sorted_paths(tmp_path):
+    root = tree(tmp_path, 'dark', 'dark/a', 'dark/a b', 'dark/a.b/c', 'light/0', 'light/é', n=3)
+    for name in ('a.jpg', 'a-b.jpg', 'A.jpg', '_.jpg', 'é.jpg'): picture(root/'dark'/name)
+    old = [str(p) for c in ('dark', 'light') for p in sorted((root/c).rglob('*')) if p.suffix == '.jpg']
+    assert read_folder(root)[0].path.tolist() == old
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    root = tree(tmp_path/'a', 'dark', 'light', n=2)
+    tree(tmp_path/'else', 'more', n=3)
+    (root/'dark'/'linked').symlink_to(tmp_path/'else'/'more')
+    (root/'dark'/'circle').symlink_to(root/'dark')
+    (tmp_path/'else'/'more'/'back').symlink_to(root/'dark')
+    assert read_folder(root)[0].label.value_counts().to_dict() == {0: 5, 1: 2}
+
+
+def test_gif_jfif_and_avif_are_read_and_the_rest_is_named(tmp_path, capsys):
+    root = tree(tmp_path, 'dark', 'light', n=2)
+    frames = [Image.new('RGB', (40, 40), c) for c in ('red', 'blue')]
+    frames[0].save(root/'dark'/'moving.gif', save_all=True, append_images=frames[1:])
+    frames[0].save(root/'dark'/'saved.jfif', 'JPEG')
+    if '.avif' in data.IMAGE_SUFFIXES: frames[0].save(root/'dark'/'new.avif')
+    for name in ('a.heic', 'b.heic', 'notes.txt'): (root/'light'/name).write_bytes(b'?')
+    picture(root/'loose.jpg')
+    records, classes = read_folder(root)
+    said = capsys.readouterr().out
+    assert '3 files of' in said and '.heic (2, e.g. light/a.heic)' in said and '.txt (1' in said and 'e.g. loose.jpg' in said
+    names = {Path(p).name for p in records.path}
+    assert {'moving.gif', 'saved.jfif'} <= names
+    s = import_images(records, tmp_path/'set', 12, classes)
+    red = s.gather([i for i, f in enumerate(s.files()) if Path(f).stem in ('moving', 'saved', 'new')]).numpy()
+    assert (red[..., 0] > 200).all() and (red[..., 2] < 60).all(), 'the first frame is red'
+
+
+def test_paths_written_on_windows_are_read(tmp_path):
+    for i in range(4): picture(tmp_path/'sub'/f'{i}.jpg')
+    pd.DataFrame(dict(path=[f'sub\\{i}.jpg' for i in range(4)], label=['a', 'b']*2)).to_csv(tmp_path/'list.csv', index=False)
+    records, classes = read_csv(tmp_path/'list.csv')
+    assert len(import_images(records, tmp_path/'set', 12, classes)) == 4
+
+
+# numbers that mean nothing
+
+@pytest.mark.parametrize('n', [dict(train=-5), dict(train=0), dict(trian=10), dict(test=2.5), dict(valid='many')], ids=str)
+def test_sizes_that_mean_nothing_are_refused(tmp_path, n):
+    with pytest.raises(ValueError, match='how many images at most'): load_data('folder', tree(tmp_path, 'dark', 'light'), size=12, n=n)
+    with pytest.raises(ValueError, match='how many images at most'): data.load_attributes('celeba', tmp_path, n=n)
+
+
+def test_a_picture_listed_twice_by_celeba_is_refused(tmp_path):
+    import test_celeba
+    root = test_celeba.write_celeba(tmp_path)
+    path = root/'celeba'/'list_attr_celeba.txt'
+    whole = path.read_text().splitlines()
+    path.write_text('\n'.join(whole + [whole[2].replace('-1', ' 1')]) + '\n')
+    with pytest.raises(ValueError, match='000001.jpg is listed more than once'): data.read_celeba(root)
+    path.write_text('\n'.join(['99', *whole[1:]]) + '\n')
+    with pytest.raises(ValueError, match='says that it lists 99 pictures'): data.read_celeba(root)
+
+
+def test_a_box_that_is_nowhere_is_no_whole_picture(tmp_path):
+    records = pd.DataFrame(dict(path=str(picture(tmp_path/'a.jpg')), label=[0, 1, 0], left=[0, 100, np.nan], top=[0, 0, np.nan],
+                                width=[40, 20, np.nan], height=[40, -20, np.nan]))
+    s = import_images(records, tmp_path/'set', 12, ['a', 'b'], max_unreadable=.5)
+    assert len(s) == 2 and 'nothing lies' in pd.read_csv(tmp_path/'set'/'unreadable.csv').reason[0]
+
+
+def test_affectnets_empty_path_is_named(tmp_path):
+    lists = tmp_path/'Manually_Annotated_file_lists'
+    lists.mkdir()
+    rows = [('0/a.jpg', 0, 0, 9, 9, '', 0, 0, 0), ('', 0, 0, 9, 9, '', 1, 0, 0)]
+    pd.DataFrame(rows, columns=data.AFFECTNET_COLUMNS).to_csv(lists/'training.csv', index=False)
+    with pytest.raises(ValueError, match='line 3: an empty path'): read_affectnet(tmp_path)
+
+
+def test_a_set_that_is_rewritten_is_no_set_until_it_is_done(pool):
+    pool.add_column('score', np.arange(6))
+    writer = ImageSetWriter(pool.folder, 2, 8, ['a', 'b'])
+    with pytest.raises(FileNotFoundError): ImageSet(pool.folder)
+    writer.write(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
+    assert writer.close().columns() == []
