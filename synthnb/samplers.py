@@ -30,12 +30,12 @@ import pandas as pd
 import torch
 
 from .core import PALETTE, atomic_path, default_device, generator, load_json, name_of, progress, save_json, show_images
-from .data import Images, ImageSet, centre_crop
+from .data import Images, ImageSet, centre_crop, row_numbers
 from .metrics import distance_blocks, knn_radii, paired_seeds, seed_interval
 from .scores import (CONFIDENCE_BY, agreement, bench_scoring, class_confidence, column_record, confidence_by, # noqa: F401
                             cross_fitted_confidence, keep_scores, label_preservation, make_folds, preserved, realism, score_pool,
                             wilson_interval)
-from .scores import as_scores, row_numbers, score_column, source_rows
+from .scores import as_scores, score_column, source_rows
 from .train import Classifier, Training, check_settings, fit_classifier, named_recipe, no_denormals, normalise
 
 _all_ = ['CONFIDENCE_BY', 'agreement', 'bench_scoring', 'class_confidence', 'column_record', 'confidence_by',
@@ -407,6 +407,18 @@ def selection_notes(split:Quota, quota:str, column:str|None, scores) -> tuple: #
         notes.append('ranked over the whole pool: class counts follow the scores, and a score must be comparable between classes'
                      + (" (a critic's is not)" if column == 'realism' else ''))
     return tuple(notes)
+
+# %% ../nbs/02_samplers.ipynb #b7f291a3
+@patch
+def table(self:Selection, pool, # the ImageSet that it was chosen from
+          real=None, # the ImageSet that the pool was made from; None: the pool's own files, if it was read from some
+         ) -> pd.DataFrame: # a row an image: row, class, and where they are known source and file
+    "What was kept, by row and by file."
+    t = pd.DataFrame({'row': self.indices, 'class': [pool.classes[c] for c in pool.labels[self.indices]]})
+    if 'source' in pool.columns(): t['source'] = pool.column('source')[self.indices]
+    of_files = pool if real is None else real
+    if not (of_files.folder/'files.csv').exists(): return t
+    return t.assign(file=pool.files(self.indices, True) if real is None else pool.source_files(real, self.indices, True))
 
 # %% ../nbs/02_samplers.ipynb #9b7570cb
 def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the column to show

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, load_json, name_of, progress, save_json, waiting_lock
-from .data import ArrayFile, ImageSet, ImageSetWriter, centre_crop, npy_header, to_float
+from .data import ArrayFile, ImageSet, ImageSetWriter, centre_crop, npy_header, row_numbers, to_float
 from .train import PLAIN, Classifier, classifier_net, normalise
 
 # %% ../nbs/01a_scores.ipynb #fb8a52c6
@@ -57,22 +57,6 @@ def score_column(pool, # an ImageSet
     except ValueError as e: # of Python objects
         raise ValueError(f'the column {column!r} cannot be read as numbers: {e}') from e
     return as_scores(values, f'the column {column!r}', len(pool.labels))
-
-# %% ../nbs/01a_scores.ipynb #8332de95
-def row_numbers(rows, # row numbers in any order, or a mask (n,)
-                n:int, # how many rows there are
-                what:str='the rows', # whose they are, for the error
-               ) -> np.ndarray: # int64
-    "Row numbers, of a mask too; anything else is an error."
-    given = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
-    if given.dtype == bool and given.shape == (n,): return np.flatnonzero(given)
-    if given.dtype != bool and given.shape == (0,): return np.zeros(0, np.int64)
-    if given.ndim != 1 or given.dtype.kind not in 'iu':
-        raise ValueError(f'{what}: {given.dtype} of shape {given.shape}; expected row numbers (int), '
-                         f'or a mask: bool of shape ({n},)')
-    if given.min() < 0 or given.max() >= n:
-        raise ValueError(f'{what}: {given.min()} to {given.max()}; expected 0 to {n - 1}')
-    return given.astype(np.int64)
 
 # %% ../nbs/01a_scores.ipynb #2d1284c2
 class ScoreColumn:
