@@ -497,6 +497,7 @@ class LatentTraining:
         self.steps, self.sums, self.order = config.epochs*self.per_epoch, torch.zeros(3, device=device), (None, None)
         self.parameters = AugmentParameters(config.noise_std, config.mask_size, config.mixup_alpha)
         self.category, self.augmentation, self.seconds, self.searched = '', 'none', 0., []
+        self.half_way = None # the weights in the middle of the epochs
 
 # %% ../nbs/05_vae.ipynb #fd833ed5
 def check_tables(train:Images, valid:Images, strategy:str, config:VAEConfig, conditional:bool):
@@ -590,6 +591,8 @@ def end_epoch(self:LatentTraining, started:float): # when its last step began
     if self.strategy.startswith('adaptive'): row['search_mse'] = self.adapt(row['valid_mse'])
     elif self.strategy in ('cutout', 'mixup', 'gaussian'): self.augmentation = self.strategy
     if epoch == 1 or epoch % c.snapshot_every == 0 or epoch == c.epochs: self.snapshots.append((epoch, self.snapshot()))
+    if epoch == c.epochs//2 + 1:
+        self.half_way = {k: v.detach().cpu().clone() for k, v in self.vae.state_dict().items()}
     row['seconds'] = self.seconds + time.perf_counter() - started; self.seconds = 0.
     self.history.append(row)
 
@@ -640,7 +643,8 @@ def snapshot(self:LatentTraining, n:int=16) -> Tensor: # uint8 (n, s, s, 3)
 @patch
 def save(self:LatentTraining, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically."
-    names = ('step', 'history', 'decisions', 'snapshots', 'sums', 'category', 'augmentation', 'seconds', 'searched')
+    names = ('step', 'history', 'decisions', 'snapshots', 'sums', 'category', 'augmentation', 'seconds',
+             'searched', 'half_way')
     keep = {k: getattr(self, k) for k in names}
     save_checkpoint(path, keep | dict(name=name, vae=self.vae.state_dict(), optimiser=self.optimiser.state_dict(),
                                       parameters=asdict(self.parameters)))
@@ -664,10 +668,15 @@ def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds 
 
 @patch
 def write(self:LatentTraining, folder:Path):
-    "Write the snapshots and the decisions beside the checkpoint."
+    "Write the snapshots, the decisions and the half-way model beside the checkpoint."
     epochs, grids = zip(*self.snapshots)
     with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack(grids).cpu().numpy())
-    save_json(Path(folder)/'snapshots.json', dict(epochs=epochs)); save_json(Path(folder)/'decisions.json', self.decisions)
+    save_json(Path(folder)/'snapshots.json', dict(epochs=epochs))
+    save_json(Path(folder)/'decisions.json', self.decisions)
+    if self.half_way: # a checkpoint of an older version has none
+        model = copy.deepcopy(self.vae)
+        model.load_state_dict(self.half_way)
+        model.save(Path(folder)/'half_way.safetensors')
 
 # %% ../nbs/05_vae.ipynb #b0d82bc2
 def train_vae(train:Images, valid:Images, # bytes, squares of the configured size
@@ -699,7 +708,7 @@ def fit_vae(train:ImageSet, valid:ImageSet, # of the VAE's size
             conditional:bool=False, # the VAE sees the labels
             seed:int=0, device='auto', # see `train_vae`
             preset:str='laptop', **changes, # see `vae_preset`
-           ) -> tuple[VAE, Path]: # the model; its folder with vae.safetensors, history.csv, snapshots.npy and .json, decisions.json
+           ) -> tuple[VAE, Path]: # the model; its folder: vae and half_way.safetensors, history.csv, …
     "Train a VAE, or load the one that was trained so before."
     config, device = vae_preset(preset, **changes), default_device(str(device))
     def make(folder):

@@ -1,5 +1,9 @@
 """12_latent as a user runs it, an autoencoder's training that is killed in the middle, and what is refused."""
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from test_resume import child, kill_when
 
 miniature = test_experiment.miniature # AffectNet's layout
@@ -51,7 +56,7 @@ def test_a_training_killed_by_the_system_comes_to_the_same_autoencoder(tmp_path)
     assert not list(b.glob('artefacts/vae/*/vae.safetensors'))
     assert child(b, script=script).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/vae/*/vae.safetensors')).parent for r in (a, b))
-    for name in ('vae.safetensors', 'snapshots.npy', 'decisions.json'): assert (whole/name).read_bytes() == (again/name).read_bytes()
+    for name in ('vae.safetensors', 'half_way.safetensors', 'snapshots.npy', 'decisions.json'): assert (whole/name).read_bytes() == (again/name).read_bytes()
     pd.testing.assert_frame_equal(*(pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (whole, again)))
 
 
@@ -99,7 +104,10 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
         'figureC1_C6', 'figure5_2', 'figureC10_C11', 'pools', 'against_none'}
     assert len(found['scores']) == 11 and len(found['classifier']) == 7
     for s in found['scores'].values(): assert np.isclose(s['RMSE']**2, s['MSE']) and np.isclose(np.exp(s['LMSE']), s['MSE'])
-    assert set(table['claims'].key) == set(found['claims']) and not table['claims'].key.duplicated().any()
+    timed = json.loads((folder/'metrics.json').read_text())['provenance']['timings']['claims']
+    assert not set(timed) & set(found['claims']) and all(k.startswith('ms ') for k in timed)
+    looks = {k for k in found['claims'] if k.startswith('valid_half_way')} # as of old, and no claim
+    assert set(table['claims'].key) | looks == set(found['claims']) | set(timed) and len(looks) == 2 and not table['claims'].key.duplicated().any()
     none, cutout = found['scores']['none'], found['scores']['cutout']
     assert np.isclose(found['claims']['MSE cutout none'], -100*(cutout['MSE']/none['MSE'] - 1))
     assert (table['verdicts'].verdict == 'undecided (only 1 seed)').all(), 'one seed decides nothing'
@@ -123,3 +131,126 @@ def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
     status, output = run(tmp_path, *args)
     assert status != 0 and said in output, output[-2000:]
     assert not list(tmp_path.glob('12_latent/*/metrics.json'))
+
+
+def keys(o): return {k for v in o.values() for k in keys(v)} | set(o) if isinstance(o, dict) else set()
+
+
+def test_two_runs_of_the_same_have_the_same_metrics(first):
+    "What a clock says is no metric; the claim on time is judged from the provenance."
+    runs, folder = first
+    before = (folder/'metrics.json').read_text()
+    status, output = run(runs, '-p', 'seed', '3')
+    assert status == 0 and 'made in' not in output, output[-3000:]
+    old, new = json.loads(before), json.loads((folder/'metrics.json').read_text())
+    assert old['metrics'] == new['metrics']
+    assert not [k for k in keys(old['metrics']) if 'seconds' in k or k.startswith('ms ') or k.endswith('_ms')]
+    verdicts = pd.read_csv(folder/'tables'/'verdicts.csv').set_index('comparison')
+    for key, value in new['provenance']['timings']['claims'].items():
+        text = pd.read_csv(folder/'tables'/'claims.csv').set_index('key').claim[key]
+        assert np.isclose(verdicts.ours[text], value, rtol=1e-4) and verdicts.seeds[text] == 1
+
+
+def test_half_way_is_read_on_the_test_images(first):
+    "Today's claim is the MSE of the weights that were kept in the middle, on the test images, by the mean of the latents."
+    from synthnb.vae import VAE, reconstruction_scores
+    from synthnb.data import ImageSet
+    runs, folder = first
+    found = json.loads((folder/'metrics.json').read_text())['metrics']
+    sets = [ImageSet(p.parent) for p in runs.glob('artefacts/drawn/*/set.json')]
+    test = [s for s in sets if len(s) == 80]
+    vaes = [VAE.load(p, 'cpu') for p in runs.glob('artefacts/vae/*/half_way.safetensors')]
+    have = [reconstruction_scores(v, t, 'cpu')['MSE'] for v in vaes if not v.n_classes for t in test]
+    for s, k in found['scores'].items():
+        assert np.isclose(have, k['MSE_half_way'], rtol=1e-5).any() and k['MSE_half_way'] != k['valid_half_way'], s
+    claims = pd.read_csv(folder/'tables'/'claims.csv').set_index('key').claim
+    assert set(k for k in claims.index if 'half_way' in k) == {'MSE_half_way cutout none', 'MSE_half_way adaptive-literal none'}
+    assert 'validation' not in ' '.join(claims)
+
+
+def test_older_records_are_read_under_true_names(first, tmp_path):
+    "A record whose half-way numbers are of validation images does not count as one of test images, nor do its times get lost."
+    runs, folder = first
+    shutil.copytree(runs, tmp_path/'runs')
+    old = tmp_path/'runs'/'12_latent'/'scale=smoke,seed=2'
+    shutil.copytree(folder, old)
+    record, params = (json.loads((old/f'{name}.json').read_text()) for name in ('metrics', 'params'))
+    timings, found = record['provenance'].pop('timings'), record['metrics']
+    for s in found['scores'].values():
+        del s['MSE_half_way']
+        s['half_way'] = s.pop('valid_half_way')
+    found['claims'] = {k.replace('MSE_half_way', 'half_way'): v for k, v in found['claims'].items()} | timings['claims']
+    (old/'metrics.json').write_text(json.dumps(record))
+    (old/'params.json').write_text(json.dumps(params | dict(seed=2)))
+    status, output = run(tmp_path/'runs', '-p', 'seed', '3')
+    assert status == 0, output[-3000:]
+    tables = tmp_path/'runs'/'12_latent'/'scale=smoke,seed=3'/'tables'
+    verdicts = pd.read_csv(tables/'verdicts.csv')
+    half = verdicts.comparison.str.contains('half-way')
+    assert (verdicts.seeds[half] == 1).all() and (verdicts.seeds[~half] == 2).all()
+    seeds = pd.read_csv(tables/'over_seeds.csv').groupby('metric').seeds.agg(['min', 'max'])
+    assert (seeds.loc['MSE_half_way'] == 1).all() and (seeds.drop('MSE_half_way') == 2).all().all()
+
+
+SPY = """
+import json, os, synthnb.train
+from hashlib import blake2b
+def spied(images): return [blake2b(x.tobytes(), digest_size=8).hexdigest() for x in images]
+def spy(train, valid, *args, plain=synthnb.train.train_classifier, **kw):
+    with open(os.environ['SPY'], 'a') as f:
+        for what, images in (('train', train), ('valid', valid)):
+            if kw.get('desc') in ('judge', 'oracle') and images is not None: f.write(json.dumps([what, spied(images.pixels.numpy())]) + '\\n')
+    return plain(train, valid, *args, **kw)
+synthnb.train.train_classifier = spy
+"""
+TELL = "with open(os.environ['SPY'], 'a') as f: f.write(json.dumps(['held out', spied(test.images) + spied(sets['valid'].images)]) + '\\n')"
+
+
+def spied_run(tmp_path, *args):
+    "12_latent with a note of every image that its judge learned from or was chosen by, and of the held-out ones."
+    root = test_experiment.ROOT
+    nb = json.loads((root/'nbs'/'12_latent.ipynb').read_text())
+    code = lambda text, id: dict(cell_type='code', id=id, metadata={}, outputs=[], execution_count=None, source=text)
+    at = next(i for i, c in enumerate(nb['cells']) if 'declared = declared_parameters' in ''.join(c['source']))
+    nb['cells'].insert(at, code(SPY, 'spy00000')), nb['cells'].append(code(TELL, 'spy00001'))
+    (tmp_path/'spied.ipynb').write_text(json.dumps(nb))
+    command = [sys.executable, '-m', 'papermill', str(tmp_path/'spied.ipynb'), str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
+               '--no-progress-bar', '--log-output', '-p', 'scale', 'smoke', '-p', 'classifiers', 'False', *args]
+    env = os.environ | dict(SYNTHNB_RUNS=str(tmp_path/'runs'), SPY=str(tmp_path/'spied.json'), JUPYTER_PREFER_ENV_PATH='1')
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=500)
+    lines = (tmp_path/'spied.json').read_text().splitlines() if (tmp_path/'spied.json').exists() else []
+    return done, [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def unsplit(tmp_path):
+    "A user's own pictures, two classes of 160 in two folders and in a CSV; a tenth is there twice, under another name."
+    rng, rows = np.random.default_rng(0), []
+    for c in 'ab':
+        (tmp_path/'mine'/c).mkdir(parents=True)
+        for i in range(160):
+            pixels = rng.integers(0, 150, (24, 24, 3), np.uint8) + np.uint8(100*(c == 'b'))
+            for name in (f'{i}.png', f'{i}-again.png')[:1 + (i < 16)]:
+                Image.fromarray(pixels).save(tmp_path/'mine'/c/name)
+                rows.append((f'mine/{c}/{name}', c))
+    pd.DataFrame(rows, columns=['path', 'label']).to_csv(tmp_path/'mine.csv', index=False)
+    return dict(folder=tmp_path/'mine', csv=tmp_path/'mine.csv')
+
+
+@pytest.mark.parametrize('data', ['folder', 'csv'])
+def test_the_judge_has_seen_no_image_that_it_is_asked_about(data, unsplit, tmp_path):
+    "Neither to learn from nor to be chosen by, whatever the split of another seed was, and wherever the picture lies."
+    done, notes = spied_run(tmp_path, '-p', 'data', data, '-p', 'root', str(unsplit[data]), '-p', 'seed', '1')
+    assert done.returncode == 0, done.stderr[-3000:]
+    held = {k for what, images in notes if what == 'held out' for k in images}
+    seen = [k for what, images in notes if what != 'held out' for k in images]
+    assert held and len(seen) >= 100
+    assert not held & set(seen), f'the judge has seen {len(held & set(seen))} of {len(held)} held-out images'
+
+
+def test_a_judge_that_has_nothing_left_to_learn_from_says_so(tmp_path):
+    for c in 'ab': (tmp_path/'mine'/c).mkdir(parents=True)
+    for i in range(120): Image.new('RGB', (24, 24), (i, 0, 0)).save(tmp_path/'mine'/'a'/f'{i}.png')
+    for i in range(120): Image.new('RGB', (24, 24), (0, 0, 9)).save(tmp_path/'mine'/'b'/f'{i}.png') # one picture, again and again
+    done, _ = spied_run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(tmp_path/'mine'))
+    assert done.returncode != 0 and 'every training image of b is a test or validation image too' in done.stderr
