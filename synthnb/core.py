@@ -11,9 +11,9 @@ __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'COUNTED', 'INSTALLED', 'PA
            'digest_of_code', 'is_ours', 'counts', 'function_in', 'constant_content', 'constant_part', 'function_parts',
            'full_cell', 'class_parts', 'code_parts', 'attribute_names', 'code_of', 'processor', 'versions', 'name_of',
            'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number', 'name_list',
-           'check_parameters', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'git', 'code_cells',
-           'sets_only', 'executed_cells', 'is_dirty', 'provenance', 'peak_memory', 'Run', 'notebook_code', 'read_runs',
-           'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
+           'check_parameters', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record',
+           'git', 'code_cells', 'sets_only', 'executed_cells', 'is_dirty', 'provenance', 'peak_memory', 'Run',
+           'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
@@ -595,11 +595,13 @@ def recorded_defaults(experiment:str, # e.g. '07_affectnet'
                       declared:dict, # the notebook's own; what the record does not know yet is taken from them
                      ) -> dict: # name -> default
     "The parameters that the name `default` stands for."
-    for folder in (project_root()/'runs', runs_dir()):
-        if (path := folder/experiment/'defaults.json').exists(): return declared | {
-            k: v for k, v in load_json(path).items() if k in declared}
-    save_json(runs_dir()/experiment/'defaults.json', declared)
-    return dict(declared)
+    if not (found := defaults_on_record(experiment)): save_json(runs_dir()/experiment/'defaults.json', declared)
+    return declared | {k: v for k, v in found.items() if k in declared}
+
+def defaults_on_record(experiment:str) -> dict: # empty where there is no record yet
+    "What `recorded_defaults` finds on disk: of the project, or of the folder of runs."
+    files = [folder/experiment/'defaults.json' for folder in (project_root()/'runs', runs_dir())]
+    return next((load_json(f) for f in files if f.exists()), {})
 
 # %% ../nbs/00_core.ipynb #f5aee5c1
 def git(*words:str) -> str|None: # what it said; None where it failed, or where there is no git
@@ -745,13 +747,13 @@ def write_figure(self:Run, name:str, # the file's, without suffix
 def read_runs(experiment:str, # e.g. '07_affectnet'
               *folders:Path, # where to look; default: this project's runs
              ) -> pd.DataFrame: # one row a finished run: its parameters, its metrics, and `run`, its folder
-    "All finished runs of an experiment; a run without metrics is unfinished and is left out."
-    rows = []
+    "All finished runs of an experiment; one without metrics is unfinished; a parameter that came later has its default."
+    rows, defaults = [], defaults_on_record(experiment)
     for folder in folders or (runs_dir(),):
         for path in sorted((Path(folder)/experiment).glob('*/metrics.json')):
             record = load_json(path)
             about = {f'about_{k}': v for k, v in record['provenance'].items()}
-            rows.append(load_json(path.parent/'params.json') | record['metrics'] | about | dict(run=path.parent.name))
+            rows.append(defaults | load_json(path.parent/'params.json') | record['metrics'] | about | dict(run=path.parent.name))
     return pd.DataFrame(rows)
 
 # %% ../nbs/00_core.ipynb #0ed98b56

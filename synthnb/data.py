@@ -444,10 +444,11 @@ def crop_at(x:torch.Tensor, # uint8 (b, h, w, c)
 def random_crop_flip(x:torch.Tensor, # uint8 (b, h, w, c)
                      crop:int, # pixels
                      gen:torch.Generator, # on the CPU, so that every device draws the same crops
+                     mirror:bool=True, # False where a mirror image is of another class
                     ) -> torch.Tensor: # uint8 (b, crop, crop, c)
     "One of the five crops and a coin flip for each image. [Bhattarai 2020, preprocessing]"
     place = torch.randint(5, (len(x),), generator=gen)
-    flip = torch.rand(len(x), generator=gen) < .5
+    flip = torch.rand(len(x), generator=gen) < (.5 if mirror else 0)
     return crop_at(x, crop, five_crops(x.shape[1], crop)[place].to(x.device), flip.to(x.device))
 
 def centre_crop(x:torch.Tensor, crop:int) -> torch.Tensor: # uint8 (b, crop, crop, c)

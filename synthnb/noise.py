@@ -33,8 +33,8 @@ from .core import (artefact, default_device, generator, load_checkpoint, load_mo
                           save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (CHOICES, Classifier, TrainConfig, Training, check_images, classifier_net, label_loss,
-                           no_denormals, pixel_batches, place, precision)
+from .train import (CHOICES, Classifier, TrainConfig, Training, check_finite_state, check_images, classifier_net,
+                           label_loss, no_denormals, pixel_batches, place, precision)
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
 def cliff_relu(a:Tensor, # of any shape
@@ -396,6 +396,7 @@ class Recipe:
     lr: float = 1e-4 # constant
     weight_decay: float = 1e-4 # of all parameters
     augment: str = 'none' # see train.TrainConfig
+    mirror: bool = True # where there are crops; see train.TrainConfig
     precision: str = 'auto' # see train.TrainConfig; w is float32 always
     dropout: float = .3 # rate
     smoothing: float = .1 # of label-smoothing
@@ -440,10 +441,11 @@ def noise_preset(name:str, # paper, gpu, laptop, smoke
 # %% ../nbs/06_noise.ipynb #9fdd86b5
 def check_noise(config:NoiseConfig) -> NoiseConfig: # the same
     "Refuse settings that cannot work before anything is computed."
-    allowed = {k: CHOICES[k] for k in ('arch', 'stem', 'augment', 'precision')}
+    allowed = {k: CHOICES[k] for k in ('arch', 'stem', 'augment', 'mirror', 'precision')}
     allowed |= dict(optimiser=['adam', 'adamw', 'sgd'], units=['first', 'last', 'all'], step=['epoch', 'iteration'])
     for name, choices in allowed.items():
-        if (value := getattr(config, name)) not in choices: raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        if (value := getattr(config, name)) not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
     for name in ('width', 'crop', 'epochs', 'batch_size', 'interval', 'patience', 'length', 'lr', 'mixup_alpha'):
         if not getattr(config, name) > 0: raise ValueError(f'{name}={getattr(config, name)}: it must be above 0')
     for name in ('dropout', 'smoothing', 'depth_rate'):
@@ -527,7 +529,7 @@ def load(cls:NoisyClassifier, path:Path, # written by `save`
     wrong = f'{path} was not saved by NoisyClassifier.save; a file of Classifier.save is read by Classifier.load'
     about, state = load_model(path, 'synthnb_noisy', 'classifier', wrong); about['config'] = NoiseConfig(**about['config'])
     net = noisy_net(classifier_net(n_classes=len(about['classes']), **about['spec']), about['method'], about['config'])
-    net.load_state_dict(state)
+    net.load_state_dict(check_finite_state(state, path))
     return cls(net, **about).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc
@@ -536,7 +538,8 @@ class NoisyTraining(Training):
     def __init__(self, train:Images, valid:Images, method:str, config:NoiseConfig, seed:int, device:torch.device,
                  watch:Images|None=None): # looked at after every epoch, and never used for a choice
         self.method, self.noise, self.steps = check_method(method), check_noise(config), max(1, len(train)//config.batch_size)
-        same = {k: getattr(config, k) for k in ('arch', 'width', 'stem', 'crop', 'batch_size', 'augment', 'precision')}
+        same = ('arch', 'width', 'stem', 'crop', 'batch_size', 'augment', 'mirror', 'precision')
+        same = {k: getattr(config, k) for k in same}
         smoothing = config.smoothing if method == 'label-smoothing' else 0.
         base = TrainConfig(**same, updates=config.epochs*self.steps, label_smoothing=smoothing, lr=config.lr, schedule='constant')
         for images, what in ((train, 'training'), (valid, 'validation'), (watch, 'watched')):

@@ -29,7 +29,7 @@ from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
 from .samplers import Scoring, sampler, score_pool, top_ranked
-from .train import no_denormals
+from .train import check_finite_state, no_denormals
 
 # %% ../nbs/03_rl.ipynb #20bfc811
 class SmallNet(nn.Module):
@@ -303,7 +303,7 @@ def load(cls:Policy, path:Path, # written by `save`
     about, state = load_model(path, 'synthnb_policy', 'policy', f'{path} is not a policy that was saved by Policy.save')
     width = about.pop('width')
     net = SmallNet(2*len(about['classes']) if about['sees_label'] else 2, width)
-    net.load_state_dict(state)
+    net.load_state_dict(check_finite_state(state, path))
     return cls(net.to(device), **about)
 
 # %% ../nbs/03_rl.ipynb #ffb3e82e

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .core import (artefact, atomic_path, default_device, generator, load_checkpoint, load_json, load_model, name_of,
                           progress, save_checkpoint, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
-from .train import no_denormals, pixel_batches, place, precision
+from .train import check_finite_state, no_denormals, pixel_batches, place, precision
 
 # %% ../nbs/05_vae.ipynb #e4074e6d
 class DownBlock(nn.Module):
@@ -224,7 +224,7 @@ def load(cls:VAE, path:Path, # written by `save`
     kind, classes = NETWORKS[about.pop('network')], about.pop('classes')
     if cls is not VAE and cls is not kind: raise ValueError(f'{path} holds a {kind.__name__}, not a {cls.__name__}')
     vae = kind(**about); vae.classes = classes
-    vae.load_state_dict(state)
+    vae.load_state_dict(check_finite_state(state, path))
     return vae.eval().requires_grad_(False).to(default_device(str(device)))
 
 # %% ../nbs/05_vae.ipynb #52bd0f63
