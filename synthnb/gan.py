@@ -36,19 +36,21 @@ from .train import check_finite_state
 # %% ../nbs/01_gan.ipynb #c2ff4fce
 class InstanceNorm(nn.InstanceNorm2d):
     "Instance norm with weights and without running statistics, as a group norm. [Wu 2018]"
-    def __init__(self, dim:int): super().__init__(dim, affine=True)
+    def __init__(self, dim:int, exact:bool=True): # channels; on a CPU: of a contiguous copy, exact for flat images too
+        super().__init__(dim, affine=True)
+        self.exact = exact
     def forward(self, x):
         norm = lambda h: F.group_norm(h, self.num_features, self.weight, self.bias, self.eps)
-        if x.device.type != 'cpu' or x.is_contiguous(): return norm(x)
+        if not self.exact or x.device.type != 'cpu' or x.is_contiguous(): return norm(x)
         return norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/01_gan.ipynb #12a2647c
 class ResidualBlock(nn.Module):
     "Two convolutions with instance norm around an identity. [Choi 2018, table 4]"
-    def __init__(self, dim:int): # channels in and out
+    def __init__(self, dim:int, exact_norm:bool=True): # channels in and out; see InstanceNorm
         super().__init__()
         conv = lambda: nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
-        norms = InstanceNorm(dim), InstanceNorm(dim)
+        norms = InstanceNorm(dim, exact_norm), InstanceNorm(dim, exact_norm)
         self.main = nn.Sequential(conv(), norms[0], nn.ReLU(True), conv(), norms[1])
 
     def forward(self, x): return x + self.main(x)
@@ -59,13 +61,14 @@ class Generator(nn.Module):
     def __init__(self, c_dim:int=8, # classes or attributes
                  conv_dim:int=64, repeats:int=6, # channels of the first layer, residual blocks
                  kernel:int=7, residual:bool=False, # of the two outer convolutions; predict a change of the image
+                 exact_norm:bool=True, # see InstanceNorm
                 ):
         super().__init__()
-        self.residual, d = residual, conv_dim
-        act = lambda c: [InstanceNorm(c), nn.ReLU(True)]
+        self.residual, self.exact_norm, d = residual, exact_norm, conv_dim
+        act = lambda c: [InstanceNorm(c, exact_norm), nn.ReLU(True)]
         layers = [nn.Conv2d(3 + c_dim, d, kernel, 1, kernel//2, bias=False), *act(d)]
         for d in (d, 2*d): layers += [nn.Conv2d(d, 2*d, 4, 2, 1, bias=False), *act(2*d)]
-        layers += [ResidualBlock(2*d) for _ in range(repeats)]
+        layers += [ResidualBlock(2*d, exact_norm) for _ in range(repeats)]
         for d in (2*d, d): layers += [nn.ConvTranspose2d(d, d//2, 4, 2, 1, bias=False), *act(d//2)]
         layers += [nn.Conv2d(d//2, 3, kernel, 1, kernel//2, bias=False), nn.Tanh()]
         if residual: nn.init.normal_(layers[-2].weight, std=.01)
@@ -77,10 +80,11 @@ class Generator(nn.Module):
         return (x + 2*y).clamp(-1, 1) if self.residual else y
 
 # %% ../nbs/01_gan.ipynb #8fcbe1ee
-def check_size(size:int): # pixels
+def check_size(size:int) -> int: # pixels; the same
     "Refuse images that the generator cannot give back as large as they were."
     if size % 4 or size < 4: raise ValueError(
         f'images of {size} px: the generator halves them twice and doubles them twice, so 4 must divide the size')
+    return size
 
 # %% ../nbs/01_gan.ipynb #61e8dd2b
 class Discriminator(nn.Module):
@@ -119,6 +123,7 @@ CHOICES = dict(loss=('wgan-gp', 'hinge'), gp_patches=('sum', 'mean'), schedule=(
 class StarGANConfig:
     "Networks, losses and schedule of a StarGAN; the defaults are the official code's. [Choi 2018; yunjey/stargan]"
     conv_dim:int = 64; repeats:int = 6; kernel:int = 7; residual:bool = False # generator
+    exact_norm:bool = True # on a CPU, for flat images too; False as the records of `laptop` were made
     critic_dim:int = 64; critic_repeats:int = 6; stem:bool = False; slope:float = .01 # discriminator
     conditional:bool = False # one critic output a class, instead of one
     loss:str = 'wgan-gp'; gp_weight:float = 10.; gp_patches:str = 'sum' # penalty on the patches' sum or mean
@@ -162,7 +167,7 @@ PRESETS = dict(
     laptop=StarGANConfig(conv_dim=16, repeats=3, kernel=3, residual=True, critic_dim=16, critic_repeats=3, stem=True,
                          slope=.2, conditional=True, loss='hinge', mismatch_weight=.5, augment=.3, gp_patches='mean',
                          cls_weight_g=.3, rec_weight=2., updates=2600, n_critic=2, lr_g=1e-3, lr_d=1e-3,
-                         schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99))
+                         schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99, exact_norm=False))
 PRESETS['laptop-attributes'] = replace(PRESETS['laptop'], conditional=False, mismatch_weight=0., balanced=False,
                                        targets='permutation', multi_label=True, cls_weight_g=1.)
 
@@ -385,7 +390,7 @@ class Training:
         self.train, self.step, self.generator_steps, self.history, self.recent = train.to(self.device), 0, 0, [], {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(seed, 'gan', 'weights').initial_seed() % 2**31))
-            self.G = Generator(k, c.conv_dim, c.repeats, c.kernel, c.residual)
+            self.G = Generator(k, c.conv_dim, c.repeats, c.kernel, c.residual, c.exact_norm)
             outputs = k if c.conditional else 1
             self.D = Discriminator(train.size, k, c.critic_dim, c.critic_repeats, outputs, c.stem, c.slope)
         self.G.to(self.device, memory_format=torch.channels_last); self.D.to(self.device).requires_grad_(False)
@@ -393,11 +398,10 @@ class Training:
         adam = dict(betas=(c.beta1, c.beta2), fused=self.device.type != 'mps')
         self.opt_g = torch.optim.Adam(self.G.parameters(), c.lr_g, **adam)
         self.opt_d = torch.optim.Adam(self.D.parameters(), c.lr_d, **adam)
-        self.grads = [torch.zeros_like(p) for p in self.D.parameters()]
+        self.dtype, self.grads = compute_dtype(c.precision, self.device), [torch.zeros_like(p) for p in self.D.parameters()]
         for p, g in zip(self.D.parameters(), self.grads): p.grad = g
-        self.dtype = compute_dtype(c.precision, self.device)
-        speed_up = torch.compile if c.compile else lambda f: f
-        self.translate, self.judge, self.critic_gradients = map(speed_up, (self.G, self.D, critic_gradients))
+        fast = torch.compile if c.compile else lambda f: f
+        self.translate, self.judge, self.critic_gradients = map(fast, (self.G, self.D, critic_gradients))
         self.sampling = sampling_weights(train.labels) if c.balanced else None
 
 # %% ../nbs/01_gan.ipynb #46a3090a
@@ -554,12 +558,11 @@ class StarGAN:
                  device='cpu', about:dict|None=None, # how it was trained
                  attributes:list|None=None, # of one trained on attributes, their names; needs no classes
                  precision:str='auto'): # of its convolutions, as in StarGANConfig
-        check_size(size)
-        self.device, self.size, self.about, self.attributes = torch.device(device), size, about or {}, attributes
+        self.device, self.size, self.about = torch.device(device), check_size(size), about or {}
+        self.attributes, self.precision, self.dtype = attributes, precision, compute_dtype(precision, device)
         self.classes = combination_names(attributes) if attributes else list(classes)
         self.G = G.to(self.device, memory_format=torch.channels_last).requires_grad_(False)
         self.D = None if D is None else D.to(self.device).requires_grad_(False)
-        self.precision, self.dtype = precision, compute_dtype(precision, self.device)
 
     def prepare(self, pixels): # uint8 (b, h, w, c) -> float (b, c, h, w) on the device
         pixels = torch.as_tensor(pixels)
@@ -619,7 +622,7 @@ def class_logits(self:StarGAN, pixels) -> torch.Tensor: # (b, k)
 def save(self:StarGAN, path:Path):
     "Write the model to one file, atomically."
     nets = dict(G=self.G.state_dict(), D=None if self.D is None else self.D.state_dict())
-    shape = dict(residual=self.G.residual, slope=self.D.slope if self.D is not None else .01)
+    shape = dict(residual=self.G.residual, exact_norm=self.G.exact_norm, slope=self.D.slope if self.D is not None else .01)
     shape['precision'] = self.precision
     if self.attributes: shape['attributes'] = self.attributes
     save_checkpoint(path, dict(kind='StarGAN', classes=self.classes, size=self.size, about=self.about, **shape, **nets))
@@ -631,7 +634,7 @@ def load(cls:StarGAN, path:Path, # written by `save`
     state = load_checkpoint(path)
     if not isinstance(state, dict) or state.get('kind') != 'StarGAN': raise ValueError(
         f'{path} is not a StarGAN written by save(); for files of yunjey/stargan use load_official(path_G, path_D)')
-    G = build_generator(state['G'], path, state['residual'])
+    G = build_generator(state['G'], path, state['residual'], state.get('exact_norm', True))
     D = None if state['D'] is None else build_discriminator(state['D'], state['size'], path, state['slope'])
     trained = state['about'].get('config', {}).get('precision', 'auto') # of older files
     return cls(G, D, state['classes'], state['size'], device, state['about'],
@@ -666,14 +669,14 @@ def first_shape(state:dict, key:str, path, what:str) -> tuple:
         raise ValueError(f'{path} is not a {what}: expected {key} to be a convolution of 4 dimensions, found {found}')
     return tuple(state[key].shape)
 
-def build_generator(state:dict, path, residual:bool=False) -> Generator:
+def build_generator(state:dict, path, residual:bool=False, exact_norm:bool=True) -> Generator:
     "A generator of the sizes that its state dict has."
     what, state = 'StarGAN generator', plain_keys(state, path)
     d, c, kernel, _ = first_shape(state, 'main.0.weight', path, what)
     repeats = sum(k.startswith('main.') and k.endswith('.main.0.weight') for k in state)
     if c < 4: raise ValueError(f'{path} is not a {what}: expected main.0.weight of shape ({d}, 3 + classes, k, k), '
                                f'found {(d, c, kernel, kernel)}')
-    return fill(Generator(c - 3, d, repeats, kernel, residual), state, path, what)
+    return fill(Generator(c - 3, d, repeats, kernel, residual, exact_norm), state, path, what)
 
 # %% ../nbs/01_gan.ipynb #cdafb2b3
 def stem_of(state:dict) -> bool:
@@ -758,10 +761,9 @@ def log(self:Training, losses:dict, bar, every:int):
 def finished(self:Training) -> StarGAN:
     "The model as it stands, with the averaged generator where there is one."
     G = deepcopy(self.G if self.average is None else self.average)
-    about = dict(config=asdict(self.config), seed=self.seed, step=self.step)
-    names = self.train.classes
-    return StarGAN(G, deepcopy(self.D), names, self.train.size, self.device, about,
-                   names if self.config.multi_label else None, self.config.precision)
+    about, c = dict(config=asdict(self.config), seed=self.seed, step=self.step), self.config
+    names, size, device = self.train.classes, self.train.size, self.device
+    return StarGAN(G, deepcopy(self.D), names, size, device, about, names if c.multi_label else None, c.precision)
 
 @patch
 def translations(self:StarGAN, pixels, # uint8 (n, h, w, 3), at most some dozens

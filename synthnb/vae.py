@@ -201,7 +201,10 @@ def to_unit(pixels:Tensor, # uint8 (b, h, w, 3)
 
 def to_bytes(x:Tensor, # (n, 3, s, s), 0 to 1
             ) -> Tensor: # uint8 (n, s, s, 3), on the CPU
-    "Images as pixels."
+    "Images as pixels; what is no number is refused, for it would be black and look like an answer."
+    if not torch.isfinite(x).all(): raise ValueError(
+        'the decoder makes pixels that are not finite (NaN or infinite), so its training diverged: '
+        'train it again with a smaller lr')
     return (x.float().clamp(0, 1)*255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 # %% ../nbs/05_vae.ipynb #574f23c9

@@ -17,13 +17,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = '''
-import sys, time
+import os, sys, time
 import numpy as np
 from synthnb import gan
 from synthnb.drawn import drawn_set
-slow = float(sys.argv[1])
+os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 translate = gan.StarGAN.translate
-def slowly(self, *args): time.sleep(slow); return translate(self, *args)
+def slowly(self, *args): time.sleep(float(os.environ['SLOW'])); return translate(self, *args)
 gan.StarGAN.translate = slowly
 train = gan.train_stargan
 gan.train_stargan = lambda *args, **kw: train(*args, save_every=4, **kw)
