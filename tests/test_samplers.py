@@ -152,6 +152,33 @@ def test_what_is_no_score_is_refused_by_name(scores):
         with pytest.raises(ValueError, match=f"the column '{get_sampler(name).needs}'"): select(name, pool_of([0]*6, scores, 1), 2)
 
 
+@pytest.mark.parametrize('scores', [np.linspace(-9, 5, 40).astype(np.float16), np.linspace(0, 1, 40), np.arange(40, dtype=np.uint8)])
+def test_a_histogram_shows_all_images_of_a_score_of_any_range(scores):
+    import matplotlib.pyplot as plt
+    fig = module.confidence_histogram(Pool(np.arange(40) % 2, 2, mine=scores), 'mine')
+    for ax in fig.axes[:2]: assert np.isclose(sum(ax.patches[0].get_data().values), 100)
+    plt.close(fig)
+
+
+def test_a_gallery_frames_what_a_mask_keeps():
+    import matplotlib.pyplot as plt
+    from types import SimpleNamespace
+    source, n = np.arange(12.) % 4, 12
+    def gather(rows): return np.zeros((len(rows), 8, 8, 3), np.uint8)
+    def pool(source): return SimpleNamespace(column=lambda name: source, gather=gather, classes=['a', 'b', 'c'], labels=np.arange(n) // 4)
+    real = SimpleNamespace(gather=gather, classes=['a', 'b', 'c'], labels=np.zeros(4, int))
+    def framed(kept, scores=np.zeros(n), source=source):
+        fig = module.translation_gallery(pool(source), real, [0, 1], scores, kept)
+        plt.close(fig)
+        return [ax.spines['top'].get_visible() for ax in fig.axes]
+    mask = np.isin(np.arange(n), [4, 5, 7])
+    assert framed(mask) == framed([4, 5, 7]) and sum(framed(mask)) == 2
+    for bad in (mask[:9], [n], [.5], [-1]):
+        with pytest.raises(ValueError, match='the rows kept'): framed(bad)
+    with pytest.raises(ValueError, match='expected one number'): framed(mask, np.zeros(9))
+    with pytest.raises(ValueError, match="the column 'source'"): framed(mask, source=np.where(source == 2, np.nan, source))
+
+
 def test_ties_are_broken_evenly_over_the_pool():
     kept = sum(np.bincount(top_ranked(np.ones(60), np.zeros(60, int), [20], 20, seed=s), minlength=60) for s in range(1500))
     # each image is kept in a third of the seeds: binomial(1500, 1/3) has sd 18.3, and 60 images stay within 4 of them
