@@ -9,12 +9,12 @@ __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_
            'bit_codes', 'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
            'stratified_split', 'downsample_counts', 'choose_classes', 'class_name', 'one_spelling', 'existing',
            'read_affectnet', 'split_name', 'read_splits', 'hidden', 'files_below', 'class_folders', 'say_left_out',
-           'read_folder', 'split_folders', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder', 'celeba_lines',
-           'celeba_table', 'opaque', 'decode', 'try_decode', 'names_below', 'record_facts', 'import_images',
-           'finish_import', 'finished_import', 'report_unreadable', 'source', 'data_digest', 'load_data', 'check_sizes',
-           'check_classes', 'subsample', 'picture_keys', 'split_records', 'warn_of_labels', 'drop_leaks',
-           'import_chosen', 'import_splits', 'affectnet_source', 'with_test', 'folder_source', 'csv_source',
-           'attribute_source', 'load_attributes', 'celeba_source']
+           'read_folder', 'split_folders', 'check_for_splits', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder',
+           'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode', 'names_below', 'record_facts',
+           'decode_records', 'import_images', 'finish_import', 'finished_import', 'report_unreadable', 'source',
+           'data_digest', 'load_data', 'check_sizes', 'check_classes', 'subsample', 'picture_keys', 'split_records',
+           'warn_of_labels', 'drop_leaks', 'import_chosen', 'import_splits', 'affectnet_source', 'with_test',
+           'folder_source', 'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
 
 # %% ../nbs/00a_data.ipynb #147a8378
 import json, os, re, struct, unicodedata
@@ -51,7 +51,8 @@ class ArrayFile:
                 with open(p, 'r+b') as f: f.write(npy_header(shape, dtype))
         elif not self.path.exists(): raise FileNotFoundError(f'{self.path} does not exist')
         try: array = np.load(self.path, mmap_mode='r')
-        except ValueError as e: raise ValueError(f'{self.path} is no whole array ({e}); make it anew') from e
+        except ValueError as e:
+            raise ValueError(f'{self.path} is no whole array ({e}); make it anew') from e
         self.shape, self.dtype, self.offset = array.shape, array.dtype, array.offset
         self.row = int(np.prod(self.shape[1:], dtype=np.int64))*self.dtype.itemsize
 
@@ -62,13 +63,14 @@ class ArrayFile:
 def write(self:ArrayFile, start:int, # first row
           rows, # an array or a tensor of the same row shape
          ):
-    "Write rows at their place; a full disk, or numbers that the file cannot hold, is a clear error."
+    "Write rows at their place; a full disk, or numbers that do not fit, is a clear error."
     given = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
     with np.errstate(invalid='ignore'): rows = np.ascontiguousarray(given, self.dtype)
-    if start < 0 or rows.shape[1:] != self.shape[1:] or start + len(rows) > len(self): raise ValueError(
-        f'{self.path}: rows {start}:{start+len(rows)} of shape {rows.shape[1:]} do not fit {self.shape}')
-    if {given.dtype.kind, self.dtype.kind} != {'f'} and given.dtype != self.dtype and (rows != given).any():
-        raise ValueError(f'{self.path} holds {self.dtype}: {given.dtype} would lose its values; convert it first')
+    stop, exact = start + len(rows), {given.dtype.kind, self.dtype.kind} != {'f'}
+    if start < 0 or rows.shape[1:] != self.shape[1:] or stop > len(self): raise ValueError(
+        f'{self.path}: rows {start}:{stop} of shape {rows.shape[1:]} do not fit {self.shape}')
+    if exact and given.dtype != self.dtype and (rows != given).any(): raise ValueError(
+        f'{self.path} holds {self.dtype}: {given.dtype} would lose its values; convert it first')
     view, at = memoryview(rows).cast('B') if rows.size else b'', self.offset + start*self.row
     try:
         with open(self.path, 'r+b', buffering=0) as f:
@@ -80,7 +82,8 @@ def write(self:ArrayFile, start:int, # first row
 def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, freshly allocated
     "Read rows; a file shorter than its header promises is a clear error."
     stop = min(stop, len(self))
-    if not 0 <= start <= stop: raise IndexError(f'rows {start}:{stop} were asked of {len(self)} rows in {self.path}')
+    if not 0 <= start <= stop:
+        raise IndexError(f'rows {start}:{stop} were asked of {len(self)} rows in {self.path}')
     out = np.empty((stop - start, *self.shape[1:]), self.dtype)
     view, at = memoryview(out).cast('B') if out.size else b'', self.offset + start*self.row
     with open(self.path, 'rb', buffering=0) as f:
@@ -94,18 +97,20 @@ def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, 
 def to_float(x:torch.Tensor, # uint8 (n, h, w, c)
             ) -> torch.Tensor: # float32 in [-1, 1], (n, c, h, w), channels-last in memory
     "Pixels as a network sees them."
-    if x.dtype != torch.uint8: raise TypeError(f'expected pixels, uint8 (n, h, w, c); got {x.dtype} {tuple(x.shape)}')
+    if x.dtype != torch.uint8:
+        raise TypeError(f'expected pixels, uint8 (n, h, w, c); got {x.dtype} {tuple(x.shape)}')
     return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 
 # %% ../nbs/00a_data.ipynb #3df6705a
 def to_uint8(x:torch.Tensor, # float in [-1, 1], (n, c, h, w)
             ) -> torch.Tensor: # uint8 (n, h, w, c)
-    "A network's output as pixels; values outside the range are clipped, NaN and infinities are an error."
-    if not x.is_floating_point(): raise TypeError(f'expected floats in [-1, 1], (n, c, h, w); got {x.dtype} {tuple(x.shape)}')
+    "A network's output as pixels; what lies outside is clipped, NaN and infinities are an error."
+    if not x.is_floating_point():
+        raise TypeError(f'expected floats (n, c, h, w) in [-1, 1]; got {x.dtype} {tuple(x.shape)}')
     y = x.float()
     if not y.sum().isfinite() and (bad := int((~x.isfinite()).sum())): raise ValueError(
-        f'{bad:,} of {x.numel():,} values are NaN or infinite, which is no picture: the network has diverged. '
-        'Take an earlier checkpoint, a lower learning rate, or float32')
+        f'{bad:,} of {x.numel():,} values are NaN or infinite, which is no picture: the network '
+        'has diverged. Take an earlier checkpoint, a lower learning rate, or float32')
     return y.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 # %% ../nbs/00a_data.ipynb #8329b7c7
@@ -127,15 +132,18 @@ class ImageSet:
 
 # %% ../nbs/00a_data.ipynb #086ec24f
 def check_set(s:ImageSet):
-    "Raise ValueError where a set's files do not agree with each other: its size, its labels, its classes."
+    "Raise ValueError where a set's files do not agree with each other."
     x, y, k = s.pixels, s.labels, len(s.classes)
+    have, need = x.path.stat().st_size, x.offset + len(x)*x.row
     def wrong(what): raise ValueError(f'{s.folder}: {what}; make it anew')
     if len(y) != len(x): wrong(f'{len(x)} images but {len(y)} labels')
     if x.dtype != np.uint8 or len(x.shape) != 4 or x.shape[1] != x.shape[2]:
-        wrong(f'images.npy holds {x.dtype} {x.shape} where uint8 (n, size, size, channels) is expected')
-    if (have := x.path.stat().st_size) != (need := x.offset + len(x)*x.row): wrong(f'images.npy has {have:,} bytes, not {need:,}')
-    if y.ndim != 1 or y.dtype.kind not in 'iu': wrong(f'labels.npy holds {y.dtype} {y.shape} where whole numbers (n,) are expected')
-    if len(y) and not 0 <= y.min() <= y.max() < k: wrong(f'labels from {y.min()} to {y.max()} for {k} classes')
+        wrong(f'images.npy holds {x.dtype} {x.shape}, expected uint8 (n, size, size, channels)')
+    if have != need: wrong(f'images.npy has {have:,} bytes, not {need:,}')
+    if y.ndim != 1 or y.dtype.kind not in 'iu':
+        wrong(f'labels.npy holds {y.dtype} {y.shape}, expected whole numbers (n,)')
+    if len(y) and not 0 <= y.min() <= y.max() < k:
+        wrong(f'labels from {y.min()} to {y.max()} for {k} classes')
 
 # %% ../nbs/00a_data.ipynb #fd9531f9
 @patch(as_prop=True)
@@ -160,8 +168,9 @@ def batches(self:ImageSet, size:int=256, # images a batch
            ) -> Iterator[tuple[int, torch.Tensor]]: # first row, uint8 (b, h, w, c)
     "All images in order, batch by batch, the next one being read ahead; memory does not grow with the set."
     stop = len(self) if stop is None else min(stop, len(self))
-    if size < 1 or min(start, stop) < 0: raise ValueError(f'batches of {size} images from row {start} to {stop}: expected '
-                                                          'at least one image a batch, and rows from 0 on')
+    if size < 1 or min(start, stop) < 0: raise ValueError(
+        f'batches of {size} images, rows {start} to {stop}: '
+        'expected one image or more, and rows from 0 on')
     read = lambda at: torch.from_numpy(self.pixels.read(at, min(at + size, stop)))
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, start) if start < stop else None
@@ -175,14 +184,15 @@ def row_numbers(rows, # row numbers in any order, or a mask: True or False for e
                 n:int, # how many rows there are
                 what='the set', # whose rows they are, for the error
                ) -> np.ndarray: # int64, each from 0 to n - 1
-    "Rows as numbers; fractions, negative rows, masks of another length and anything else is an error."
+    "Rows as numbers; fractions, negative rows, masks of another length and all else is an error."
     a = rows.detach().cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
     if a.dtype == bool and a.shape == (n,): return np.flatnonzero(a)
     if a.shape == (0,) and a.dtype != bool: return np.empty(0, np.int64)
     if a.ndim != 1 or a.dtype.kind not in 'iu': raise IndexError(
-        f'rows of {what}: expected row numbers, or a mask of {n} times True or False; got {a.dtype} of shape {a.shape}')
+        f'rows of {what}: expected row numbers, or a mask of {n} times True or False; '
+        f'got {a.dtype} of shape {a.shape}')
     if a.min() < 0 or a.max() >= n: raise IndexError(
-        f'rows from {a.min()} to {a.max()} were asked of {n} images in {what}; the first is row 0, negative ones are refused')
+        f'rows from {a.min()} to {a.max()} were asked of {n} images in {what}; expected 0 to {n - 1}')
     return a.astype(np.int64)
 
 # %% ../nbs/00a_data.ipynb #18932139
@@ -215,8 +225,9 @@ def add_column(self:ImageSet, name:str, values) -> np.ndarray: # as stored
     "Store one number an image under a name, atomically; an older column of that name is replaced."
     values = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if values.ndim < 1 or len(values) != len(self):
-        raise ValueError(f"column '{name}': {values.shape[0] if values.ndim else 1} values for {len(self)} images")
-    if values.dtype.kind not in 'biuf': raise ValueError(f"column '{name}': {values.dtype} is not a kind of number; convert it first")
+        raise ValueError(f"column '{name}': {len(np.atleast_1d(values))} values for {len(self)} images")
+    if values.dtype.kind not in 'biuf':
+        raise ValueError(f"column '{name}': {values.dtype} is not a kind of number; convert it")
     with atomic_path(self.folder/'columns'/f'{name}.npy') as p:
         with open(p, 'wb') as f: np.save(f, values)
     return values
@@ -227,10 +238,13 @@ def files(self:ImageSet, rows=None, # row numbers or a mask; None for all
           relative:bool=False, # to the set's root, hence the same on every machine
          ) -> list[str]: # one path a row
     "The files that the images were read from."
-    if not (self.folder/'files.csv').exists(): raise ValueError(
-        f'{self.folder} names no files: its images were drawn, or made by a generator; see `source_files`')
-    names = pd.read_csv(self.folder/'files.csv', dtype=str, keep_default_na=False, encoding_errors='surrogateescape').file.tolist()
-    if len(names) != len(self): raise ValueError(f'{self.folder}: {len(names)} files for {len(self)} images; make it anew')
+    path = self.folder/'files.csv'
+    if not path.exists(): raise ValueError(
+        f'{self.folder} names no files: its images were drawn or generated; see `source_files`')
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='surrogateescape')
+    names = table.file.tolist()
+    if len(names) != len(self):
+        raise ValueError(f'{self.folder}: {len(names)} files for {len(self)} images; make it anew')
     if rows is not None: names = [names[r] for r in row_numbers(rows, len(self), self.folder)]
     return names if relative else [str(Path(self.root or '', name)) for name in names]
 
@@ -241,7 +255,7 @@ def source_files(self:ImageSet, real:ImageSet, # the set that this pool was made
                 ) -> list[str]: # one path a row
     "The real file that each synthetic image was made from, by the pool's column `source`."
     if self.meta.get('real', real.fingerprint) != real.fingerprint:
-        raise ValueError(f'the pool at {self.folder} was made from another real set than {real.folder}')
+        raise ValueError(f'{self.folder} was made from another real set than {real.folder}')
     rows = np.arange(len(self)) if rows is None else row_numbers(rows, len(self), self.folder)
     return real.files(self.column('source')[rows], relative)
 
@@ -263,7 +277,8 @@ class ImageSetWriter:
         self.plan, self.done, self.state = plan, 0, None
         if not fresh: self.done, self.state = (load_json(note)[k] for k in ('done', 'state'))
         else: # nothing of another set may stay: a note of how far it came, its columns
-            for old in (note, self.folder/'set.json', *(self.folder/'columns').glob('*.npy')): old.unlink(missing_ok=True)
+            old = note, self.folder/'set.json', *(self.folder/'columns').glob('*.npy')
+            for p in old: p.unlink(missing_ok=True)
         shape = (n, size, size, channels)
         self.pixels = ArrayFile(self.folder/'images.npy', shape if fresh else None)
         self.labels = ArrayFile(self.folder/'labels.npy', (n,) if fresh else None, np.int64)
@@ -277,18 +292,19 @@ def write(self:ImageSetWriter, images, # uint8 (b, h, w, c)
           **columns, # one value an image, the same columns at every write
          ):
     "Append images with their labels and columns, then note how far we are."
-    labels, columns = np.asarray(labels), {name: np.asarray(values) for name, values in columns.items()}
+    labels, columns = np.asarray(labels), {c: np.asarray(v) for c, v in columns.items()}
     b, at, k = len(images), self.done, len(self.meta['classes'])
-    if odd := [f'{len(v)} {name}' for name, v in (columns | dict(labels=labels)).items() if len(v) != b]:
+    if odd := [f'{len(v)} {c}' for c, v in (columns | dict(labels=labels)).items() if len(v) != b]:
         raise ValueError(f"{b} images but {', '.join(odd)}")
-    if b and (labels.dtype.kind not in 'iu' or labels.min() < 0 or labels.max() >= k):
+    if b and not (labels.dtype.kind in 'iu' and 0 <= labels.min() <= labels.max() < k):
         raise ValueError(f'labels from {labels.min()} to {labels.max()} ({labels.dtype}) for {k} classes')
-    path = lambda name: self.folder/'columns'/f'{name}.npy'
-    if at and b and (have := {p.stem for p in path('').parent.glob('[!.]*.npy')}) != set(columns): raise ValueError(
-        f"this write has the columns {sorted(columns)}, the ones before had {sorted(have)}: rows would be left at 0")
+    have = {p.stem for p in (self.folder/'columns').glob('[!.]*.npy')}
+    if at and b and have != set(columns): raise ValueError(
+        f'columns {sorted(columns)}; the writes before had {sorted(have)}: rows would be left at 0')
     self.pixels.write(at, images); self.labels.write(at, labels)
-    for name, values in columns.items():
-        ArrayFile(path(name), None if at else (self.n, *values.shape[1:]), values.dtype).write(at, values)
+    for name, v in columns.items():
+        shape = None if at else (self.n, *v.shape[1:])
+        ArrayFile(self.folder/'columns'/f'{name}.npy', shape, v.dtype).write(at, v)
     self.done, self.state = at + b, state
     save_json(self.folder/'progress.json', dict(plan=self.plan, done=self.done, state=state))
 
@@ -318,9 +334,9 @@ def code_bits(codes, # int (n,), codes of combinations
               m:int, # attributes
              ) -> np.ndarray: # uint8 (n, m)
     "The attributes of combinations: column j is bit j."
-    codes = np.asarray(codes)
-    if codes.size and codes.dtype.kind not in 'iu': raise ValueError(f'codes are whole numbers, got {codes.dtype}')
-    codes = codes.astype(np.int64)
+    given = np.asarray(codes)
+    with np.errstate(invalid='ignore'): codes = given.astype(np.int64)
+    if (codes != given).any(): raise ValueError(f'codes are whole numbers, got {given.dtype} {given}')
     if codes.size and not 0 <= codes.min() <= codes.max() < 2**m:
         raise ValueError(f'codes from {codes.min()} to {codes.max()}; {m} attributes have the codes 0 to {2**m - 1}')
     return (codes[..., None] >> np.arange(m) & 1).astype(np.uint8)
@@ -369,7 +385,7 @@ class Images:
             raise ValueError(f'expected uint8 (n, h, w, c) and n labels, got {pixels.dtype} {tuple(pixels.shape)} '
                              f'and {len(self.labels)} labels')
         if y.is_floating_point() and (self.labels != y).any():
-            raise ValueError(f'labels of {y.dtype} from {y.min()} to {y.max()}: expected whole numbers')
+            raise ValueError(f'labels from {y.min()} to {y.max()}, {y.dtype}: expected whole numbers')
     def __len__(self): return len(self.labels)
     def __repr__(self):
         return f"Images({len(self):,}, {self.size} px, {self.n_classes} {'attributes' if self.multi_label else 'classes'})"
@@ -465,7 +481,7 @@ def stratified_split(labels, # int (n,)
     "Split rows at random so that every class keeps its share; one with at least as many rows as parts is in each."
     labels = np.asarray(labels); groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if len(groups) != len(labels) or pd.isna(labels).any() or pd.isna(groups).any():
-        raise ValueError('every row needs a label, and a group where groups are given: none may be missing or NaN')
+        raise ValueError('every row needs a label, and a group if groups are given; none may be NaN')
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise ValueError(f'fractions must be positive and add up to 1, got {tuple(fractions)}')
     rng, part_of, ends = np.random.default_rng(seed), np.zeros(len(labels), int), np.cumsum(fractions)
@@ -515,12 +531,12 @@ def choose_classes(have:list[str], # the classes that the data has
 
 # %% ../nbs/00a_data.ipynb #ef0f3a9d
 def class_name(name) -> str: # as it is compared and shown
-    "A class as it is meant: without blanks around it, and a whole number without its decimal point."
+    "A class as it is meant: without blanks around it, a whole number without decimal point."
     text = unicodedata.normalize('NFC', str(name).strip())
     return whole[1] if (whole := re.fullmatch(r'(-?[0-9]+)\.0*', text)) else text
 
 # %% ../nbs/00a_data.ipynb #18f40fa4
-def one_spelling(found:dict[str, str], # where each spelling is written -> its class, by `class_name`
+def one_spelling(found:dict[str, str], # where it is written -> its class, by `class_name`
                  classes, # names that the user wants, if any
                  where, # the folder or the file, for the error
                 ):
@@ -530,8 +546,8 @@ def one_spelling(found:dict[str, str], # where each spelling is written -> its c
     for twins in like.values():
         names = {name for _, name in twins}
         if len(twins) > 1 and (len(names) < len(twins) or not names <= wanted): raise ValueError(
-            f"{where}: {' and '.join(place for place, _ in twins)} differ only in capitals or blanks. Is it one class? Then write "
-            "it in one way; if they are several, name them all in classes=")
+            f"{where}: {' and '.join(place for place, _ in twins)} differ only in capitals or blanks. "
+            'Is it one class? Then write it in one way; if they are several, name them all in classes=')
 
 # %% ../nbs/00a_data.ipynb #24521a77
 def existing(path:Path, # what the user gave
@@ -556,7 +572,8 @@ def read_affectnet(root:Path, # holds Manually_Annotated_Images and Manually_Ann
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; is it AffectNet's list?")
     if len(odd := t[~t.expression.isin(range(11))]): raise ValueError(
         f'{path}, line {odd.index[0] + 1 + header}: unknown expression code {odd.expression.iloc[0]}; AffectNet has 0 to 10')
-    if (empty := t[AFFECTNET_COLUMNS[0]].isna()).any(): raise ValueError(f'{path}, line {empty.argmax() + 1 + header}: an empty path')
+    if (empty := t[AFFECTNET_COLUMNS[0]].isna()).any():
+        raise ValueError(f'{path}, line {empty.argmax() + 1 + header}: an empty path')
     kept, classes = t[t.expression < 8], choose_classes(AFFECTNET_CLASSES, classes)
     kept = kept[kept.expression.isin([AFFECTNET_CLASSES.index(c) for c in classes])]
     label = kept.expression.map(lambda e: classes.index(AFFECTNET_CLASSES[int(e)]))
@@ -566,7 +583,8 @@ def read_affectnet(root:Path, # holds Manually_Annotated_Images and Manually_Ann
 
 # %% ../nbs/00a_data.ipynb #232ab343
 SPLITS = {name: split for split, names in dict(
-    train='train training trn', valid='valid validation validate val dev eval evaluation', test='test testing tst holdout',
+    train='train training trn', test='test testing tst holdout',
+    valid='valid validation validate val dev eval evaluation',
 ).items() for name in names.split()}
 
 def split_name(name) -> str|None: # 'train', 'valid', 'test', or None
@@ -585,16 +603,16 @@ def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or '
     return split
 
 # %% ../nbs/00a_data.ipynb #9bcb273f
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
-if '.avif' in Image.registered_extensions(): IMAGE_SUFFIXES.add('.avif') # not every Pillow can read it
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm',
+                  '.pgm'} | ({'.avif'} & set(Image.registered_extensions())) # not every Pillow can
 
 def hidden(name:str) -> bool: # a file's or a folder's own name
-    "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station beside each picture."
+    "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station."
     return name.startswith(('.', '__MACOSX', '@eaDir'))
 
 # %% ../nbs/00a_data.ipynb #2fcc1da9
 def files_below(folder, # searched through all its depths, and through links
-                above:tuple=(), # the real folders that we came through, so that a link in a circle ends
+                above:tuple=(), # folders that we came through, so that a circle of links ends
                ) -> Iterator[str]: # paths, in the order of their names
     "The files below a folder; hidden ones and those in hidden folders are passed over."
     if (real := os.path.realpath(folder)) in above: return
@@ -617,13 +635,15 @@ def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of
 def say_left_out(root:Path, # a folder of classes
                  others:list[str], # files in it that are no pictures by their ending
                 ):
-    "Say which files no class gets: those of another ending, and pictures that lie beside the classes' folders."
-    kinds = Counter(Path(p).suffix.lower() or 'none' for p in others)
-    some = {Path(p).suffix.lower() or 'none': os.path.relpath(p, root) for p in reversed(others)}
-    if others: print(f"{len(others):,} files of {root.name} are left out because of their ending: "
-                     + ', '.join(f'{kind} ({n:,}, e.g. {some[kind]})' for kind, n in kinds.most_common(4)))
-    loose = sorted(p.name for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not hidden(p.name) and not p.is_dir())
-    if loose: print(f'{len(loose):,} pictures lie in {root.name} itself, in no folder of a class, and are left out, e.g. {loose[0]}')
+    "Say which files no class gets, for their ending or because they lie beside the classes' folders."
+    kind = lambda p: Path(p).suffix.lower() or 'none'
+    some, kinds = {kind(p): os.path.relpath(p, root) for p in others[::-1]}, Counter(map(kind, others))
+    listed = ', '.join(f'{k} ({n:,}, e.g. {some[k]})' for k, n in kinds.most_common(4))
+    if others: print(f'{len(others):,} files of {root.name} are left out because of their ending: {listed}')
+    loose = sorted(p.name for p in root.iterdir()
+                   if kind(p) in IMAGE_SUFFIXES and not hidden(p.name) and not p.is_dir())
+    if loose: print(f'{len(loose):,} pictures lie in {root.name} itself, in no folder of a class, '
+                    f'and are left out, e.g. {loose[0]}')
 
 # %% ../nbs/00a_data.ipynb #cb680d28
 def read_folder(root:Path, # one folder for each class
@@ -633,8 +653,10 @@ def read_folder(root:Path, # one folder for each class
     "An ImageFolder: one folder for each class, searched through all its depths."
     folders = class_folders(root, classes); root = existing(root, 'a folder')
     if not partial and (parts := split_folders(root, classes)): raise ValueError(
-        f"{root} holds the splits {', '.join(p.name for p in parts.values())}, not classes: read each split's folder by itself")
-    classes = [class_name(c) for c in classes] if partial else choose_classes(list(folders), classes)
+        f"{root} holds the splits {', '.join(p.name for p in parts.values())}, not classes: "
+        "read each split's folder by itself")
+    if partial: classes = [class_name(c) for c in classes]
+    else: classes = choose_classes(list(folders), classes)
     found = {c: list(files_below(folders[c])) for c in classes if c in folders}
     image = lambda p: os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES
     say_left_out(root, [p for files in found.values() for p in files if not image(p)])
@@ -642,27 +664,38 @@ def read_folder(root:Path, # one folder for each class
     return pd.DataFrame(dict(path=[f for f, _ in files], label=np.array([i for _, i in files], np.int64))), classes
 
 # %% ../nbs/00a_data.ipynb #c6517b7e
-def split_folders(root:Path, classes=None) -> dict[str, Path]: # 'train', 'valid', 'test' -> folder; empty where the folders are classes
-    "The folders of the splits, if `root` holds splits and not classes; what could be either is an error."
+def split_folders(root:Path, classes=None, # names that the user wants, if any
+                 ) -> dict[str, Path]: # 'train', 'valid', 'test' -> folder; empty: they are classes
+    "The folders of the splits, if `root` holds splits; what could be either is an error."
     names = {p.name: split_name(p.name) for p in class_folders(root, classes).values()}
-    if classes and {class_name(c) for c in classes} <= {class_name(n) for n in names}: return {} # the user says so
-    say = 'expected train and test (or val), each with a folder for each class; if these are classes, name them all in classes='
-    named = {n: s for n, s in names.items() if s}; others = sorted(set(names) - set(named))
-    pair = lambda splits: 'train' in splits and len(set(splits)) > 1
+    if classes and {class_name(c) for c in classes} <= set(map(class_name, names)): return {}
+    named = {n: s for n, s in names.items() if s}
+    others, listed = sorted(set(names) - set(named)), ', '.join(named)
+    def refuse(what): raise ValueError(
+        f'{root}{what}: expected train and test (or val), each with a folder for each class; '
+        'if these are classes, name them all in classes=')
     if not named:
-        word = {n: next(filter(None, map(split_name, re.split(r'[\W_]+', n))), None) for n in names}
-        if pair(like := [s for s in word.values() if s]): raise ValueError(
-            f"{root}: {', '.join(n for n, s in word.items() if s)} read like splits: rename them, {say}")
-        for n in names:
-            if pair(inner := [s for p in (root/n).iterdir() if (s := split_name(p.name)) and p.is_dir()]): raise ValueError(
-                f'{root/n} holds splits ({", ".join(inner)}) inside a class: {say.split(";")[0]}')
+        check_for_splits(root, names, refuse)
         return {}
-    if len(set(named.values())) < len(named): raise ValueError(f"{root} has {', '.join(named)}, several folders for one split: {say}")
-    if pair(named.values()):
-        if others: print(f"{root.name} is read by its splits {', '.join(named)}; left out: {', '.join(others)}")
+    if len(set(named.values())) < len(named): refuse(f' has {listed}, several folders for one split')
+    if 'train' in named.values() and len(named) > 1:
+        if others: print(f"{root.name} is read by its splits {listed}; left out: {', '.join(others)}")
         return {s: root/n for n, s in named.items()}
-    if others: raise ValueError(f"{root} has {', '.join(named)} beside {', '.join(others[:5])}: a split or a class? {say}")
-    raise ValueError(f"{root} has {next(iter(named))}/ but neither {'test/ nor val/' if 'train' in named.values() else 'train/'}: {say}")
+    if others: refuse(f" has {listed} beside {', '.join(others[:5])}, a split or a class?")
+    refuse(f" has {listed}/ but neither {'test/ nor val/' if 'train' in named.values() else 'train/'}")
+
+# %% ../nbs/00a_data.ipynb #9d2ba18b
+def check_for_splits(root:Path, names, # of the folders, none of which is called after a split
+                     refuse:Callable, # raises an error with advice
+                    ):
+    "Refuse folders that have train and test in their names, or inside them."
+    both = lambda splits: 'train' in splits and len(set(splits)) > 1
+    words = {n: [s for w in re.split(r'[\W_]+', n) if (s := split_name(w))] for n in names}
+    if both([s for found in words.values() for s in found]):
+        refuse(f": {', '.join(n for n, s in words.items() if s)} read like splits: rename them")
+    for n in names:
+        inner = {p.name: s for p in (root/n).iterdir() if (s := split_name(p.name)) and p.is_dir()}
+        if both(inner.values()): refuse(f"/{n} holds splits ({', '.join(inner)}) inside a class")
 
 # %% ../nbs/00a_data.ipynb #334ea874
 def csv_table(root:Path, path:str, label:str) -> tuple[pd.DataFrame, Path]: # all as text; the file
@@ -670,15 +703,17 @@ def csv_table(root:Path, path:str, label:str) -> tuple[pd.DataFrame, Path]: # al
     root = existing(root, f"a CSV file with the columns '{path}' and '{label}'")
     if root.is_dir(): raise ValueError(f'{root} is a folder: with data=csv, root must name the CSV file itself')
     t = pd.read_csv(root, dtype=str, keep_default_na=False, na_values=[''], index_col=False)
-    plain = {c: w for w in (path, label, 'split') if w not in t for c in t if c.strip().casefold() == w.casefold()}
-    t = t.rename(columns=plain)
+    same = lambda a, b: a.strip().casefold() == b.casefold()
+    wanted = [w for w in (path, label, 'split') if w not in t]
+    t = t.rename(columns={c: w for w in wanted for c in t if same(c, w)})
     if missing := [c for c in (path, label) if c not in t]:
         raise ValueError(f"{root} lacks the column {', '.join(missing)}; it has {', '.join(t.columns)}")
-    for c in t.columns[t.columns.duplicated()]: raise ValueError(f'{root} has more than one column {c!r}')
-    for c in set(t) - {path, label, 'split'} if 'split' not in t else (): # a split that is not called so
+    for c in t.columns[t.columns.duplicated()]:
+        raise ValueError(f'{root} has more than one column {c!r}')
+    for c in () if 'split' in t else set(t) - {path, label}: # a split that is not called so
         parts = {split_name(v) for v in t[c].dropna().unique()[:50]}
         if None not in parts and len(parts) > 1:
-            raise ValueError(f"{root}: the column {c!r} reads like a split; call it 'split', or take it away")
+            raise ValueError(f"{root}: the column {c!r} reads like a split; call it 'split' or drop it")
     return t.assign(**{label: t[label].map(class_name, na_action='ignore')}), root
 
 # %% ../nbs/00a_data.ipynb #946eb542
@@ -695,7 +730,8 @@ def read_csv(root:Path, # the CSV file
     classes = choose_classes(sorted(first), classes)
     t = t[t[label].isin(classes)].reset_index(drop=True)
     full = [str(root.parent/p) for p in t[path]]
-    full = [p.replace('\\', '/') if '\\' in p and not os.path.exists(p) else p for p in full] # written on Windows
+    windows = lambda p: '\\' in p and not os.path.exists(p)
+    full = [p.replace('\\', '/') if windows(p) else p for p in full]
     records = pd.DataFrame(dict(path=full, label=t[label].map(classes.index)))
     return (records.assign(split=read_splits(t, root)) if 'split' in t else records), classes
 
@@ -717,7 +753,8 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
     if missing := sorted(set(values) ^ set(split)): raise ValueError(
         f'{folder}: {missing[0]} is in one of list_attr_celeba.txt and list_eval_partition.txt only ({len(missing)} such pictures)')
     if lines[0] != [str(len(values))]: raise ValueError(
-        f"{folder/'list_attr_celeba.txt'} says that it lists {' '.join(lines[0])} pictures, but lists {len(values)}: is it whole?")
+        f"{folder/'list_attr_celeba.txt'} says that it lists {' '.join(lines[0])} pictures, "
+        f'but lists {len(values)}: is it whole?')
     at, files = [names.index(a) for a in wanted], list(values)
     label = bit_codes(np.array([values[f] for f in files])[:, at] > 0)
     part, paths = np.array([split[f][0] for f in files]), [str(folder/'img_align_celeba'/f) for f in files]
@@ -744,7 +781,8 @@ def celeba_table(lines:list, n:int, allowed:tuple, path:Path, first:int) -> dict
             f"{path}, line {first + i}: expected a file name and {n} of {', '.join(map(str, allowed))}, "
             f"got {' '.join(words_here)[:60]!r}")
     twice = [name for name, k in Counter(name for name, *_ in lines).items() if k > 1]
-    if twice: raise ValueError(f'{path}: {twice[0]} is listed more than once ({len(twice)} such pictures)')
+    if twice:
+        raise ValueError(f'{path}: {twice[0]} is listed more than once ({len(twice)} such pictures)')
     return {name: [int(v) for v in rest] for name, *rest in lines}
 
 # %% ../nbs/00a_data.ipynb #e27c3112
@@ -767,9 +805,11 @@ def decode(path:str, # the image file
         if box is None: im.draft('RGB', (2*size, 2*size))
         im = opaque(ImageOps.exif_transpose(im))
         if not whole:
-            left, top, right, low = max(box[0], 0), max(box[1], 0), min(box[0] + box[2], im.width), min(box[1] + box[3], im.height)
+            left, top = max(box[0], 0), max(box[1], 0)
+            right, low = min(box[0] + box[2], im.width), min(box[1] + box[3], im.height)
             if not (right - left > 1 and low - top > 1): raise ValueError(
-                f'of its box (left, top, width, height) {[*map(float, box)]} nothing lies in its {im.width} x {im.height} pixels')
+                f'of its box (left, top, width, height) {[*map(float, box)]} nothing lies in its '
+                f'{im.width} x {im.height} pixels')
             im = im.crop((left, top, right, low))
         return np.asarray(im.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.))
 
@@ -787,13 +827,14 @@ BOX = ['left', 'top', 'width', 'height']
 def names_below(paths, # of files
                 root, # a folder, as the paths write it; None for the deepest that holds them all
                ) -> tuple[list[str], str]: # the paths relative to the root; the root in full
-    "The names of files below a root, which are the same for a copy of the data elsewhere; a file outside keeps its path."
+    "Names of files below a root, the same for a copy of the data; one outside keeps its path."
     paths = [str(p) for p in paths]
     if root is None:
         try: root = os.path.commonpath([os.path.dirname(p) for p in paths])
         except ValueError: root = '' # no paths, or some of them full and others not
     start = '' if str(root) in ('', '.') else os.path.join(str(root), '')
-    return [p[len(start):] if p.startswith(start) else os.path.abspath(p) for p in paths], os.path.abspath(root)
+    name = lambda p: p[len(start):] if p.startswith(start) else os.path.abspath(p)
+    return [name(p) for p in paths], os.path.abspath(root)
 
 # %% ../nbs/00a_data.ipynb #4dd4803e
 def record_facts(records:pd.DataFrame, # path, label, and perhaps a box
@@ -801,46 +842,60 @@ def record_facts(records:pd.DataFrame, # path, label, and perhaps a box
                 ) -> dict: # names of the four things that an import depends on
     "What tells one import from another."
     boxes = records[BOX].to_numpy(float).tolist() if 'left' in records else None
-    return dict(files=hash_of(names_below(records.path, root)[0]), labels=hash_of(records.label.tolist()),
-                boxes=hash_of(boxes), content=hash_of(file_digests(records.path)))
+    names, labels = names_below(records.path, root)[0], records.label.tolist()
+    return dict(files=hash_of(names), labels=hash_of(labels), boxes=hash_of(boxes),
+                content=hash_of(file_digests(records.path)))
+
+# %% ../nbs/00a_data.ipynb #16141b39
+def decode_records(records:pd.DataFrame, # path, label, and perhaps a box
+                   size:int, pool:ThreadPoolExecutor,
+                  ) -> tuple[np.ndarray, list[str]]: # uint8 (n, size, size, 3) of the readable; reasons
+    "Decode some records; the reason is empty where the image could be read."
+    boxes = records[BOX].to_numpy(float) if 'left' in records else [None]*len(records)
+    found = list(pool.map(lambda r: try_decode(r, size), zip(records.path.tolist(), boxes)))
+    images = [image for image, _ in found if image is not None]
+    empty = np.empty((0, size, size, 3), np.uint8)
+    return np.stack(images) if images else empty, [why for _, why in found]
 
 # %% ../nbs/00a_data.ipynb #0202e1fb
 def import_images(records:pd.DataFrame, # path, label, and perhaps left, top, width, height
                   folder:Path, # where the image set goes
-                  size:int, # pixels, square
-                  classes:list[str],
-                  max_unreadable:float=.01, # share of unreadable files above which the import is refused
+                  size:int, classes:list[str], # pixels, square; the names of the labels
+                  max_unreadable:float=.01, # share of unreadable files above which it is refused
                   chunk:int=512, # images decoded between two notes of progress
                   meta:dict|None=None, # further facts for set.json
-                  root=None, # folder to which files.csv is relative; default: the deepest that holds all files
+                  root=None, # what files.csv is relative to; default: the deepest folder with all files
                  ) -> ImageSet:
     "Decode records into an image set, with a progress bar, naming and skipping what cannot be read; resumes."
     about = dict(kind='real', size=size, records=record_facts(records, root)) | (meta or {})
-    if (Path(folder)/'set.json').exists(): return finished_import(folder, dict(classes=list(classes)) | about, len(records), max_unreadable)
-    writer = ImageSetWriter(folder, len(records), size, classes, meta=about)
-    seen, bad = (writer.state or dict(seen=0, bad=[])).values() # bad: the number of a record, and the reason
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=len(records), desc='import', initial=seen) as bar:
-        for at in range(seen, len(records), chunk):
-            part = records.iloc[at:at + chunk]; boxes = part[BOX].to_numpy(float) if 'left' in part else [None]*len(part)
-            found = list(pool.map(lambda r: try_decode(r, size), zip(part.path.tolist(), boxes)))
-            bad = bad + [[at + i, why] for i, (im, why) in enumerate(found) if im is None]
-            good = [i for i, (im, _) in enumerate(found) if im is not None]
-            pixels = np.stack([found[i][0] for i in good]) if good else np.empty((0, size, size, 3), np.uint8)
-            writer.write(pixels, part.label.to_numpy()[good], state=dict(seen=at + len(part), bad=bad))
-            bar.update(len(part)); bar.set_postfix(unreadable=len(bad))
+    if (Path(folder)/'set.json').exists():
+        return finished_import(folder, about | dict(classes=classes), len(records), max_unreadable)
+    writer, n = ImageSetWriter(folder, len(records), size, classes, meta=about), len(records)
+    seen, bad = (writer.state or dict(seen=0, bad=[])).values() # bad: [number of the record, reason]
+    with ThreadPoolExecutor() as pool, progress(total=n, desc='import', initial=seen) as bar:
+        for at in range(seen, n, chunk):
+            part = records.iloc[at:at + chunk]
+            images, why = decode_records(part, size, pool)
+            good = [i for i, reason in enumerate(why) if not reason]
+            bad = bad + [[at + i, reason] for i, reason in enumerate(why) if reason]
+            state = dict(seen=at + len(part), bad=bad)
+            writer.write(images, part.label.to_numpy()[good], state)
+            bar.update(len(part))
     return finish_import(writer, records, bad, max_unreadable, root)
 
 # %% ../nbs/00a_data.ipynb #75013d71
 def finish_import(writer:ImageSetWriter, # all images written
-                  records:pd.DataFrame, bad:list, # [number of a record, reason] of each unreadable file
+                  records:pd.DataFrame, bad:list, # [number of the record, reason] of the unreadable
                   max_unreadable:float, root, # as in `import_images`
                  ) -> ImageSet:
-    "Name the files of the rows in files.csv, and the unreadable ones in unreadable.csv, then close the set."
+    "Name the rows' files in files.csv and the unreadable ones in unreadable.csv, then close the set."
     folder, (names, root) = writer.folder, names_below(records.path, root)
-    report_unreadable([[str(records.path.iloc[i]), why] for i, why in bad], len(records), folder, max_unreadable)
+    named = [[str(records.path.iloc[i]), why] for i, why in bad]
+    report_unreadable(named, len(records), folder, max_unreadable)
     if not bad: (folder/'unreadable.csv').unlink(missing_ok=True)
-    out = {i for i, _ in bad}; names = [name for i, name in enumerate(names) if i not in out]
-    with atomic_path(folder/'files.csv') as p: pd.DataFrame(dict(file=names)).to_csv(p, index=False, errors='surrogateescape')
+    out = {i for i, _ in bad}
+    table = pd.DataFrame(dict(file=[name for i, name in enumerate(names) if i not in out]))
+    with atomic_path(folder/'files.csv') as p: table.to_csv(p, index=False, errors='surrogateescape')
     writer.meta = writer.meta | dict(root=root)
     return writer.close()
 
@@ -848,15 +903,18 @@ def finish_import(writer:ImageSetWriter, # all images written
 def finished_import(folder:Path, wanted:dict, # what its set.json should say
                     n:int, max_unreadable:float, # records in all; as in `import_images`
                    ) -> ImageSet:
-    "The set that an earlier import made, if it was made of the same; otherwise a ValueError that says what differs."
-    flat = lambda d: {k: v for k, v in d.items() if k not in ('records', 'root')} | dict(d.get('records') or {})
-    have, want = flat(ImageSet(folder).meta), flat(json.loads(json.dumps(wanted)))
-    differs = [k for k in {**want, **have} if have.get(k) != want.get(k)]
-    if differs: raise ValueError(f"{folder} holds an image set made from something else (what differs: {', '.join(differs)}). "
-                                 'Import into another folder, or delete this one')
+    "The set of an earlier import, if it was made of the same; otherwise an error says what differs."
+    done = ImageSet(folder)
+    parts = lambda d: {k: v for k, v in d.items() if k not in ('records', 'root')}
+    flat = lambda d: parts(d) | (d['records'] if isinstance(d.get('records'), dict) else {})
+    have, want = flat(done.meta), flat(json.loads(json.dumps(wanted)))
+    if differs := [k for k in want | have if have.get(k) != want.get(k)]: raise ValueError(
+        f"{folder} holds an image set made from something else (what differs: {', '.join(differs)}). "
+        'Import into another folder, or delete this one')
     bad = Path(folder)/'unreadable.csv'
-    report_unreadable(pd.read_csv(bad).to_numpy().tolist() if bad.exists() else [], n, folder, max_unreadable)
-    return ImageSet(folder)
+    named = pd.read_csv(bad).to_numpy().tolist() if bad.exists() else []
+    report_unreadable(named, n, folder, max_unreadable)
+    return done
 
 # %% ../nbs/00a_data.ipynb #da7bef63
 def report_unreadable(bad:list, # [path, reason] of each unreadable file
@@ -917,8 +975,10 @@ def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', '
 def check_sizes(n:dict|None): # what the user wants
     "Raise ValueError where `n` is no number of images for each of train, valid and test."
     number = lambda v: v is None or isinstance(v, (int, np.integer)) and v > 0
-    if n and not (set(n) <= {'train', 'valid', 'test'} and all(map(number, n.values()))): raise ValueError(
-        f'n={n}: expected how many images at most, as in dict(train=3200, valid=400, test=4000); leave one out for all of them')
+    known = set(n or ()) <= {'train', 'valid', 'test'}
+    if n and not (known and all(map(number, n.values()))): raise ValueError(
+        f'n={n}: expected how many images at most, as in dict(train=3200, valid=400, test=4000); '
+        'leave one out for all of them')
 
 def check_classes(sets:dict[str, ImageSet]): # 'train', 'valid', 'test'
     "Raise ValueError for classes without training images; warn of those that a smaller split lacks."
@@ -949,7 +1009,8 @@ def picture_keys(records:pd.DataFrame, # path, label, and perhaps a box
                 ) -> list[str]: # equal where the pictures are: file for file, box for box
     "What makes two records one picture."
     paths = records.path.tolist()
-    length = {p: os.stat(p).st_size if os.path.exists(p) else -1 for p in set(paths)} if sieve else {}
+    size = lambda p: os.stat(p).st_size if os.path.exists(p) else -1
+    length = {p: size(p) for p in set(paths)} if sieve else {}
     often = Counter(length.values())
     look = [p for p in paths if not sieve or often[length[p]] > 1]
     digest = dict(zip(look, file_digests(look)))
@@ -963,22 +1024,24 @@ def split_records(records:pd.DataFrame, # path, label, and perhaps a box
     "Split records at random, equal pictures on one side."
     rows = stratified_split(records.label, fractions, seed)
     groups = pd.factorize(np.array(picture_keys(records, sieve=True), object))[0]
-    if sum(len(np.unique(groups[r])) for r in rows) > groups.max(initial=-1) + 1: # one of them is on two sides
+    sides = sum(len(np.unique(groups[r])) for r in rows)
+    if sides > groups.max(initial=-1) + 1: # one of them is on two
         rows = stratified_split(records.label, fractions, seed, groups)
     return [records.iloc[r] for r in rows]
 
 # %% ../nbs/00a_data.ipynb #f9d02fef
 def warn_of_labels(split:str, records:pd.DataFrame, keys): # one of `picture_keys` a record
     "Warn of one picture under several labels."
-    t = pd.DataFrame(dict(path=records.path.to_numpy(), label=records.label.to_numpy(), key=keys)).drop_duplicates(['key', 'label'])
-    if len(t := t[t.key.duplicated(keep=False)]): print(
-        f'warning: {t.key.nunique():,} pictures of the {split} set are there under several labels, e.g. '
-        f"{' and '.join(t.path[t.key == t.key.iloc[0]])}: at most one of the labels is right")
+    t = records[['path', 'label']].assign(key=np.asarray(keys)).drop_duplicates(['key', 'label'])
+    t = t[t.key.duplicated(keep=False)]
+    some = ' and '.join(t.path[t.key == t.key.iloc[0]]) if len(t) else ''
+    if some: print(f'warning: {t.key.nunique():,} pictures of the {split} set are there under several labels, '
+                   f'e.g. {some}: at most one of the labels is right')
 
 # %% ../nbs/00a_data.ipynb #e032878c
 def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 'test'
                most:float=.05, # share of a test or validation set above which the data is refused
-              ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]: # the records that stay; those left out: path, split, same_as, of
+              ) -> tuple[dict, pd.DataFrame]: # what stays; what is left out: path, split, same_as, of
     "Leave out of training (and of validation) what the test set (and the validation set) has too."
     keys, out = {s: pd.Series(picture_keys(r), dtype=object) for s, r in chosen.items()}, []
     for s, r in chosen.items(): warn_of_labels(s, r, keys[s])
@@ -990,11 +1053,12 @@ def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 't
             twins += [(p, s, where[k], held) for p, k in zip(chosen[s].path[hit], keys[s][hit])]
             chosen = chosen | {s: chosen[s][~hit]}; keys[s] = keys[s][~hit]
         if not twins: continue
-        text = (f"{shared.sum():,} of {len(shared):,} {held} images are in the {' or '.join(others)} set too, "
-                f'e.g. {twins[0][2]} and {twins[0][0]}')
+        text = (f"{shared.sum():,} of {len(shared):,} {held} images are in the {' or '.join(others)} set "
+                f'too, e.g. {twins[0][2]} and {twins[0][0]}')
         if shared.sum() > most*len(shared): raise ValueError(
-            f'{text}: a classifier would be tested on what it has learnt. Take them out of one of the two')
-        print(f"warning: {text}. {len(twins):,} are left out of {' and '.join(others)}, and are named in duplicates.csv")
+            f'{text}: a classifier would be tested on what it has learnt. Take them out of one')
+        print(f"warning: {text}. {len(twins):,} are left out of {' and '.join(others)}, "
+              'and are named in duplicates.csv')
         out += twins
     return chosen, pd.DataFrame(out, columns=['path', 'split', 'same_as', 'of'])
 
@@ -1006,14 +1070,14 @@ def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid',
     "Import each split as an artefact, named by what is in its files."
     (chosen, twins), out = drop_leaks(chosen), {}
     for name, records in chosen.items():
-        mine = twins[twins.split == name]
-        if not len(records): raise ValueError(f'the {name} set has no image of its own: all are in another split too')
+        mine, facts = twins[twins.split == name], record_facts(records, root)
+        if not len(records): raise ValueError(f'the {name} set has no image that no other split has too')
         def make(folder):
             if len(mine):
                 with atomic_path(folder/'duplicates.csv') as p: mine.to_csv(p, index=False)
             return import_images(records, folder, size, classes, meta=meta, root=root)
-        params = dict(records=record_facts(records, root), size=size, classes=classes) | (meta or {})
-        if len(mine): params['left_out'] = hash_of(*(names_below(mine[c], root)[0] for c in ('path', 'same_as')))
+        params = dict(records=facts, size=size, classes=classes) | (meta or {})
+        if len(mine): params['left_out'] = [names_below(mine[c], root)[0] for c in ('path', 'same_as')]
         out[name] = ImageSet(artefact('import', make, params))
         out[name].root = names_below(records.path, root)[1] # where the files lie now
     return out
@@ -1021,7 +1085,7 @@ def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid',
 # %% ../nbs/00a_data.ipynb #ba628a66
 def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' and perhaps 'valid'
                   classes:list[str], size:int, n:dict, seed:int,
-                  root=None, # folder to which the files are named; default: the deepest that holds all of a split
+                  root=None, # as in `import_images`
                  ) -> dict[str, ImageSet]:
     "Sample, split off a validation set where there is none, and import each split as an artefact."
     n, chosen = dict(train=None, valid=None, test=None) | n, {}
@@ -1031,10 +1095,12 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
             held = n['valid'] or max(1, round(n['train']/9))
             both = n['train'] + held; share = held/both
         pool = subsample(splits['train'], both, len(classes), seed)
-        splits = splits | dict(zip(('train', 'valid'), split_records(pool, (1 - share, share), seed)))
+        parts = split_records(pool, (1 - share, share), seed)
+        splits = splits | dict(zip(('train', 'valid'), parts))
     for name in ('train', 'valid', 'test'):
         chosen[name] = subsample(splits[name], n[name], len(classes), seed)
-        if not len(chosen[name]): raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
+        if not len(chosen[name]):
+            raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
     return import_chosen(chosen, classes, size, root)
 
 # %% ../nbs/00a_data.ipynb #ffcb1baa
@@ -1046,13 +1112,13 @@ def affectnet_source(root, classes, size, n, seed): # as in `load_data`
     return import_splits(dict(train=train, test=test), classes, size, n, seed, root.expanduser())
 
 # %% ../nbs/00a_data.ipynb #87ed6422
-def with_test(splits:dict[str, pd.DataFrame], where) -> dict[str, pd.DataFrame]: # with 'train' and 'test'
+def with_test(splits:dict[str, pd.DataFrame], where, # the folder or the file, for the error
+             ) -> dict[str, pd.DataFrame]: # with 'train' and 'test'
     "The user's splits; of train and valid alone, valid is the test set, as in ImageNet."
     if 'test' not in splits and 'valid' in splits:
-        splits = splits | dict(test=splits['valid'])
-        del splits['valid']
+        splits = {k: v for k, v in splits.items() if k != 'valid'} | dict(test=splits['valid'])
     if not {'train', 'test'} <= set(splits): raise ValueError(
-        f"{where}: there is only a split {' and '.join(splits)}; train and test (or valid) are needed")
+        f"{where} has only the split {' and '.join(splits)}; train and test (or valid) are needed")
     return splits
 
 # %% ../nbs/00a_data.ipynb #1f46b697
@@ -1065,7 +1131,8 @@ def folder_source(root, classes, size, n, seed): # as in `load_data`
         records, classes = read_folder(root, classes)
         splits = dict(zip(('train', 'test'), split_records(records, (.8, .2), seed)))
         return import_splits(splits, classes, size, n, seed, root)
-    have = {f'the folder {p.name!r}': c for f in parts.values() for c, p in class_folders(f, classes).items()}
+    found = [class_folders(f, classes) for f in parts.values()]
+    have = {f'the folder {p.name!r}': c for folders in found for c, p in folders.items()}
     one_spelling(have, classes, root)
     classes = choose_classes(sorted(set(have.values())), classes)
     splits = {s: read_folder(f, classes, partial=True)[0] for s, f in parts.items()}
@@ -1076,7 +1143,9 @@ def folder_source(root, classes, size, n, seed): # as in `load_data`
 def csv_source(root, classes, size, n, seed): # as in `load_data`
     "A CSV with a column split of train, test (and perhaps valid), or one that we split 80:20."
     records, classes = read_csv(root, classes)
-    if 'split' in records: splits = with_test({k: v.drop(columns='split') for k, v in records.groupby('split')}, root)
+    if 'split' in records:
+        splits = {k: v.drop(columns='split') for k, v in records.groupby('split')}
+        splits = with_test(splits, root)
     else: splits = dict(zip(('train', 'test'), split_records(records, (.8, .2), seed)))
     return import_splits(splits, classes, size, n, seed, root.expanduser().parent)
 
@@ -1116,4 +1185,5 @@ def celeba_source(root, size, n, seed): # as in `load_attributes`
         if not len(records): raise ValueError(f'the {name} part of list_eval_partition.txt is empty')
         rows = np.random.default_rng([seed, CELEBA_SPLITS[name]]).permutation(len(records))[:n.get(name)]
         chosen[name] = records.iloc[np.sort(rows)].reset_index(drop=True)
-    return import_chosen(chosen, combination_names(attributes), size, celeba_folder(root), dict(attributes=attributes))
+    classes, meta = combination_names(attributes), dict(attributes=attributes)
+    return import_chosen(chosen, classes, size, celeba_folder(root), meta)
