@@ -182,6 +182,7 @@ class Guide:
         self.batch_limit = batch_limit or (64 if self.device.type == 'cpu' else 1024)
         self.key = hash_of(generator, text_image)
         self.generator, self.text_image = (frozen(m, self.device, self.faster) for m in (generator, text_image))
+        self.check_images()
         self.texts, self.signs = self.embed_prompts()
         self.statistics = latent_statistics(generator) if regulariser_weight else None
 
@@ -196,6 +197,16 @@ def embed_prompts(self:Guide) -> tuple: # unit (t, e); (t, 1 + k): 1 where a tex
             for text in texts_of(prompt):
                 texts.append(text); signs.append([sign*(i == j) for i in range(len(pairs))])
     return self.text_image.embed_text(texts).float().to(self.device), torch.tensor(signs, device=self.device)
+
+@patch
+@torch.no_grad()
+def check_images(self:Guide):
+    "Refuse a generator whose images are not in [0, 1], as a tanh's are."
+    z = self.generator.prior(8, generator('images in range')).to(self.device, torch.float32)
+    x = self.generator.decode(z)
+    if not (x.amin() >= -.01 and x.amax() <= 1.01): raise ValueError( # NaN neither
+        f'decode gives images of {x.amin():.2f} to {x.amax():.2f}, expected [0, 1]; '
+        'from [-1, 1] it is (x + 1)/2')
 
 @patch
 def embed(self:Guide, z:torch.Tensor) -> torch.Tensor: # (b, d) -> unit (b, e)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COLOURS', 'CLASSES', 'SHAPES', 'GROUPS', 'INKS', 'CANVAS', 'POLYGONS', 'CURVED', 'LIMITS', 'DAMAGES', 'canvas_points',
            'half_planes', 'regular', 'star_distance', 'cross_distance', 'shape_distance', 'placed', 'coverage', 'paint',
-           'draw_shapes', 'biased_labels', 'crop_window', 'shape_views', 'sample_shapes', 'shapes_set', 'opacity',
-           'close_up', 'unit_planes', 'posed', 'window_points', 'soft_polygon', 'pose_derivatives', 'first_pose',
-           'damped_step', 'pose_limits', 'fit_polygon', 'read_colour', 'as_floats', 'measure_shapes', 'decide',
-           'read_shapes', 'count_groups', 'damage', 'Scene', 'segment_distance', 'draw_rounded', 'draw_holed',
+           'draw_shapes', 'check_drawing', 'biased_labels', 'crop_window', 'shape_views', 'sample_shapes', 'shapes_set',
+           'opacity', 'close_up', 'unit_planes', 'posed', 'window_points', 'soft_polygon', 'pose_derivatives',
+           'first_pose', 'damped_step', 'pose_limits', 'fit_polygon', 'read_colour', 'as_floats', 'measure_shapes',
+           'decide', 'read_shapes', 'count_groups', 'damage', 'Scene', 'segment_distance', 'draw_rounded', 'draw_holed',
            'draw_morphed', 'draw_other', 'draw_purple', 'draw_two_coloured', 'draw_faded', 'draw_ghost', 'draw_blurred',
            'draw_splatter', 'draw_blank', 'damaged_shapes']
 
@@ -134,12 +134,28 @@ def draw_shapes(shape:Tensor, # int (n,), codes into SHAPES
                 size:int=64, # pixels a side
                ) -> Tensor: # (n, 3, size, size), 0 to 1
     "One shape an image, on white. [Chang 2024, A.1]"
+    check_drawing(shape, colour=colour, rotation=rotation, zoom=zoom, shift=shift)
     out, points = colour.new_empty(len(shape), 3, size, size), canvas_points(size, colour.device)
     for code in shape.unique().tolist():
         for rows in (shape == code).nonzero()[:, 0].split(128): # what fits in a processor's cache
             q = placed(points, rotation[rows], zoom[rows], None if shift is None else shift[rows])
             out[rows] = paint(coverage(shape_distance(SHAPES[code], q), zoom[rows], size), colour[rows], size)
     return out
+
+# %% ../nbs/00e_shapes.ipynb #290f10ab
+def check_drawing(shape:Tensor, # int (n,), codes into SHAPES
+                  **more): # what else `draw_shapes` is given for each image, or None
+    "Refuse codes of no shape, as -1 for 'neither', and one number for many images [ours]."
+    if shape.dim() != 1 or shape.is_floating_point() or shape.dtype == torch.bool:
+        raise ValueError(f'shapes are {shape.dtype} {tuple(shape.shape)}, expected int (n,)')
+    if bad := int(((shape < 0) | (shape >= len(SHAPES))).sum()):
+        raise ValueError(f'{bad} of {len(shape)} codes lie outside 0..{len(SHAPES) - 1}: drop them')
+    for name, v in more.items():
+        if v is None: continue
+        if len(v) != len(shape): raise ValueError(f'{len(v)} of {name} for {len(shape)} shapes')
+        if not torch.isfinite(v).all(): raise ValueError(f'{name} holds NaN or infinity')
+    if (zoom := more.get('zoom')) is not None and (zoom <= 0).any():
+        raise ValueError(f'the smallest zoom is {zoom.min():g}, expected all above 0')
 
 # %% ../nbs/00e_shapes.ipynb #0946db8b
 def biased_labels(n:int, # images in all
@@ -363,7 +379,8 @@ def as_floats(images:Tensor) -> Tensor: # (n, 3, s, s), 0 to 1, at most 64 px
     if images.dtype == torch.uint8 and images.dim() == 4 and images.shape[3] == 3: images = images.permute(0, 3, 1, 2)/255
     if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not images.is_floating_point():
         raise ValueError(f'expected floats (n, 3, s, s) in 0 to 1 or bytes (n, s, s, 3), got {images.dtype} {tuple(images.shape)}')
-    if len(images) and (images.amin() < -.01 or images.amax() > 1.01): raise ValueError(
+    fine = not len(images) or (images.amin() >= -.01 and images.amax() <= 1.01) # which NaN is not
+    if not fine: raise ValueError(
         f'expected images in 0 to 1, got {images.amin():.2f} to {images.amax():.2f}; from [-1, 1] it is (x + 1)/2')
     images = images.detach().float()
     return F.interpolate(images, size=64, mode='area') if images.shape[-1] > 64 else images

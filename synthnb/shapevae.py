@@ -82,6 +82,10 @@ def vae_loss(vae:ShapeVAE, x:Tensor, # (b, 3, s, s), 0 to 1
 class VAETraining:
     "A training in progress: the model, its optimiser, its step, and its history."
     def __init__(self, train:Images, latent_dim:int, epochs:int, beta:float, batch:int, lr:float, seed:int, device:torch.device):
+        if min(epochs, batch, latent_dim) < 1: raise ValueError(
+            f'epochs={epochs}, batch={batch}, latent_dim={latent_dim}: each must be at least 1')
+        if not (0 <= beta < math.inf and 0 < lr < math.inf): raise ValueError(
+            f'beta={beta}, lr={lr}: expected finite numbers, and a rate above 0')
         if len(train) < batch: raise ValueError(f'{len(train)} images are fewer than a batch of {batch}')
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed); self.vae = ShapeVAE(latent_dim, train.size).to(device)
@@ -169,9 +173,11 @@ def load_official_vae(path:Path, # e.g. the official vae-shapes.pt, or a `vae.pt
     vae = ShapeVAE(latent_dim, 8*side)
     for key, own in vae.state_dict().items():
         if key not in state: raise ValueError(f'it has no {key}{hint}')
+        if not isinstance(state[key], Tensor): raise ValueError(f'{key} is no tensor{hint}')
         if (shape := tuple(state[key].shape)) != tuple(own.shape): raise ValueError(f'{key} is {shape}, expected {tuple(own.shape)}{hint}')
     if extra := sorted(set(state) - set(vae.state_dict())): raise ValueError(f'it has {extra[0]}, which the shapes VAE does not{hint}')
-    if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]: raise ValueError(f'{bad[0]} has numbers that are not finite')
+    if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]: raise ValueError(
+        f'{bad[0]} has numbers that are not finite: {path} is broken')
     vae.load_state_dict(state)
     return vae.eval().requires_grad_(False).to(default_device(str(device)))
 
