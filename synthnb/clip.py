@@ -30,7 +30,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import artefact, default_device, generator, load_checkpoint, name_of, progress, save_checkpoint
+from .core import artefact, default_device, generator, hash_of, load_checkpoint, name_of, progress, save_checkpoint
 from .scores import wilson_interval
 from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points, coverage, damaged_shapes, paint, placed,
                             sample_shapes, shape_distance)
@@ -125,6 +125,11 @@ def identity(self:TextImage) -> dict: # JSON-able; equal where only weights diff
                 size=self.size, resize=RESIZE, tokenizer=tokenizer_identity(self.tokenizer),
                 mean=self.mean.flatten().tolist(), std=self.std.flatten().tolist())
     return json.loads(json.dumps(said))
+
+@patch(as_prop=True)
+def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
+    "A name for the model's content: its identity and its weights [ours]."
+    return hash_of(self.identity, dict(self.model.named_parameters()), dict(self.model.named_buffers()))
 
 def tokenizer_identity(tokenizer) -> dict: # JSON-able
     "What decides which numbers a sentence becomes."
@@ -714,7 +719,7 @@ def update(self:ClipTraining):
 @patch
 def name(self:ClipTraining) -> str: # 12 hexadecimal digits
     "Which training this is."
-    return name_of('clip training', ClipTraining, [self.config, self.seed])
+    return name_of('clip training', train_text_image, [self.config, self.seed])
 
 @patch
 def save(self:ClipTraining, path:Path):

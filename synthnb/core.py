@@ -784,6 +784,8 @@ def as_pixels(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
     "Images in either of the book's two currencies, as pixels."
     x = torch.as_tensor(np.asarray(images) if not isinstance(images, torch.Tensor) else images).detach().cpu()
     if x.dim() != 4: raise ValueError(f'expected 4 dimensions (n, h, w, c) or (n, c, h, w), got shape {tuple(x.shape)}')
+    if x.is_floating_point() and not x.isfinite().all(): raise ValueError(
+        f'{int((~x.isfinite()).sum()):,} of {x.numel():,} values are NaN or infinite, which is no picture')
     if x.dtype != torch.uint8: x = ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
     return x.numpy()
 

@@ -56,7 +56,8 @@ def test_a_training_killed_by_the_system_comes_to_the_same_autoencoder(tmp_path)
     assert not list(b.glob('artefacts/vae/*/vae.safetensors'))
     assert child(b, script=script).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/vae/*/vae.safetensors')).parent for r in (a, b))
-    for name in ('vae.safetensors', 'half_way.safetensors', 'snapshots.npy', 'decisions.json'): assert (whole/name).read_bytes() == (again/name).read_bytes()
+    for name in ('vae.safetensors', 'half_way.safetensors', 'snapshots.npy', 'decisions.json'):
+        assert (whole/name).read_bytes() == (again/name).read_bytes()
     pd.testing.assert_frame_equal(*(pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (whole, again)))
 
 
@@ -107,7 +108,8 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     timed = json.loads((folder/'metrics.json').read_text())['provenance']['timings']['claims']
     assert not set(timed) & set(found['claims']) and all(k.startswith('ms ') for k in timed)
     looks = {k for k in found['claims'] if k.startswith('valid_half_way')} # as of old, and no claim
-    assert set(table['claims'].key) | looks == set(found['claims']) | set(timed) and len(looks) == 2 and not table['claims'].key.duplicated().any()
+    assert set(table['claims'].key) | looks == set(found['claims']) | set(timed) and len(looks) == 2
+    assert not table['claims'].key.duplicated().any()
     none, cutout = found['scores']['none'], found['scores']['cutout']
     assert np.isclose(found['claims']['MSE cutout none'], -100*(cutout['MSE']/none['MSE'] - 1))
     assert (table['verdicts'].verdict == 'undecided (only 1 seed)').all(), 'one seed decides nothing'
@@ -199,7 +201,8 @@ def spied(images): return [blake2b(x.tobytes(), digest_size=8).hexdigest() for x
 def spy(train, valid, *args, plain=synthnb.train.train_classifier, **kw):
     with open(os.environ['SPY'], 'a') as f:
         for what, images in (('train', train), ('valid', valid)):
-            if kw.get('desc') in ('judge', 'oracle') and images is not None: f.write(json.dumps([what, spied(images.pixels.numpy())]) + '\\n')
+            if kw.get('desc') in ('judge', 'oracle') and images is not None:
+                f.write(json.dumps([what, spied(images.pixels.numpy())]) + '\\n')
     return plain(train, valid, *args, **kw)
 synthnb.train.train_classifier = spy
 """
