@@ -126,11 +126,6 @@ def identity(self:TextImage) -> dict: # JSON-able; equal where only weights diff
                 mean=self.mean.flatten().tolist(), std=self.std.flatten().tolist())
     return json.loads(json.dumps(said))
 
-@patch(as_prop=True)
-def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
-    "A name for the model's content: its identity and its weights [ours]."
-    return hash_of(self.identity, dict(self.model.named_parameters()), dict(self.model.named_buffers()))
-
 def tokenizer_identity(tokenizer) -> dict: # JSON-able
     "What decides which numbers a sentence becomes."
     of = lambda o, name: getattr(o, name, None)
@@ -139,6 +134,12 @@ def tokenizer_identity(tokenizer) -> dict: # JSON-able
     return said | dict(kind=type(tokenizer).__name__, name=of(inner, 'name_or_path'),
                        tokens=None if tokens is None else hash_of(list(tokens)),
                        clean=of(of(tokenizer, 'clean_fn'), '__name__'))
+
+# %% ../nbs/03a_clip.ipynb #233bcdff
+@patch(as_prop=True)
+def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
+    "A name for the model's content: its identity and its weights [ours]."
+    return hash_of(self.identity, dict(self.model.named_parameters()), dict(self.model.named_buffers()))
 
 # %% ../nbs/03a_clip.ipynb #a1143ff1
 KIND = 'synthnb.clip.TextImage'

@@ -9,11 +9,12 @@ __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'COUNTED', 'INSTALLED', 'PA
            'save_model', 'load_model', 'reserve', 'stamp_of', 'digest_of_bytes', 'memory_of_digests', 'recall',
            'remember', 'file_digests', 'path_digest', 'numbers_digest', 'network_content', 'content_of', 'spelled',
            'digest_of_code', 'is_ours', 'counts', 'function_in', 'constant_content', 'constant_part', 'function_parts',
-           'full_cell', 'class_parts', 'code_parts', 'attribute_names', 'code_of', 'processor', 'versions', 'name_of',
-           'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number', 'name_list',
-           'check_parameters', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record',
-           'git', 'code_cells', 'sets_only', 'executed_cells', 'is_dirty', 'provenance', 'peak_memory', 'Run',
-           'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
+           'full_cell', 'class_parts', 'opened', 'attribute_names', 'code_parts', 'code_of', 'processor', 'versions',
+           'name_of', 'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number',
+           'name_list', 'check_parameters', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults',
+           'defaults_on_record', 'git', 'code_cells', 'sets_only', 'executed_cells', 'is_dirty', 'provenance',
+           'peak_memory', 'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images',
+           'as_jpeg']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
@@ -399,32 +400,35 @@ def class_parts(c:type) -> tuple[set, dict]: # pairs (name, digest) of its const
     return parts, methods
 
 # %% ../nbs/00_core.ipynb #ecf7ea4b
-def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
-    "All code of ours that functions reach: their own, that of what they call, and the constants."
-    parts, seen, todo, words, waiting = set(), {}, list(things), set(), {}
-    def visit(o):
-        f = function_in(o)
-        if id(o) in seen or o is None or isinstance(o, (str, int, float)): return
-        seen[id(o)] = o # kept, so that no other object gets its number
-        if isinstance(o, (list, tuple, set, frozenset, dict)): todo.extend(o.values() if isinstance(o, dict) else o)
-        elif isinstance(o, torch.nn.Module): todo.extend({type(m) for m in o.modules()})
-        elif f: seen[id(f)] = f
-        elif not isinstance(o, type): todo.extend([type(o), *(vars(o).values() if counts(type(o)) and hasattr(o, '__dict__') else ())])
-        if isinstance(o, partial): todo.extend([*o.args, *o.keywords.values()])
-        if f and counts(f): more, onwards = function_parts(f); todo.extend(onwards); words.update(attribute_names(f.__code__))
-        elif isinstance(o, type) and counts(o): more, waiting[o] = class_parts(o); todo.extend(o.__bases__)
-        else: return
-        parts.update(more)
-    while todo:
-        visit(todo.pop())
-        if not todo: # methods that something by now refers to
-            for methods in waiting.values(): todo += [methods.pop(n) for n in [*methods] if n in words or n.startswith('__')]
-    return parts
+def opened(o:Any) -> list: # other objects
+    "What an object that is itself no code consists of."
+    if isinstance(o, dict): return [*o.values()]
+    if isinstance(o, (list, tuple, set, frozenset)): return [*o]
+    if isinstance(o, torch.nn.Module): return [*{type(m) for m in o.modules()}]
+    return [type(o), *(vars(o).values() if counts(type(o)) and hasattr(o, '__dict__') else ())]
 
 @lru_cache(maxsize=None)
 def attribute_names(code:CodeType) -> frozenset: # of str
     "All names that a function uses, attributes among them."
     return frozenset(code.co_names).union(*(attribute_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+# %% ../nbs/00_core.ipynb #7924c788
+def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
+    "All code of ours that functions reach: their own, that of what they call, and the constants."
+    parts, seen, todo, words, waiting = set(), {}, list(things), set(), {}
+    while todo:
+        o = todo.pop()
+        if isinstance(o, partial): todo += [*o.args, *o.keywords.values()]
+        if isinstance(o, MethodType): todo.append(o.__self__)
+        o = function_in(o) or o
+        if id(o) not in seen and not isinstance(o, (str, int, float, type(None))):
+            seen[id(o)] = o # kept, so that no other object gets its number
+            if not isinstance(o, (type, FunctionType)): todo += opened(o)
+            elif counts(o) and isinstance(o, type): more, waiting[o] = class_parts(o); todo += o.__bases__; parts |= more
+            elif counts(o): more, onwards = function_parts(o); todo += onwards; words |= attribute_names(o.__code__); parts |= more
+        if not todo: # methods that something by now refers to
+            for methods in waiting.values(): todo += [methods.pop(n) for n in [*methods] if n in words or n.startswith('__')]
+    return parts
 
 def code_of(*makers:Callable) -> str: # 12 hexadecimal digits
     "A name for all the code that makers reach."
@@ -581,6 +585,7 @@ def said_parameters(params:dict, # a run's
         return Path(v).name if os.path.isabs(v) else v
     return {k: said(k, v) for k, v in params.items()}
 
+# %% ../nbs/00_core.ipynb #22875342
 def run_name(said:dict, # this run's parameters, see `said_parameters`
              defaults:dict, # see `recorded_defaults`
             ) -> str: # e.g. 'sampler=cl-sam,seed=1', or 'default'

@@ -174,7 +174,7 @@ def test_a_gallery_frames_what_a_mask_keeps():
     mask = np.isin(np.arange(n), [4, 5, 7])
     assert framed(mask) == framed([4, 5, 7]) and sum(framed(mask)) == 2
     for bad in (mask[:9], [n], [.5], [-1]):
-        with pytest.raises(ValueError, match='the rows kept'): framed(bad)
+        with pytest.raises(IndexError, match='the rows kept'): framed(bad)
     with pytest.raises(ValueError, match='expected one number'): framed(mask, np.zeros(9))
     with pytest.raises(ValueError, match="the column 'source'"): framed(mask, source=np.where(source == 2, np.nan, source))
 
