@@ -65,7 +65,8 @@ def digest_of(params):
     if place[0] == 'drawn' or not place[1]: return ''
     if place not in DIGESTS:
         from synthnb.data import data_digest
-        DIGESTS[place] = data_digest(*place)
+        try: DIGESTS[place] = data_digest(*place)
+        except (OSError, ValueError) as e: raise WorkflowError(f'ROOT={place[1]}: {e}')
     return DIGESTS[place]
 
 def record(run):

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pandas as pd
 import pytest
+from PIL import Image
 
 from synthnb.core import declared_parameters, run_name
+from synthnb.data import data_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE, RANDOM, CL_SAM = ('07_affectnet/' + name for name in (
@@ -51,12 +53,22 @@ def listed(runs, *config):
     return set(re.findall(r'output: (\S+)/metrics.json', output))
 
 
+def faces(folder, shade=0):
+    "A data set in AffectNet's layout, of one photograph in each of its two lists."
+    for part in ('Manually_Annotated_file_lists', 'Manually_Annotated_Images/0'): (folder/part).mkdir(parents=True)
+    for i, split in enumerate(('training', 'validation')):
+        (folder/'Manually_Annotated_file_lists'/f'{split}.csv').write_text(f'0/{split}.jpg,0,0,8,8,,0,-2,-2\n')
+        Image.new('RGB', (8, 8), (shade, i, 0)).save(folder/'Manually_Annotated_Images'/'0'/f'{split}.jpg')
+    return folder
+
+
 def age(runs, name): return (runs/name/'metrics.json').stat().st_mtime_ns
 
 
 # ---- what is in it --------------------------------------------------------------------------------------------------
 def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
-    names = listed(tmp_path, 'table=affectnet,exposure,gpu,wildfaces', 'root=nowhere/wildfaces')
+    root = faces(tmp_path/'nowhere'/'wildfaces')
+    names = listed(tmp_path, 'table=affectnet,exposure,gpu,wildfaces', f'root={root}')
     others = ('aum', 'cl-cap', 'density', 'drs', 'gold', 'instance-selection', 'k-centre', 'oracle', 'precision', 'rl')
     arms = [('none', 1), *((s, 1) for s in others), ('rl-top', 1), ('rl-top', 2)]
     arms += [(s, r) for s in ('random', 'cl-sam', 'cr-sam') for r in (1, 2, 5)]
@@ -67,7 +79,17 @@ def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
     assert names - gpu - wild == {'07_affectnet/' + run_name(declared | w, declared) for w in wanted} and len(wanted) == 120
     assert len(gpu) == 3*(1 + 9 + 1) and len(wild) == 3*(2 + 2*12)
     assert not any('oracle' in name for name in wild) and not any('nowhere' in name for name in names)
-    assert '07_affectnet/data=affectnet,root=wildfaces,classes=neutral+happiness+sadness+surprise+anger' in wild
+    content = data_digest('affectnet', root)
+    assert f'07_affectnet/data=affectnet,root=wildfaces-{content},classes=neutral+happiness+sadness+surprise+anger' in wild
+
+
+def test_two_folders_of_one_name_are_two_data_sets_to_the_grid(tmp_path):
+    one, two = (listed(tmp_path, 'table=wildfaces', f"root={faces(tmp_path/name/'faces', shade)}", 'seeds=0')
+                for name, shade in (('one', 10), ('two', 200)))
+    assert len(one) == len(two) == 26 and not one & two
+    for name in one: (tmp_path/name).mkdir(parents=True), (tmp_path/name/'metrics.json').write_text('{}')
+    assert not listed(tmp_path, 'table=wildfaces', f"root={tmp_path/'one'/'faces'}", 'seeds=0')
+    assert listed(tmp_path, 'table=wildfaces', f"root={tmp_path/'two'/'faces'}", 'seeds=0') == two, 'there is everything to be done'
 
 
 def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
@@ -75,15 +97,17 @@ def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
     first = {'10_shapes/' + (f'seed={s}' if s else 'default') for s in range(5)}
     assert names == first | {f'10_shapes/seed={s},sweeps=0' for s in range(5, 10)} | {
         '10_shapes/preset=official,' + (f'seed={s},' if s else '') + 'sweeps=0' for s in range(5)}
-    names = listed(tmp_path, 'table=latent,overfitting,latent-wildfaces', 'root=nowhere/wildfaces')
+    names = listed(tmp_path, 'table=latent,overfitting,latent-wildfaces', f"root={faces(tmp_path/'wildfaces')}")
     wild = {name for name in names if 'root=wildfaces' in name}
     assert names - wild == {f'{e}/' + (f'seed={s}' if s else 'default') for e in ('12_latent', '13_overfitting') for s in range(5)}
     assert len(wild) == 5 and all(name.startswith('12_latent/data=affectnet') for name in wild)
 
 
-@pytest.mark.parametrize('table, said', [('wildfaces', 'ROOT=folder'), ('tabel', "unknown table 'tabel': choose from affectnet, exposure")])
-def test_what_cannot_be_made_is_refused_with_advice(tmp_path, table, said):
-    status, output = grid(tmp_path, '--cores', '1', '--config', f'table={table}')
+@pytest.mark.parametrize('config, said', [
+    (['table=wildfaces'], 'ROOT=folder'), (['table=wildfaces', 'root=nowhere'], 'nowhere does not exist'),
+    (['table=tabel'], "unknown table 'tabel': choose from affectnet, exposure")])
+def test_what_cannot_be_made_is_refused_with_advice(tmp_path, config, said):
+    status, output = grid(tmp_path, '--cores', '1', '--config', *config)
     assert status != 0 and said in output, output
 
 
