@@ -131,6 +131,7 @@ def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
     "A name for the model's content: its identity and its weights [ours]."
     return hash_of(self.identity, dict(self.model.named_parameters()), dict(self.model.named_buffers()))
 
+# %% ../nbs/03a_clip.ipynb #998a7ae4
 def tokenizer_identity(tokenizer) -> dict: # JSON-able
     "What decides which numbers a sentence becomes."
     of = lambda o, name: getattr(o, name, None)
