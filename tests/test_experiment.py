@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -177,3 +178,49 @@ def test_a_csv_that_names_missing_files_is_refused(tmp_path):
 def test_a_class_without_images_is_refused(miniature, tmp_path):
     status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature))
     assert status != 0 and 'no training images of class sadness' in output and 'classes=neutral,happiness' in output
+
+
+def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
+    "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then declares smoke as its own default."
+    project, published = tmp_path/'project', tmp_path/'project'/'runs'/'07_affectnet'/'default'
+    shutil.copytree(ROOT/'nbs', project/'nbs', ignore=shutil.ignore_patterns('images', '.*'))
+    shutil.copy(ROOT/'settings.ini', project)
+    shutil.copytree(ROOT/'runs'/'07_affectnet'/'default', published)
+    shutil.copy(ROOT/'runs'/'07_affectnet'/'defaults.json', published.parent)
+    before = {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
+    path = project/'nbs'/'07_affectnet.ipynb'
+    notebook = json.loads(path.read_text())
+    cell, = (c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', []))
+    cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'") for line in cell['source']]
+    path.write_text(json.dumps(notebook))
+    env = os.environ | dict(SYNTHNB_RUNS=str(project/'runs'), JUPYTER_PREFER_ENV_PATH='1', PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, '-m', 'papermill', str(path), str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
+                           '--no-progress-bar'], cwd=project, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
+    assert json.loads((published.parent/'scale=smoke'/'params.json').read_text())['scale'] == 'smoke'
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    "Two folders of one name with different pictures: a class of dark and one of bright noise, and the other way round."
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('digits')
+    for name, shades in (('one', (0, 100)), ('two', (100, 0))):
+        for c, shade in zip('ab', shades):
+            (folder/name/'photos'/c).mkdir(parents=True)
+            for i in range(70): Image.fromarray(rng.integers(0, 120, (20, 20, 3), np.uint8) + np.uint8(shade)).save(
+                folder/name/'photos'/c/f'{i}.png')
+    return folder
+
+
+def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, tmp_path):
+    for name in ('one', 'two'):
+        status, output = run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(digits/name/'photos'))
+        assert status == 0, output[-3000:]
+    records = sorted(p.parent for p in tmp_path.glob('07_affectnet/*/metrics.json'))
+    assert len(records) == 2 and all(re.search(r'root=photos-[0-9a-f]{12}', r.name) for r in records)
+    assert all(pd.read_csv(r/'tables'/'over_seeds.csv').seeds.max() == 1 for r in records), 'never averaged as two seeds'
+    for record in records:
+        kept = pd.read_csv(record/'selection.csv')
+        assert list(kept) == ['row', 'class', 'source', 'file'] and kept.file.str.fullmatch(r'[ab]/\d+\.png').all()
+        assert (kept.file.str[0] != kept['class']).all(), 'a face is translated to another class than that of its file'
