@@ -28,13 +28,13 @@ def first(tmp_path_factory):
 
 
 CHILD = '''
-import sys, time, torch
+import os, sys, time, torch
 from synthnb import noise
 from synthnb.drawn import drawn_set
 torch.set_num_threads(1)
-slow = float(sys.argv[1])
+os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 update = noise.NoisyTraining.update
-def slowly(self): time.sleep(slow); update(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); update(self)
 noise.NoisyTraining.update = slowly
 train = noise.run_noisy
 noise.run_noisy = lambda *args, **kw: train(*args, save_seconds=0., **kw)

@@ -9,15 +9,15 @@ import torch
 from test_resume import child, kill_when
 
 CHILD = '''
-import sys, time
+import os, sys, time
 import torch
 torch.set_num_threads(1)
 from synthnb import rl
 from synthnb.drawn import drawn_set
 from synthnb.samplers import Scoring, make_scores, select
-slow = float(sys.argv[1])
+os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 train, episode = rl.train_policy, rl.PolicyTraining.episode
-def slowly(self): time.sleep(slow); return episode(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return episode(self)
 rl.PolicyTraining.episode = slowly
 rl.train_policy = lambda *args, **kw: train(*args, save_every=0, **kw)
 real, valid = (drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((80, 'train'), (40, 'valid')))
