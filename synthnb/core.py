@@ -7,14 +7,14 @@ __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'COUNTED', 'INSTALLED', 'PA
            'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'save_model', 'load_model', 'reserve', 'stamp_of', 'digest_of_bytes', 'memory_of_digests', 'recall',
-           'remember', 'file_digests', 'path_digest', 'numbers_digest', 'network_content', 'content_of', 'spelled',
-           'digest_of_code', 'is_ours', 'counts', 'function_in', 'constant_content', 'constant_part', 'function_parts',
-           'full_cell', 'class_parts', 'opened', 'attribute_names', 'code_parts', 'code_of', 'processor', 'versions',
-           'name_of', 'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number',
-           'name_list', 'check_parameters', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults',
-           'defaults_on_record', 'git', 'code_cells', 'sets_only', 'executed_cells', 'is_dirty', 'provenance',
-           'peak_memory', 'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images',
-           'as_jpeg']
+           'remember', 'file_digests', 'hidden', 'files_below', 'path_digest', 'numbers_digest', 'network_content',
+           'content_of', 'spelled', 'digest_of_code', 'is_ours', 'counts', 'function_in', 'constant_content',
+           'constant_part', 'function_parts', 'full_cell', 'class_parts', 'opened', 'attribute_names', 'code_parts',
+           'code_of', 'processor', 'versions', 'name_of', 'artefact', 'waiting_lock', 'make_artefact',
+           'declared_parameters', 'one_of', 'number', 'name_list', 'check_parameters', 'named_place', 'said_parameters',
+           'run_name', 'recorded_defaults', 'defaults_on_record', 'git', 'code_cells', 'sets_only', 'executed_cells',
+           'is_dirty', 'provenance', 'peak_memory', 'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme',
+           'as_pixels', 'show_images', 'as_jpeg']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
@@ -26,7 +26,7 @@ from functools import cached_property, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -236,7 +236,7 @@ def recall(stamps:list): # fills REMEMBERED
             for s in stamps:
                 row = db.execute('select stamp, digest from digests where path = ?', s[:1]).fetchone()
                 if row and row[0] == repr(s[1:]): REMEMBERED[s] = row[1]
-    except sqlite3.Error: pass
+    except (sqlite3.Error, OSError): pass
 
 def remember(found:dict): # stamp -> digest
     "Keep what was read for later processes."
@@ -244,7 +244,7 @@ def remember(found:dict): # stamp -> digest
     try:
         with closing(memory_of_digests()) as db, db:
             db.executemany('insert or replace into digests values (?, ?, ?)', [(s[0], repr(s[1:]), d) for s, d in found.items()])
-    except sqlite3.Error: pass
+    except (sqlite3.Error, OSError): pass
 
 # %% ../nbs/00_core.ipynb #ec8594c4
 LARGE = 10_000_000 # bytes; less than that is quicker read than looked up
@@ -264,14 +264,28 @@ def file_digests(paths, # of files, in any number
     else: REMEMBERED.update(settled)
     return [None if s is None else fresh.get(s) or REMEMBERED[s] for s in stamps]
 
+# %% ../nbs/00_core.ipynb #459c3629
+def hidden(name:str) -> bool: # a file's or a folder's own name
+    "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station."
+    return name.startswith(('.', '__MACOSX', '@eaDir'))
+
+def files_below(folder, # searched through all its depths, and through links
+                above:tuple=(), # folders that we came through, so that a circle of links ends
+               ) -> Iterator[str]: # paths, in the order of their names
+    "The files below a folder; hidden ones and those in hidden folders are passed over."
+    if (real := os.path.realpath(folder)) in above: return
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if hidden(entry.name): continue
+        if entry.is_dir(): yield from files_below(entry.path, (*above, real))
+        else: yield entry.path
+
 # %% ../nbs/00_core.ipynb #5f5cba9c
 def path_digest(path:Path) -> str: # 32 hexadecimal digits
     "The content of a file, or of all files below a folder; where there is neither, FileNotFoundError."
     path = Path(path)
     if path.is_file(): return file_digests([path])[0]
     if not path.is_dir(): raise FileNotFoundError(f'{path} does not exist: a name is made of its content')
-    names = sorted(p.relative_to(path) for p in path.rglob('*') if p.is_file() and p.name != 'artefact.json')
-    names = [n for n in names if not any(part.startswith('.') for part in n.parts)]
+    names = sorted(Path(p).relative_to(path) for p in files_below(path) if Path(p).name != 'artefact.json')
     found = zip(map(str, map(Path.as_posix, names)), file_digests([path/n for n in names]))
     return hashlib.blake2b(json.dumps(list(found)).encode(), digest_size=16).hexdigest()
 

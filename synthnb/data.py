@@ -8,13 +8,13 @@ __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_
            'to_uint8', 'ImageSet', 'check_set', 'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits',
            'bit_codes', 'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
            'stratified_split', 'downsample_counts', 'choose_classes', 'class_name', 'one_spelling', 'existing',
-           'read_affectnet', 'split_name', 'read_splits', 'hidden', 'files_below', 'class_folders', 'say_left_out',
-           'read_folder', 'split_folders', 'check_for_splits', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder',
-           'celeba_lines', 'celeba_table', 'opaque', 'decode', 'try_decode', 'names_below', 'record_facts',
-           'decode_records', 'import_images', 'finish_import', 'finished_import', 'report_unreadable', 'source',
-           'data_digest', 'load_data', 'check_sizes', 'check_classes', 'subsample', 'picture_keys', 'split_records',
-           'warn_of_labels', 'drop_leaks', 'import_chosen', 'import_splits', 'affectnet_source', 'with_test',
-           'folder_source', 'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
+           'read_affectnet', 'split_name', 'read_splits', 'class_folders', 'say_left_out', 'read_folder',
+           'split_folders', 'check_for_splits', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder', 'celeba_lines',
+           'celeba_table', 'opaque', 'decode', 'try_decode', 'names_below', 'record_facts', 'decode_records',
+           'import_images', 'finish_import', 'finished_import', 'report_unreadable', 'source', 'data_digest',
+           'load_data', 'check_sizes', 'check_classes', 'subsample', 'picture_keys', 'split_records', 'warn_of_labels',
+           'drop_leaks', 'import_chosen', 'import_splits', 'affectnet_source', 'with_test', 'folder_source',
+           'csv_source', 'attribute_source', 'load_attributes', 'celeba_source']
 
 # %% ../nbs/00a_data.ipynb #147a8378
 import json, os, re, struct, unicodedata
@@ -29,7 +29,8 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .core import FULL, artefact, atomic_path, file_digests, hash_of, load_json, no_space, progress, reserve, save_json
+from .core import (FULL, artefact, atomic_path, file_digests, files_below, hash_of, hidden, load_json, no_space,
+                          progress, reserve, save_json)
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -605,21 +606,6 @@ def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or '
 # %% ../nbs/00a_data.ipynb #9bcb273f
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm',
                   '.pgm'} | ({'.avif'} & set(Image.registered_extensions())) # not every Pillow can
-
-def hidden(name:str) -> bool: # a file's or a folder's own name
-    "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station."
-    return name.startswith(('.', '__MACOSX', '@eaDir'))
-
-# %% ../nbs/00a_data.ipynb #2fcc1da9
-def files_below(folder, # searched through all its depths, and through links
-                above:tuple=(), # folders that we came through, so that a circle of links ends
-               ) -> Iterator[str]: # paths, in the order of their names
-    "The files below a folder; hidden ones and those in hidden folders are passed over."
-    if (real := os.path.realpath(folder)) in above: return
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        if hidden(entry.name): continue
-        if entry.is_dir(): yield from files_below(entry.path, (*above, real))
-        else: yield entry.path
 
 # %% ../nbs/00a_data.ipynb #b0afea3a
 def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of their names
