@@ -117,7 +117,7 @@ test: $(READY)  ## everything: in sync, clean, ruff, every notebook at smoke sca
 	$(call step,ruff,$(PY) -m ruff check --quiet --output-format concise synthnb tests nbs setup.py && echo "nothing to say"); \
 	$(call step,nbdev_test: the notebooks,ls -r nbs/*.ipynb | SYNTHNB_RUNS="$$scratch" IN_TEST=1 OMP_NUM_THREADS=1 \
 		xargs -n 1 -P 2 bash -c '$(test_notebook)' "$(BIN)/nbdev_test"); \
-	echo; echo "== pytest"; $(PY) -m pytest -q --no-header --durations=10 $(ARGS) tests
+	echo; echo "== pytest"; $(PY) -m pytest -q --no-header --durations=10 --numprocesses 2 --dist loadfile $(ARGS) tests
 
 lab: $(READY)  ## JupyterLab, opened on the notebooks
 	@$(PY) -m jupyterlab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs $(ARGS)

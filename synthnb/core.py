@@ -373,9 +373,10 @@ def constant_content(o:Any) -> Any: # JSON-able; raises TypeError for what is no
     "A constant that code refers to, spelled out."
     if o is None or isinstance(o, (bool, int, float, str, bytes)): return repr(o)
     if isinstance(o, (list, tuple)): return [constant_content(x) for x in o]
-    if isinstance(o, (set, frozenset)): return sorted(constant_content(x) for x in o)
-    if isinstance(o, dict): return sorted([repr(k), constant_content(v)] for k, v in o.items())
-    if isinstance(o, (type, FunctionType)): return o.__qualname__
+    if isinstance(o, (set, frozenset)): return sorted((constant_content(x) for x in o), key=json.dumps)
+    if isinstance(o, dict): return [[constant_content(k), constant_content(v)] for k, v in o.items()]
+    if isinstance(o, (torch.dtype, torch.device)): return str(o)
+    if callable(o) and hasattr(o, '__qualname__'): return o.__qualname__
     if is_dataclass(o): return [type(o).__name__, *(constant_content(getattr(o, f.name)) for f in fields(o))]
     if isinstance(o, (np.ndarray, torch.Tensor)): return content_of(o)
     raise TypeError(type(o).__name__)
@@ -416,7 +417,7 @@ def class_parts(c:type) -> tuple[set, dict]: # pairs (name, digest) of its const
 # %% ../nbs/00_core.ipynb #ecf7ea4b
 def opened(o:Any) -> list: # other objects
     "What an object that is itself no code consists of."
-    if isinstance(o, dict): return [*o.values()]
+    if isinstance(o, dict): return [*o, *o.values()]
     if isinstance(o, (list, tuple, set, frozenset)): return [*o]
     if isinstance(o, torch.nn.Module): return [*{type(m) for m in o.modules()}]
     return [type(o), *(vars(o).values() if counts(type(o)) and hasattr(o, '__dict__') else ())]
