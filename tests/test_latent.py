@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from test_resume import child, kill_when
 
 miniature = test_experiment.miniature # AffectNet's layout
@@ -254,6 +255,9 @@ def test_the_judge_has_seen_no_image_that_it_is_asked_about(data, unsplit, tmp_p
 def test_a_judge_that_has_nothing_left_to_learn_from_says_so(tmp_path):
     for c in 'ab': (tmp_path/'mine'/c).mkdir(parents=True)
     for i in range(120): Image.new('RGB', (24, 24), (i, 0, 0)).save(tmp_path/'mine'/'a'/f'{i}.png')
-    for i in range(120): Image.new('RGB', (24, 24), (0, 0, 9)).save(tmp_path/'mine'/'b'/f'{i}.png') # one picture, again and again
+    for i in range(120): # one picture in files that differ, so that the splits cannot tell
+        note = PngInfo()
+        note.add_text('number', str(i))
+        Image.new('RGB', (24, 24), (0, 0, 9)).save(tmp_path/'mine'/'b'/f'{i}.png', pnginfo=note)
     done, _ = spied_run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(tmp_path/'mine'))
     assert done.returncode != 0 and 'every training image of b is a test or validation image too' in done.stderr
