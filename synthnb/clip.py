@@ -30,7 +30,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import artefact, default_device, generator, hash_of, load_checkpoint, name_of, progress, save_checkpoint
+from .core import (artefact, default_device, generator, hash_of, load_checkpoint, name_of, network_content, progress,
+                          save_checkpoint)
 from .scores import wilson_interval
 from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points, coverage, damaged_shapes, paint, placed,
                             sample_shapes, shape_distance)
@@ -139,7 +140,7 @@ def tokenizer_identity(tokenizer) -> dict: # JSON-able
 @patch(as_prop=True)
 def fingerprint(self:TextImage) -> str: # 12 hexadecimal digits
     "A name for the model's content: its identity and its weights [ours]."
-    return hash_of(self.identity, dict(self.model.named_parameters()), dict(self.model.named_buffers()))
+    return hash_of(self.identity, network_content(self.model))
 
 # %% ../nbs/03a_clip.ipynb #a1143ff1
 KIND = 'synthnb.clip.TextImage'

@@ -6,8 +6,8 @@
 __all__ = ['REWARDS', 'JUDGES', 'HOW', 'SmallNet', 'fresh_net', 'stack_nets', 'children_forward', 'validation_pull', 'alignment',
            'RLConfig', 'check_rl', 'rl_preset', 'sized_for', 'ChildTask', 'child_lr', 'bench_children', 'Policy',
            'fresh_policy', 'sign_rewards', 'group_rewards', 'image_rewards', 'actor_critic_loss', 'rl_rows',
-           'check_rl_sets', 'PolicyTraining', 'train_policy', 'planted_pool', 'keep_probability', 'fit_policy',
-           'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
+           'check_rl_sets', 'PolicyTraining', 'named_pool', 'train_policy', 'planted_pool', 'keep_probability',
+           'fit_policy', 'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
 
 # %% ../nbs/03_rl.ipynb #edc92633
 import time
@@ -452,6 +452,11 @@ def resume(self:PolicyTraining, path:Path, name:str):
     self.done, self.scores, self.history = (state[k] for k in ('done', 'scores', 'history'))
     self.policy.net.load_state_dict(state['policy']); self.optimiser.load_state_dict(state['optimiser'])
 
+# %% ../nbs/03_rl.ipynb #91c62c01
+def named_pool(pool:ImageSet) -> list: # for `core.name_of`
+    "A pool as a selector depends on it: its images, and the real image that each was made from."
+    return [pool, pool.column('source') if 'source' in pool.columns() else None]
+
 # %% ../nbs/03_rl.ipynb #da5bdbae
 def train_policy(real:ImageSet, valid:ImageSet, pool:ImageSet, # real training images, validation images, synthetic ones
                  config:RLConfig|None=None, # default: RLConfig()
@@ -461,7 +466,7 @@ def train_policy(real:ImageSet, valid:ImageSet, pool:ImageSet, # real training i
                 ) -> tuple[Policy, pd.DataFrame]: # the policy; a row an episode: reward, score 0-1, loss and entropy in nats, kept 0-1
     "Train the selector; interrupted or not, the same settings, seed and images give the same [Bhattarai 2020, Reinforcement Learning]."
     run = PolicyTraining(real, valid, pool, config or RLConfig(), seed, default_device(str(device)))
-    name = name_of('policy training', train_policy, [run.config, seed, real, valid, pool])
+    name = name_of('policy training', train_policy, [run.config, seed, real, valid, *named_pool(pool)])
     path, saved, total = Path(folder or '.')/'training.pt', time.time(), run.config.episodes
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=total, initial=run.done, desc=f'selector, {run.config.reward}') as bar:
@@ -509,7 +514,7 @@ def fit_policy(scoring:Scoring, # the pool, the real and the validation set, see
     def make(folder):
         policy, history = train_policy(real, valid, pool, config, folder=folder, seed=scoring.seed, device=device)
         policy.save(folder/'policy.safetensors'); history.to_csv(folder/'history.csv', index=False)
-    named = dict(real=real, valid=valid, pool=pool, seed=scoring.seed, device=device.type)
+    named = dict(real=real, valid=valid, pool=named_pool(pool), seed=scoring.seed, device=device.type)
     folder = artefact('policy', make, named | dict(config=asdict(config)))
     return Policy.load(folder/'policy.safetensors', device), folder
 
