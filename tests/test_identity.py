@@ -100,6 +100,15 @@ def test_a_file_changed_in_place_is_read_again(tmp_path):
     assert before[:, 0].max() == 0 and after[:, 0].max() == 90
 
 
+def test_a_folder_is_also_what_its_links_lead_to(tmp_path):
+    for name, shade in (('one', 0), ('two', 250)):
+        photographs(tmp_path/'there'/name, shade)
+        (tmp_path/name/'data').mkdir(parents=True)
+        for split in ('train', 'test'): (tmp_path/name/'data'/split).symlink_to(tmp_path/'there'/name/split)
+    assert data_digest('folder', tmp_path/'one'/'data') != data_digest('folder', tmp_path/'two'/'data')
+    assert data_digest('folder', tmp_path/'one'/'data') == data_digest('folder', tmp_path/'there'/'one')
+
+
 # ---- scores: how a model looks at an image counts, not its weights alone ---------------------------------------------------
 def classifier(classes=('c0', 'c1'), multi_label=False):
     spec = dict(arch='resnet10', width=8, stem='small', stem_stride=2, in_channels=3)
@@ -149,6 +158,15 @@ def test_cross_fitting_is_also_the_sources_of_the_pool(tmp_path):
         pool.add_column('source', source)
         keys.add(scores.cross_fitted_confidence(pool, folds, two, device='cpu').key)
     assert len(keys) == 2
+
+
+def test_a_selector_is_also_the_sources_of_its_pool(tmp_path):
+    pool = image_set(tmp_path/'pool', table().pixels.numpy(), table().labels.numpy())
+    names = [hash_of(rl.named_pool(pool))]
+    for source in (np.arange(24), np.arange(24)[::-1].copy()):
+        pool.add_column('source', source)
+        names.append(hash_of(rl.named_pool(pool)))
+    assert len(set(names)) == 3
 
 
 def test_a_file_of_weights_counts_by_its_content(tmp_path):
@@ -217,7 +235,7 @@ def test_trials_are_also_the_groups_that_they_are_counted_by():
 STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'translate', train.fit_classifier: 'Training.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images', noise.fit_noisy: 'NoisyTraining.update',
          rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.iterate', shapevae.fit_shape_vae: 'VAETraining.update',
-         clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial'}
+         clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial', drawn.drawn_set: 'draw_mouth'}
 
 
 @pytest.mark.parametrize('maker', STEPS, ids=lambda f: f.__name__)
@@ -225,6 +243,42 @@ def test_a_maker_reaches_what_it_computes_with(maker):
     names = {name for name, _ in code_parts(maker)}
     assert STEPS[maker] in names, sorted(names)
     assert not {'progress', 'artefact', 'save_json', 'waiting_lock'} & names, 'plumbing changes no number'
+
+
+WAYS = """
+import functools
+KINDS = {'a': 1, float: 2}
+def loud(f):
+    @functools.wraps(f)
+    def inner(x): return f(x) + 1
+    return inner
+@loud
+def called(x): return x*2
+class A:
+    table = {'k': called}
+    def __init__(self): self._x = 3
+    @property
+    def x(self): return self._x*4
+    @x.setter
+    def x(self, v): self._x = v + 5
+    class Inner:
+        def run(self): return 6
+def given(x=7): return x
+def make(f): a = A(); a.x = given(); return called(a.x), A.Inner().run(), a.table, KINDS
+"""
+
+
+@pytest.mark.parametrize('old, new', [
+    ('+ 1', '+ 9'), ('x*2', 'x*9'), ('= 3', '= 9'), ('*4', '*9'), ('v + 5', 'v + 9'), ('return 6', 'return 9'), ('x=7', 'x=9'),
+    (': 2}', ': 9}'), ('def given(x=7)', 'def given(*x)')])
+def test_code_is_reached_in_every_way_that_python_has(old, new):
+    def made(text):
+        space = dict(__name__='__main__')
+        exec(compile(text, '<maker>', 'exec'), space)
+        return code_of(space['make'])
+    assert WAYS.count(old) == 1 and made(WAYS) == made(WAYS) != made(WAYS.replace(old, new))
+    said = WAYS.replace("def given(x=7): return x", 'def given(x=7):\n    "What is given."\n    # no more\n    return x')
+    assert made(said) == made(WAYS)
 
 
 EDIT = '''
@@ -276,9 +330,9 @@ def test_equal_names_are_made_once_and_other_code_is_made_anew(tmp_path, monkeyp
 @pytest.mark.parametrize('more', ['', 'samplers, rl, qdgs, noise'])
 def test_names_do_not_depend_on_the_process(more):
     "Sets of strings are ordered by chance in each process, functions lie at other addresses, and not all chapters are imported."
-    makers = ', '.join(f'{m.__module__.split(".")[1]}.{m.__name__}' for m in [*STEPS, drawn.drawn_set, drawn.drawn_attributes])
+    makers = ', '.join(f'{m.__module__.split(".")[1]}.{m.__name__}' for m in [*STEPS, drawn.drawn_attributes])
     code = f'from synthnb import {", ".join({m.split(".")[0] for m in makers.split(", ")})}\n'
     code = (f'from synthnb import {more}\n' if more else '') + code + 'from synthnb.core import code_of\n'
     said = {subprocess.run([sys.executable, '-c', f'{code}print(*map(code_of, [{makers}]))'], capture_output=True, text=True, check=True,
                            cwd=ROOT, env=os.environ | dict(PYTHONHASHSEED=str(s), PYTHONPATH=str(ROOT))).stdout for s in (1, 2)}
-    assert said == {' '.join(map(code_of, [*STEPS, drawn.drawn_set, drawn.drawn_attributes])) + '\n'}
+    assert said == {' '.join(map(code_of, [*STEPS, drawn.drawn_attributes])) + '\n'}
