@@ -269,7 +269,7 @@ def source_rows(source, # (n,), the real image that each was made from
                ) -> np.ndarray: # int64 (n,)
     "Sources as row numbers; whole numbers kept as floats are fine, all else is an error."
     given, kind = as_scores(source, "the column 'source'"), np.asarray(source).dtype
-    odd = np.ones(len(given), bool) if kind is bool else ~(np.isfinite(given) & (np.floor(given) == given))
+    odd = np.ones(len(given), bool) if kind.kind == 'b' else ~(np.isfinite(given) & (np.floor(given) == given))
     if odd.any():
         raise ValueError(f"the column 'source': {kind}, {odd.sum()} of {len(given)} are no row number; "
                          'expected the row of the real image that each was made from')
