@@ -937,7 +937,7 @@ def data_digest(data:str, # a registered source
     if data == 'drawn' or not str(root): return ''
     root = existing(root, f'a data set of the kind {data}')
     if data == 'csv' and root.is_file(): return hash_of(root, file_digests(read_csv(root)[0].path))
-    if data == 'celeba' and (root/'celeba').is_dir(): root = root/'celeba'
+    if data == 'celeba': root = celeba_folder(root)
     parts = [root/p for p in PARTS_READ.get(data, ()) if (root/p).exists()] or [root]
     return hash_of([[p.name if p != root else '', p] for p in parts])
 
