@@ -11,19 +11,21 @@ __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'BUSY', 'COUNTED', 'INSTALL
            'network_content', 'class_code', 'content_of', 'spelled', 'digest_of_code', 'is_ours', 'counts',
            'function_in', 'constant_content', 'constant_part', 'function_parts', 'full_cell', 'class_parts', 'opened',
            'attribute_names', 'code_parts', 'code_of', 'processor', 'versions', 'name_of', 'artefact', 'waiting_lock',
-           'make_artefact', 'declared_parameters', 'one_of', 'number', 'name_list', 'check_parameters', 'named_place',
-           'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record', 'git', 'code_cells',
-           'executed_cells', 'sets_only', 'as_committed', 'is_dirty', 'provenance', 'peak_memory', 'Run',
-           'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
+           'make_artefact', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
+           'of_type', 'Config', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record',
+           'git', 'code_cells', 'executed_cells', 'sets_only', 'as_committed', 'is_dirty', 'provenance', 'peak_memory',
+           'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg',
+           'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
 import sys, sysconfig, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator
@@ -33,6 +35,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -438,8 +441,9 @@ def full_cell(cell) -> bool: # of a closure
 def class_parts(c:type) -> tuple[set, dict, list]: # pairs (name, digest) of its constants; its methods; what else it leads to
     "A class's own constants and methods, those that its chapter adds later included."
     parts, methods, onwards = set(), {}, [*c.__bases__]
+    skipped = {'__repr__', '__str__', *getattr(c, 'uncounted', ())} # what is only shown, or asked
     for name, v in vars(c).items():
-        if name.startswith('_orig_') or name in ('__repr__', '__str__'): continue # fastcore's memory; what is only shown
+        if name.startswith('_orig_') or name in skipped: continue # the former: fastcore's memory
         for k, f in enumerate(map(function_in, (v.fget, v.fset, v.fdel) if isinstance(v, property) else (v,))):
             mine = f and inspect.unwrap(f).__module__ == c.__module__ and f.__code__.co_filename != '<string>'
             if mine: methods[f'{name} {k}' if k else name] = f
@@ -586,14 +590,26 @@ def one_of(*choices): # the values that are allowed
     return rule
 
 # %% ../nbs/00_core.ipynb #09568bcc
-def number(low:float=-np.inf, high:float=np.inf, kind:type=float): # bounds, both allowed; int or float
-    "A rule for `check_parameters`: the value is a number between two bounds."
+def number(low:float=-np.inf, high:float=np.inf, # bounds, both allowed
+           kind:type=float, # int or float
+           *, above:float=-np.inf, below:float=np.inf, # bounds that are not allowed themselves
+          ) -> Callable:
+    "A rule: the value is a finite number between bounds."
+    bounds = dict(zip(('at least', 'at most', 'above', 'below'), (low, high, above, below)))
+    limits = ' and '.join(f'{k} {v:g}' for k, v in bounds.items() if np.isfinite(v))
+    wanted = ('an integer ' if kind is int else 'a finite number ') + limits
     def rule(value):
-        wanted = f"{'an integer' if kind is int else 'a number'} from {low:g} to {high:g}"
-        if isinstance(value, (bool, str)) or not isinstance(value, (int, float)): raise ValueError(f'expected {wanted}')
-        if kind(value) != value or not low <= value <= high: raise ValueError(f'expected {wanted}')
+        good = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+        good = good and np.isfinite(value) and kind(value) == value
+        if not (good and low <= value <= high and above < value < below):
+            raise ValueError(f'expected {wanted.strip()}')
         return kind(value)
     return rule
+
+# %% ../nbs/00_core.ipynb #aa1fcd8f
+def optional(rule:Callable) -> Callable: # of a value that may be None, too
+    "A rule: None, or what another rule allows."
+    return lambda value: None if value is None else rule(value)
 
 # %% ../nbs/00_core.ipynb #5a4c4aa3
 def name_list(value) -> list: # 'a,b' or ['a', 'b'] or '' -> list of names
@@ -617,6 +633,50 @@ def check_parameters(namespace:dict, # the notebook's globals()
         try: values[name] = rules.get(name, lambda v: v)(namespace[name])
         except ValueError as e: raise ValueError(f'parameter {name}={namespace[name]!r}: {e}') from None
     return values
+
+# %% ../nbs/00_core.ipynb #5846f462
+def of_type(default) -> Callable: # of a field
+    "The rule of a field that states none: its value is of the type of its default."
+    kind = type(default)
+    if kind in (int, float): return number(kind=kind)
+    def rule(value):
+        if kind in (bool, str) and not isinstance(value, kind):
+            raise ValueError(f'expected a {kind.__name__}')
+        return value
+    return rule
+
+# %% ../nbs/00_core.ipynb #b8b6f913
+class Config:
+    "Settings that check themselves: derive a dataclass, and state `rules` and `presets`."
+    rules, presets = {}, {} # field -> rule; name -> {field: value}, where it differs from the default
+    uncounted = 'rules', 'presets', 'check' # no part of a name: they say what may be, not what is
+
+    def check(self):
+        "Raise ValueError unless what must hold between fields holds; to be overridden."
+
+    def __post_init__(self):
+        for f in fields(self):
+            value, rule = getattr(self, f.name), self.rules.get(f.name) or of_type(f.default)
+            try: object.__setattr__(self, f.name, rule(value)) # a frozen dataclass, too
+            except ValueError as e: raise ValueError(f'{f.name}={value!r}: {e}') from None
+        self.check()
+
+# %% ../nbs/00_core.ipynb #9d43c8a5
+@patch(cls_method=True)
+def of(cls:Config, **settings) -> Config: # fields
+    "The config of some settings; an unknown one is an error that lists the known ones."
+    known = [f.name for f in fields(cls)]
+    if wrong := sorted({*settings} - {*known}): raise ValueError(
+        f"unknown setting {', '.join(wrong)}: {cls.__name__} has {', '.join(known)}")
+    return cls(**settings)
+
+@patch(cls_method=True)
+def preset(cls:Config, name:str='laptop', # one of `presets`
+           **changes) -> Config: # fields that shall differ from it
+    "A named config, with some fields changed."
+    if name not in cls.presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
+    return cls.of(**cls.presets[name] | changes)
 
 # %% ../nbs/00_core.ipynb #c9236f49
 def named_place(place:str, # of a data set or a file
@@ -753,8 +813,6 @@ class Run:
         if note := os.environ.get('SYNTHNB_RECORD'): Path(note).write_text(str(self.folder.resolve())) # for `make run'
 
 # %% ../nbs/00_core.ipynb #3b2b69f3
-from fastcore.basics import patch
-
 @patch
 def refuse_another(self:Run):
     "Refuse to write over the record of a run with other parameters."
@@ -900,3 +958,65 @@ def as_jpeg(figure:plt.Figure, # closed once it is shown
     from IPython.display import Image, display
     buffer = io.BytesIO(); figure.savefig(buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
     plt.close(figure); display(Image(buffer.getvalue(), format='jpeg'))
+
+# %% ../nbs/00_core.ipynb #fab2f5e7
+@contextmanager
+def no_denormals(flush:bool=True): # False: leave them as they are
+    "Treat the CPU's denormal numbers as zero inside the block."
+    if flush: torch.set_flush_denormal(True)
+    try: yield
+    finally:
+        if flush: torch.set_flush_denormal(False)
+
+# %% ../nbs/00_core.ipynb #49f7f202
+def go_on(training, # see `run_to_end`
+          path:Path, # of its checkpoint, which may not exist yet
+          name:str, # of the training
+         ):
+    "Go on from a checkpoint if there is one."
+    if not path.exists(): return
+    state = load_checkpoint(path, getattr(training, 'device', 'cpu'))
+    if not isinstance(state, dict) or state.pop('name', None) != name: raise ValueError(
+        f'{path} belongs to another model, or to a training with other settings, seed or images; '
+        'give another folder, or delete it')
+    training.load_state(state)
+
+# %% ../nbs/00_core.ipynb #a5bf889c
+def run_to_end(training, # has step, update(), state(), load_state(state)
+               total:int, # updates in all
+               desc:str='training', # the progress bar's name
+               folder:Path|None=None, # keeps training.pt, from which a killed training goes on
+               name:str='', # of the training, see `name_of`
+               *, save_seconds:float=20., # between checkpoints
+               stop_after:int|None=None, # an update after which to stop as a kill would; for tests
+               flush:bool=True, # see `no_denormals`
+              ): # the same training, finished
+    "Train to the end, or go on with it: interrupted or not, the result is the same."
+    path, saved = Path(folder or '.')/'training.pt', time.time()
+    if folder: go_on(training, path, name)
+    bar = progress(total=total, initial=training.step, desc=desc)
+    with no_denormals(flush), bar:
+        while training.step < total:
+            shown = training.update()
+            bar.update()
+            if shown: bar.set_postfix(shown, refresh=False)
+            if training.step == stop_after: raise KeyboardInterrupt(f'stopped at {stop_after}')
+            if folder and (training.step == total or time.time() - saved > save_seconds):
+                save_checkpoint(path, dict(training.state(), name=name))
+                saved = time.time()
+    return training
+
+# %% ../nbs/00_core.ipynb #ff97c897
+def refusals(*cases:tuple, # what is given, in words; the call; words that the error must have
+            ) -> 'Markdown': # the table: what you give, what you read
+    "Check that each call is refused in the words promised, and show it as a table."
+    from IPython.display import Markdown
+    rows = ['| you give | you read |', '|---|---|']
+    for given, call, words in cases:
+        try: call()
+        except Exception as e: said = f'{type(e).__name__}: {e}'
+        else: raise AssertionError(f'{given}: it was not refused')
+        if words not in said: raise AssertionError(f'{given}: {words!r} is not in {said!r}')
+        said = re.sub(r'(/[\w.+~-]+){2,}(?=/)', '…', ' '.join(said.split())).replace('|', '\\|')
+        rows.append(f"| {given} | {said if len(said) < 240 else said[:239] + '…'} |")
+    return Markdown('\n'.join(rows))
