@@ -8,10 +8,10 @@ __all__ = ['STATISTICS', 'as_labels', 'as_pair', 'confusion', 'accuracy', 'class
            'mean_class_accuracy_of', 'macro_f1_of', 'statistic_of', 'check_level', 'bootstrap_draws',
            'bootstrap_interval', 'plot_bootstrap', 'as_values', 'seed_interval', 'seed_table', 'Comparison', 'mcnemar',
            'paired_draws', 'paired_comparison', 't_test_power', 'seeds_needed', 'SeedComparison', 'paired_seeds',
-           'said_small', 'finite_features', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance',
-           'inception_score', 'distance_blocks', 'knn_radii', 'check_pair', 'rounding', 'warn_of_copies', 'prdc',
-           'inception_file', 'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures',
-           'image_rows', 'image_features', 'check_comparable', 'as_extractor', 'image_scores']
+           'finite_features', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance', 'inception_score',
+           'distance_blocks', 'knn_radii', 'check_pair', 'rounding', 'warn_of_copies', 'prdc', 'inception_file',
+           'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures', 'image_rows',
+           'image_features', 'check_comparable', 'as_extractor', 'image_scores']
 
 # %% ../nbs/00d_metrics.ipynb #0e050467
 import math, os, warnings
@@ -397,23 +397,6 @@ def paired_seeds(a, b, # one number a seed, in the same order of seeds
     p = float(stats.ttest_1samp(d, 0).pvalue) if sd > 0 else float(mean == 0)
     return SeedComparison(mean, lo, hi, sd, len(d), p, effect,
                           seeds_needed(sd, effect, level=level))
-
-# %% ../nbs/00d_metrics.ipynb #602f7d7a
-def said_small(d:SeedComparison|None, # the paired difference, None where nothing was run
-               margin:float, # a difference that would not matter, in the unit of d, above 0
-               kind:str='within', # 'within': it is small either way; 'at most': it is no gain
-               least:int=5, # seeds, below which nothing is decided
-              ) -> str: # reproduced, not reproduced, undecided
-    "The verdict on a claim of no difference, or of no improvement. [Schuirmann 1987]"
-    if kind not in ('within', 'at most'):
-        raise ValueError(f"kind={kind!r}: choose 'within' or 'at most'")
-    if not margin > 0:
-        raise ValueError(f'margin={margin}: it must be above 0; no interval is '
-                         'narrower than nothing')
-    if d is None: return 'not run'
-    if d.n < least: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
-    if d.hi < margin and (kind == 'at most' or d.lo > -margin): return 'reproduced'
-    return 'not reproduced' if d.lo > 0 or (kind == 'within' and d.hi < 0) else 'undecided'
 
 # %% ../nbs/00d_metrics.ipynb #d220e7ae
 def finite_features(*sets:Tensor): # each (n, d)

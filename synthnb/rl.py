@@ -29,7 +29,8 @@ from .core import (artefact, default_device, generator, load_checkpoint,
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
-from .samplers import Scoring, sampler, score_pool, top_ranked
+from .samplers import Scoring, sampler, top_ranked
+from .scores import score_pool
 from .train import check_finite_state, no_denormals
 
 # %% ../nbs/03_rl.ipynb #20bfc811
