@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CELEBA_ATTRIBUTES', 'HAIR_COLOURS', 'AFFECTNET_CLASSES', 'AFFECTNET_COLUMNS', 'SPLITS', 'IMAGE_SUFFIXES',
-           'CELEBA_SPLITS', 'BOX', 'SOURCES', 'PARTS_READ', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'to_float',
-           'to_uint8', 'ImageSet', 'check_set', 'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits',
-           'bit_codes', 'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop',
-           'stratified_split', 'downsample_counts', 'choose_classes', 'class_name', 'one_spelling', 'existing',
-           'read_affectnet', 'split_name', 'read_splits', 'class_folders', 'say_left_out', 'read_folder',
+           'CELEBA_SPLITS', 'BOX', 'SOURCES', 'PARTS_READ', 'ATTRIBUTE_SOURCES', 'npy_header', 'ArrayFile', 'RowFiles',
+           'to_float', 'to_uint8', 'ImageSet', 'check_set', 'row_numbers', 'ImageSetWriter', 'combination_names',
+           'code_bits', 'bit_codes', 'target_combinations', 'Images', 'five_crops', 'crop_at', 'random_crop_flip',
+           'centre_crop', 'stratified_split', 'downsample_counts', 'choose_classes', 'class_name', 'one_spelling',
+           'existing', 'read_affectnet', 'split_name', 'read_splits', 'class_folders', 'say_left_out', 'read_folder',
            'split_folders', 'check_for_splits', 'csv_table', 'read_csv', 'read_celeba', 'celeba_folder', 'celeba_lines',
            'celeba_table', 'opaque', 'decode', 'try_decode', 'names_below', 'record_facts', 'decode_records',
            'import_images', 'finish_import', 'finished_import', 'report_unreadable', 'source', 'data_digest',
@@ -102,6 +102,60 @@ def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, 
                                  'torn, make it anew')
             view, at = view[n:], at + n
     return out
+
+# %% ../nbs/00a_data.ipynb #e494e953
+class RowFiles:
+    "Arrays that are filled together, row after row; opened again with the same plan, they go on."
+    def __init__(self, note:Path, # a JSON file beside the arrays: how far they are filled
+                 plan:dict, # what they will hold, JSON-able, with `n`, the rows in all
+                 resume:bool=True, # False begins anew
+                ):
+        self.note, self.plan = Path(note), json.loads(json.dumps(plan))
+        found = load_json(self.note) if resume and self.note.exists() else {}
+        paths = {name: self.path_of(name) for name in found.get('files', ())}
+        same = found.get('plan') == self.plan and paths
+        self.fresh = not same or not all(p.exists() for p in paths.values())
+        if self.fresh:
+            self.note.unlink(missing_ok=True)
+            found, paths = dict(done=0, state=None), {}
+        self.done, self.state = found['done'], found['state'] # rows; the caller's, see `write`
+        self.files = {name: ArrayFile(p) for name, p in paths.items()}
+
+    def path_of(self, name): return self.note.parent/f'{name}.npy'
+
+# %% ../nbs/00a_data.ipynb #9b7a75f8
+@patch
+def add(self:RowFiles, name:str, # its file's, without .npy
+        shape:tuple, dtype): # of a row
+    "One more array, its space reserved; one that is there already stays."
+    if name in self.files: return
+    self.files[name] = ArrayFile(self.path_of(name), (self.plan['n'], *shape), dtype)
+
+# %% ../nbs/00a_data.ipynb #eaf7d801
+@patch
+def write(self:RowFiles, rows:dict, # name -> (b, ...), the same arrays at every write
+          state=None): # anything JSON-able that the caller needs in order to go on
+    "Append rows to all arrays, then note how far we are; the first write may bring new arrays."
+    (first, b), *others = ((Path(name).name, len(v)) for name, v in rows.items())
+    if odd := [f'{n} {name}' for name, n in others if n != b]:
+        raise ValueError(f"{b} {first} but {', '.join(odd)}")
+    if not self.done:
+        for name, v in rows.items(): self.add(name, np.shape(v)[1:], np.asarray(v).dtype)
+    if b and set(rows) != set(self.files): raise ValueError(
+        f'{self.note.parent}: rows for {sorted(rows)}; the writes before had '
+        f'{sorted(self.files)}: some would be left at 0')
+    for name, v in rows.items(): self.files[name].write(self.done, v)
+    self.done, self.state = self.done + b, state
+    save_json(self.note, dict(plan=self.plan, files=[*self.files], done=self.done, state=state))
+
+# %% ../nbs/00a_data.ipynb #47bd661f
+@patch
+def close(self:RowFiles):
+    "Cut the files to the rows that were written."
+    for f in self.files.values():
+        with open(f.path, 'r+b') as out:
+            out.write(npy_header((self.done, *f.shape[1:]), f.dtype))
+            out.truncate(f.offset + self.done*f.row)
 
 # %% ../nbs/00a_data.ipynb #5ca2900e
 def to_float(x:torch.Tensor, # uint8 (n, h, w, c)
@@ -285,25 +339,20 @@ def fingerprint(self:ImageSet) -> str: # 12 hexadecimal digits
                    np.asarray(self.labels, np.int64), self.folder/'images.npy')
 
 # %% ../nbs/00a_data.ipynb #4e577d44
-class ImageSetWriter:
+class ImageSetWriter(RowFiles):
     "Writes an image set in order and in pieces; opened again in the same folder, it resumes."
     def __init__(self, folder:Path, n:int, # images in all; fewer may come, see `close`
                  size:int, classes:list[str], channels:int=3,
                  meta:dict|None=None, # further facts for set.json
                 ):
-        self.folder, self.n, self.meta = Path(folder), n, dict(classes=list(classes)) | (meta or {})
-        plan, note = dict(n=n, size=size, channels=channels,
-                          meta=self.meta), self.folder/'progress.json'
-        fresh = not note.exists() or load_json(note)['plan'] != json.loads(json.dumps(plan))
-        self.plan, self.done, self.state = plan, 0, None
-        if not fresh: self.done, self.state = (load_json(note)[k] for k in ('done', 'state'))
-        else: # nothing of another set may stay: a note of how far it came, its columns
-            old = note, self.folder/'set.json', *(self.folder/'columns').glob('*.npy')
-            for p in old: p.unlink(missing_ok=True)
-        shape = (n, size, size, channels)
-        self.pixels = ArrayFile(self.folder/'images.npy', shape if fresh else None)
-        self.labels = ArrayFile(self.folder/'labels.npy', (n,) if fresh else None, np.int64)
-        if fresh: save_json(note, dict(plan=plan, done=0, state=None))
+        self.folder, self.meta = Path(folder), dict(classes=list(classes)) | (meta or {})
+        super().__init__(self.folder/'progress.json',
+                         dict(n=n, size=size, channels=channels, meta=self.meta))
+        if self.fresh: # nothing of another set may stay
+            for old in ('set.json', 'columns/*.npy', 'columns/*.json'):
+                for p in self.folder.glob(old): p.unlink()
+        self.add('images', (size, size, channels), np.uint8)
+        self.add('labels', (), np.int64)
 
 # %% ../nbs/00a_data.ipynb #6757e736
 @patch
@@ -313,34 +362,18 @@ def write(self:ImageSetWriter, images, # uint8 (b, h, w, c)
           **columns, # one value an image, the same columns at every write
          ):
     "Append images with their labels and columns, then note how far we are."
-    labels, columns = np.asarray(labels), {c: np.asarray(v) for c, v in columns.items()}
-    b, at, k = len(images), self.done, len(self.meta['classes'])
-    if odd := [f'{len(v)} {c}' for c, v in (columns | dict(labels=labels)).items() if len(v) != b]:
-        raise ValueError(f"{b} images but {', '.join(odd)}")
-    if b and not (labels.dtype.kind in 'iu' and 0 <= labels.min() <= labels.max() < k):
+    labels, k = np.asarray(labels), len(self.meta['classes'])
+    if len(labels) and not (labels.dtype.kind in 'iu' and 0 <= labels.min() <= labels.max() < k):
         raise ValueError(f'labels from {labels.min()} to {labels.max()} ({labels.dtype}) '
                          f'for {k} classes')
-    have = {p.stem for p in (self.folder/'columns').glob('[!.]*.npy')}
-    if at and b and have != set(columns): raise ValueError(
-        f'columns {sorted(columns)}; the writes before had {sorted(have)}: rows would be left at 0')
-    self.pixels.write(at, images)
-    self.labels.write(at, labels)
-    for name, v in columns.items():
-        shape = None if at else (self.n, *v.shape[1:])
-        ArrayFile(self.folder/'columns'/f'{name}.npy', shape, v.dtype).write(at, v)
-    self.done, self.state = at + b, state
-    save_json(self.folder/'progress.json', dict(plan=self.plan, done=self.done, state=state))
+    columns = {f'columns/{name}': np.asarray(v) for name, v in columns.items()}
+    RowFiles.write(self, dict(images=images, labels=labels) | columns, state)
 
 # %% ../nbs/00a_data.ipynb #8435c124
 @patch
 def close(self:ImageSetWriter) -> ImageSet: # the finished set
     "Finish the set, cutting its files to the rows that were written."
-    for path in (self.folder/'images.npy', self.folder/'labels.npy',
-                 *(self.folder/'columns').glob('*.npy')):
-        f = ArrayFile(path)
-        with open(path, 'r+b') as out:
-            out.write(npy_header((self.done, *f.shape[1:]), f.dtype))
-            out.truncate(256 + self.done*f.row)
+    RowFiles.close(self)
     save_json(self.folder/'set.json', self.meta)
     return ImageSet(self.folder)
 

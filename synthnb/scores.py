@@ -23,8 +23,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, load_json, name_of, progress, save_json, waiting_lock
-from .data import (ArrayFile, ImageSet, ImageSetWriter, centre_crop,
-                          npy_header, row_numbers, to_float)
+from .data import (ImageSet, ImageSetWriter, RowFiles, centre_crop, npy_header,
+                          row_numbers, to_float)
 from .train import PLAIN, Classifier, classifier_net, normalise
 
 # %% ../nbs/01a_scores.ipynb #fb8a52c6
@@ -61,38 +61,32 @@ def score_column(pool, # an ImageSet
     return as_scores(values, f'the column {column!r}', len(pool.labels))
 
 # %% ../nbs/01a_scores.ipynb #2d1284c2
-class ScoreColumn:
+class ScoreColumn(RowFiles):
     "A column of scores while it is being made; opened again with the same key, it resumes."
     def __init__(self, pool:ImageSet, column:str, key:str|None, batch_size:int, resume:bool=True):
-        folder = pool.folder/'columns'
-        self.final, self.record, self.part, self.note = (
-            folder/name for name in (f'{column}.npy', f'{column}.json',
-                                     f'.{column}.part.npy', f'.{column}.part.json'))
-        self.plan = dict(key=key, batch_size=batch_size, n=len(pool), pool=pool.fingerprint)
-        found = (load_json(self.note) if key and resume and self.note.exists()
-                 and self.part.exists() else {})
-        same = all(found.get(k) == v for k, v in self.plan.items())
-        self.done, self.not_finite, self.seconds = (found[k] if same else 0
-                                                    for k in ('done', 'not_finite', 'seconds'))
-        self.file = ArrayFile(self.part, None if same else (len(pool),), np.float32)
+        self.column, self.part = column, f'.{column}.part'
+        super().__init__(pool.folder/'columns'/f'{self.part}.json', resume=resume and bool(key),
+            plan=dict(key=key, batch_size=batch_size, n=len(pool), pool=pool.fingerprint))
+        self.add(self.part, (), np.float32)
+        self.resumed = f', resumed at {self.done:,}' if self.done else ''
 
     def write(self, scores:np.ndarray, seconds:float): # float32 (b,), and what they took
         "Append scores and note it."
-        self.file.write(self.done, scores)
-        self.done, self.seconds = self.done + len(scores), round(self.seconds + seconds, 3)
-        self.not_finite += int((~np.isfinite(scores)).sum())
-        save_json(self.note, self.plan
-                  | dict(done=self.done, not_finite=self.not_finite, seconds=self.seconds))
+        super().write({self.part: scores}, round((self.state or 0) + seconds, 3))
 
 # %% ../nbs/01a_scores.ipynb #380fabfb
 @patch
 def finish(self:ScoreColumn, about:dict) -> dict: # the column's record
     "Put the finished column in its place, with a record of what made it."
-    save_json(self.record, dict(key=None))
-    os.replace(self.part, self.final)
-    record = self.plan | dict(not_finite=self.not_finite, seconds=self.seconds, about=about)
-    save_json(self.record, record)
+    scores, folder = self.files[self.part].read(0, self.done), self.note.parent
+    record = self.plan | dict(not_finite=int((~np.isfinite(scores)).sum()),
+                              seconds=self.state or 0, about=about)
+    save_json(folder/f'{self.column}.json', dict(key=None))
+    os.replace(self.path_of(self.part), self.path_of(self.column))
+    save_json(folder/f'{self.column}.json', record)
     self.note.unlink(missing_ok=True)
+    print(f"{self.column:<12} {record['key'] or 'without key'}  {self.done:,} images in "
+          f"{record['seconds']:.1f} s{self.resumed}")
     return record
 
 # %% ../nbs/01a_scores.ipynb #8608770f
@@ -102,33 +96,33 @@ def column_record(pool:ImageSet,
     path = pool.folder/'columns'/f'{column}.json'
     return load_json(path) if path.exists() else {}
 
+# %% ../nbs/01a_scores.ipynb #dad4c70b
+def reused(pool:ImageSet, column:str, key:str|None) -> dict: # the record, empty if there is none
+    "The record of a column that the same key has made of the same images, saying so."
+    record = column_record(pool, column)
+    if not key or record.get('key') != key or record['pool'] != pool.fingerprint: return {}
+    print(f'{column:<12} {key}  reused')
+    return record
+
 # %% ../nbs/01a_scores.ipynb #31ee76b3
 def score_pool(pool:ImageSet, # the images to score
                column:str, # name of the column of scores
-               # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,), higher is
-               # better
-               fn:Callable,
+               fn:Callable, # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,)
                key:str|None=None, # names what fn computes; default: fn.key, where it has one
                batch_size:int=512, device='auto', # where the batches are put
                resume:bool=True, # reuse what the same key has made; False scores anew
               ) -> dict: # the column's record
-    "Score every image of a pool into a column, streaming, resumable after a kill; the same key again is instant."
-    key, n = key or getattr(fn, 'key', None), len(pool)
+    "Score every image of a pool into a column, higher is better; resumes, and is made once."
+    key = key or getattr(fn, 'key', None)
     check_scoring(pool, column, fn)
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
-        record = column_record(pool, column)
-        if resume and key and record.get('key') == key and record['pool'] == pool.fingerprint:
-            print(f'{column:<12} {key}  reused')
-            return record
+        if resume and (record := reused(pool, column, key)): return record
         out = ScoreColumn(pool, column, key, batch_size, resume)
-        resumed = f', resumed at {out.done:,}' if out.done else ''
         stream_scores(pool, fn, out, batch_size, default_device(str(device)), f'score {column}')
         record = out.finish(getattr(fn, 'about', {}))
-    print(f"{column:<12} {key or 'without key'}  {n:,} images in "
-          f"{record['seconds']:.1f} s{resumed}")
-    if record['not_finite']:
-        warnings.warn(f"{record['not_finite']:,} of {n:,} scores in {column!r} are "
-                      "not finite", stacklevel=2)
+    if record['not_finite']: warnings.warn(
+        f"{record['not_finite']:,} of {len(pool):,} scores in {column!r} are not finite",
+        stacklevel=2)
     return record
 
 # %% ../nbs/01a_scores.ipynb #9a181a59
@@ -191,18 +185,14 @@ def keep_scores(pool:ImageSet, column:str, # the score's name
                 **about, # facts for the record
                ) -> dict: # the column's record
     "Make a score of the whole pool at once, unless the same key has made it before."
+    check_scoring(pool, column, make)
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
-        record, began = column_record(pool, column), time.time()
-        if record.get('key') == key and record['pool'] == pool.fingerprint:
-            print(f'{column:<12} {key}  reused')
-            return record
-        check_scoring(pool, column, make)
+        if record := reused(pool, column, key): return record
+        began = time.time()
         scores = as_scores(make(), f'the column {column!r}', len(pool), np.float32)
         out = ScoreColumn(pool, column, key, len(pool), resume=False)
         out.write(scores.astype(np.float32), time.time() - began)
-        record = out.finish(about)
-    print(f"{column:<12} {key}  {len(pool):,} images in {record['seconds']:.1f} s")
-    return record
+        return out.finish(about)
 
 # %% ../nbs/01a_scores.ipynb #b80e9bc5
 def class_confidence(classifier, # a Classifier trained on the pool's classes
