@@ -424,8 +424,7 @@ def digest_of_code(code:CodeType
     return digest, tuple(sorted(names))
 
 # %% ../nbs/00_core.ipynb #0fc6de3d
-COUNTED = {'generator', 'hash_of'} # of this chapter
-
+COUNTED = {'generator', 'hash_of', 'run_to_end'} # of this chapter
 INSTALLED = tuple({str(Path(sysconfig.get_paths()[k]).resolve())
                    for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')})
 

@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['OBJECTIVES', 'DETAILED', 'TERSE', 'FORMS', 'ALGORITHMS', 'SEARCH_CHOICES', 'OFFICIAL_OWN', 'DEAD', 'PRIOR_BLOCK',
            'LINES', 'PromptPair', 'texts_of', 'prompt_pair', 'similarity', 'LatentStatistics', 'latent_statistics',
-           'latent_penalty', 'Evaluations', 'fold_batch_norm', 'ParityConv', 'split_transposed', 'frozen', 'Guide',
-           'PlainGuide', 'SphereGuide', 'ArchiveConfig', 'SearchConfig', 'check_search', 'measure_ranges',
-           'search_preset', 'Settled', 'settle', 'voronoi_centres', 'Elites', 'GridElites', 'VoronoiElites',
-           'free_memory', 'check_memory', 'new_archive', 'BranchES', 'new_emitters', 'prior_rows', 'Search',
-           'plain_state', 'revived', 'search_identity', 'search_format', 'said_statistics', 'label_rule', 'Samples',
-           'said_prompts', 'random_samples', 'Illumination', 'evaluating', 'decode_all', 'write_pool', 'make_guide',
-           'check_guide', 'qdgs', 'warn_of', 'fit_qdgs', 'elite_scores', 'elite_column', 'qd_archive_sampler',
-           'history_figure', 'plain_loop', 'bench_qdgs', 'bench_table']
+           'latent_penalty', 'Evaluations', 'Guide', 'PlainGuide', 'SphereGuide', 'ArchiveConfig', 'SearchConfig',
+           'check_search', 'measure_ranges', 'search_preset', 'Settled', 'settle', 'voronoi_centres', 'Elites',
+           'GridElites', 'VoronoiElites', 'free_memory', 'check_memory', 'new_archive', 'BranchES', 'new_emitters',
+           'prior_rows', 'Search', 'plain_state', 'revived', 'search_identity', 'search_format', 'said_statistics',
+           'label_rule', 'Samples', 'said_prompts', 'random_samples', 'Illumination', 'evaluating', 'decode_all',
+           'write_pool', 'make_guide', 'check_guide', 'qdgs', 'warn_of', 'fit_qdgs', 'elite_scores', 'elite_column',
+           'qd_archive_sampler', 'history_figure', 'plain_loop', 'bench_qdgs', 'bench_table']
 
 # %% ../nbs/04_qdgs.ipynb #0ec7bd1b
-import copy, json, time, warnings
+import json, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from .data import ImageSet, ImageSetWriter
 from .metrics import paired_seeds
 from .samplers import sampler
 from .scores import keep_scores
+from .shapevae import frozen
 from .train import no_denormals
 
 # %% ../nbs/04_qdgs.ipynb #8c8270fd
@@ -121,59 +121,6 @@ class Evaluations(NamedTuple):
     measures: np.ndarray # float32 (n, k)
     jacobian: np.ndarray|None # float32 (n, 1 + k, d), the objective's gradient first
     embeddings: torch.Tensor|None # unit, (n, e), on the guide's device
-
-# %% ../nbs/04_qdgs.ipynb #a5e161b6
-def fold_batch_norm(module:nn.Module) -> nn.Module: # the same, changed in place
-    "Fold each batch norm into the convolution that stands directly before it in its block."
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-    for parent in list(module.modules()):
-        names = list(parent._modules)
-        for a, b in zip(names, names[1:]):
-            conv, norm = parent._modules[a], parent._modules[b]
-            if (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-                and norm.num_features == conv.out_channels):
-                parent._modules[a], parent._modules[b] = fuse_conv_bn_eval(
-                    conv.eval(), norm.eval()), nn.Identity()
-    return module
-
-# %% ../nbs/04_qdgs.ipynb #77cabd3a
-class ParityConv(nn.Module):
-    "A transposed convolution of kernel 4, stride 2 and padding 1, as four 2 x 2 convolutions in one."
-    def __init__(self, other:nn.ConvTranspose2d):
-        super().__init__()
-        taps = ((3, 1), (2, 0)) # of even and odd rows; the same of columns
-        parts = [other.weight[:, :, list(taps[a])][..., list(taps[b])] for a in (0, 1)
-                 for b in (0, 1)] # (in, out, 2, 2)
-        self.weight = nn.Parameter(torch.stack(parts, 2).flatten(1, 2).transpose(0, 1).contiguous(),
-                                   requires_grad=False)
-        self.register_buffer('bias', None if other.bias is None
-                             else other.bias.detach().repeat_interleave(4))
-    def forward(self, x):
-        h, w = x.shape[2:]
-        y = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (-1, 2, 2))
-        rows = [torch.stack([y[:, :, a, b, a:a + h, b:b + w] for b in (0, 1)], -1) for a in (0, 1)]
-        return torch.stack(rows, 3).flatten(2, 3).flatten(3, 4)
-
-# %% ../nbs/04_qdgs.ipynb #a47af9ac
-def split_transposed(module:nn.Module, # changed in place
-                     most:int=4, # output channels for which it pays
-                    ) -> nn.Module:
-    "Replace narrow transposed convolutions by `ParityConv`, where they are of its kind."
-    for parent in list(module.modules()):
-        for name, m in list(parent._modules.items()):
-            if isinstance(m, nn.ConvTranspose2d) and m.out_channels <= most and m.groups == 1 and (
-                m.kernel_size, m.stride, m.padding, m.output_padding,
-                m.dilation) == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)):
-                parent._modules[name] = ParityConv(m)
-    return module
-
-def frozen(module, # a network, or anything that is none and stays as it is
-           device, faster:bool=True): # a copy
-    "A copy that only its input's gradient flows through, and that computes the same with less work."
-    if not isinstance(module, nn.Module): return module
-    twin = copy.deepcopy(module).eval().requires_grad_(False).to(device)
-    return split_transposed(fold_batch_norm(twin)).to(
-        memory_format=torch.channels_last) if faster else twin
 
 # %% ../nbs/04_qdgs.ipynb #8e5ffd80
 class Guide:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ShapeEncoder', 'ShapeDecoder', 'ShapeVAE', 'vae_loss', 'VAETraining', 'train_shape_vae', 'load_official_vae',
-           'fit_shape_vae']
+           'fit_shape_vae', 'UpConv', 'frozen']
 
 # %% ../nbs/01b_shapevae.ipynb #741e7017
 import math, time
+from copy import deepcopy
 from pathlib import Path
 import numpy as np
 import torch
@@ -243,3 +244,77 @@ def fit_shape_vae(
                   device=device.type, **settings)
     folder = artefact('shapevae', make, params)
     return load_official_vae(folder/'vae.pt', device), folder
+
+# %% ../nbs/01b_shapevae.ipynb #54af65bb
+# each weight's square of ones
+SPREAD = F.conv_transpose2d(torch.eye(9).view(9, 1, 3, 3), torch.ones(1, 1, 2, 2))
+SPREAD = SPREAD.flip(2, 3).view(9, 16)
+
+def spread_kernel(w:Tensor, # of a 3x3 convolution, (c_out, c_in, 3, 3)
+                  spread:Tensor=SPREAD, # the same, where `w` is
+                 ) -> Tensor: # of a transposed convolution, (c_in, c_out, 4, 4)
+    "The kernel with which a transposed convolution equals upsampling and convolving with `w`."
+    kernel = (w.transpose(0, 1).flatten(2)@spread).unflatten(2, (4, 4))
+    return kernel.contiguous(memory_format=torch.channels_last)
+
+# %% ../nbs/01b_shapevae.ipynb #178ff72d
+class UpConv(nn.Conv2d):
+    "Upsampling by two and a 3x3 convolution in one, and nothing large between. [paper 3, 3.2]"
+    def __init__(self, c_in:int, c_out:int): # channels
+        super().__init__(c_in, c_out, 3, padding=1)
+        self.register_buffer('spread', SPREAD.clone(), persistent=False)
+    def forward(self, x): # (b, c_in, s, s) -> (b, c_out, 2s, 2s)
+        return F.conv_transpose2d(x, spread_kernel(self.weight, self.spread), self.bias, 2, 1)
+
+# %% ../nbs/01b_shapevae.ipynb #77cabd3a
+class ParityConv(nn.Module):
+    "A transposed convolution of kernel 4, stride 2, padding 1: four 2 x 2 ones, interleaved."
+    def __init__(self, other:nn.ConvTranspose2d):
+        super().__init__()
+        taps = [3, 1], [2, 0] # of even and odd rows; the same of columns
+        parts = [other.weight[:, :, rows][..., columns] for rows in taps for columns in taps]
+        weight = torch.stack(parts, 2).flatten(1, 2).transpose(0, 1).contiguous()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        bias = None if other.bias is None else other.bias.detach().repeat_interleave(4)
+        self.register_buffer('bias', bias)
+    def forward(self, x):
+        h, w = x.shape[2:]
+        y = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (-1, 2, 2))
+        rows = [torch.stack([y[:, :, a, b, a:a + h, b:b + w] for b in (0, 1)], -1) for a in (0, 1)]
+        return torch.stack(rows, 3).flatten(2, 3).flatten(3, 4)
+
+# %% ../nbs/01b_shapevae.ipynb #a47af9ac
+def split_transposed(module:nn.Module, # changed in place
+                     most:int=4, # output channels for which it pays
+                    ) -> nn.Module:
+    "Replace narrow transposed convolutions by `ParityConv`, where they are of its kind."
+    wanted = (4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1
+    kind = lambda m: (m.kernel_size, m.stride, m.padding, m.output_padding, m.dilation, m.groups)
+    for parent in list(module.modules()):
+        for name, m in list(parent._modules.items()):
+            narrow = isinstance(m, nn.ConvTranspose2d) and m.out_channels <= most
+            if narrow and kind(m) == wanted: parent._modules[name] = ParityConv(m)
+    return module
+
+# %% ../nbs/01b_shapevae.ipynb #a5e161b6
+def fold_batch_norm(module:nn.Module) -> nn.Module: # the same, changed in place
+    "Fold each batch norm into the convolution that stands directly before it in its block."
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+    for parent in list(module.modules()):
+        layers = parent._modules
+        for a, b in zip(list(layers), list(layers)[1:]):
+            conv, norm = layers[a], layers[b]
+            if (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+                and norm.num_features == conv.out_channels):
+                layers[a] = fuse_conv_bn_eval(conv.eval(), norm.eval())
+                layers[b] = nn.Identity()
+    return module
+
+# %% ../nbs/01b_shapevae.ipynb #c1a8e0f4
+def frozen(module, # a network, or anything that is none and stays as it is
+           device, faster:bool=True): # a copy
+    "A copy that computes the same with less work, and has no gradient but its input's."
+    if not isinstance(module, nn.Module): return module
+    twin = deepcopy(module).eval().requires_grad_(False).to(device)
+    if not faster: return twin
+    return split_transposed(fold_batch_norm(twin)).to(memory_format=torch.channels_last)

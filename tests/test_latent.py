@@ -72,7 +72,7 @@ def test_the_networks_are_the_thesiss():
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 def test_a_spread_kernel_is_upsampling_and_convolution(seed, b, c_in, c_out, h, w):
-    from synthnb.vae import UpConv
+    from synthnb.shapevae import UpConv
     gen = torch.Generator().manual_seed(seed)
     layer, x = UpConv(c_in, c_out).double(), torch.randn(b, c_in, h, w, generator=gen, dtype=torch.float64).requires_grad_()
     plain = F.conv2d(F.interpolate(x, scale_factor=2, mode='nearest'), layer.weight, layer.bias, padding=1)

@@ -34,10 +34,10 @@ from synthnb.drawn import drawn_set
 torch.set_num_threads(1)
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 update = noise.NoisyTraining.update
-def slowly(self): time.sleep(float(os.environ['SLOW'])); update(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
 noise.NoisyTraining.update = slowly
-train = noise.run_noisy
-noise.run_noisy = lambda *args, **kw: train(*args, save_seconds=0., **kw)
+loop = noise.run_to_end
+noise.run_to_end = lambda *args, **kw: loop(*args, save_seconds=0., **kw)
 sets = [drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((128, 'train'), (64, 'valid'), (64, 'test'))]
 noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', epochs=8, w0=.004)
 '''
