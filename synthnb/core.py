@@ -6,16 +6,16 @@
 __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'BUSY', 'COUNTED', 'INSTALLED', 'PACKAGES', 'USED', 'LOADED', 'PALETTE',
            'default_device', 'in_test', 'hash_of', 'spell_keys', 'generator', 'seed_everything', 'progress',
            'project_root', 'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint',
-           'load_checkpoint', 'save_model', 'load_model', 'reserve', 'stamp_of', 'digest_of_bytes', 'memory_of_digests',
-           'recall', 'remember', 'file_digests', 'hidden', 'files_below', 'path_digest', 'numbers_digest',
-           'network_content', 'class_code', 'content_of', 'spelled', 'digest_of_code', 'is_ours', 'counts',
-           'function_in', 'constant_content', 'constant_part', 'function_parts', 'full_cell', 'class_parts', 'opened',
-           'attribute_names', 'code_parts', 'code_of', 'processor', 'versions', 'name_of', 'artefact', 'waiting_lock',
-           'make_artefact', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
-           'of_type', 'Config', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record',
-           'git', 'code_cells', 'executed_cells', 'sets_only', 'as_committed', 'is_dirty', 'provenance', 'peak_memory',
-           'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg',
-           'no_denormals', 'run_to_end', 'refusals']
+           'load_checkpoint', 'check_finite_state', 'save_model', 'load_model', 'reserve', 'stamp_of',
+           'digest_of_bytes', 'memory_of_digests', 'recall', 'remember', 'file_digests', 'hidden', 'files_below',
+           'path_digest', 'numbers_digest', 'network_content', 'class_code', 'content_of', 'spelled', 'digest_of_code',
+           'is_ours', 'counts', 'function_in', 'constant_content', 'constant_part', 'function_parts', 'full_cell',
+           'class_parts', 'opened', 'attribute_names', 'code_parts', 'code_of', 'processor', 'versions', 'name_of',
+           'artefact', 'waiting_lock', 'make_artefact', 'declared_parameters', 'one_of', 'number', 'optional',
+           'name_list', 'check_parameters', 'of_type', 'Config', 'named_place', 'said_parameters', 'run_name',
+           'recorded_defaults', 'defaults_on_record', 'git', 'code_cells', 'executed_cells', 'sets_only',
+           'as_committed', 'is_dirty', 'provenance', 'peak_memory', 'Run', 'notebook_code', 'read_runs', 'code_note',
+           'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
@@ -189,6 +189,19 @@ def load_checkpoint(path:Path, # written by `save_checkpoint`, or by anybody's t
     except Exception as e:
         raise ValueError(f'{path} cannot be read as a checkpoint of tensors ({type(e).__name__}: '
                          f'{str(e)[:120]}); it may be torn, or of another format') from e
+
+# %% ../nbs/00_core.ipynb #5bb5dcb1
+def check_finite_state(state:dict, # name -> tensor, as read from a file
+                       path:Path, # the file, for the message
+                      ) -> dict: # the same
+    "Refuse weights that are not numbers, naming the file and the first of them. [ours]"
+    for k, v in state.items():
+        if not isinstance(v, torch.Tensor) or not (v.is_floating_point() or v.is_complex()): continue
+        if bad := int((~v.isfinite()).sum()): raise ValueError(
+            f'{path}: {bad:,} of the {v.numel():,} values of {k} are not finite (NaN or infinite): '
+            'the training that wrote the file had diverged, or the file is broken. Fetch it again, '
+            'take an earlier checkpoint, or train again with a smaller learning rate')
+    return state
 
 # %% ../nbs/00_core.ipynb #48e5115e
 def save_model(path:Path, # where it goes
