@@ -30,10 +30,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import (artefact, default_device, generator, hash_of, load_checkpoint, name_of, network_content, progress,
+from .core import (artefact, default_device, generator, hash_of, load_checkpoint,
+                          name_of, network_content, progress,
                           save_checkpoint)
 from .scores import wilson_interval
-from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points, coverage, damaged_shapes, paint, placed,
+from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points,
+                            coverage, damaged_shapes, paint, placed,
                             sample_shapes, shape_distance)
 from .train import no_denormals
 
@@ -51,9 +53,11 @@ class TextImage(nn.Module):
         super().__init__()
         if not (np.isfinite([*mean, *std]).all() and min(std) > 0): raise ValueError(
             f'mean={mean}, std={std}: expected finite numbers, and every deviation above 0')
-        self.model, self.tokenizer, self.size, self.name, self.about = model, tokenizer, size, name, about
+        self.model, self.tokenizer, self.size, self.name, self.about = (
+            model, tokenizer, size, name, about)
         for key, value in dict(mean=mean, std=std).items():
-            self.register_buffer(key, torch.tensor(value).float().view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(key,
+                                 torch.tensor(value).float().view(1, 3, 1, 1), persistent=False)
         self.float().train().requires_grad_(False)
         self.dim = self.embed_text('a').shape[1]
 
@@ -68,12 +72,14 @@ def resize_square(images:Tensor, # float (b, 3, h, w) in [0, 1]
                   size:int, # pixels a side
                  ) -> Tensor: # (b, 3, size, size) in [0, 1]
     "The shorter side resized by antialiased bicubic interpolation, the middle cut out; differentiable. [Radford 2021]"
-    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point(): raise ValueError(
-        f'expected float images (b, 3, h, w) in [0, 1], got {images.dtype} {tuple(images.shape)}; divide uint8 pixels by 255')
+    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f'expected float images (b, 3, h, w) in [0, 1], got {images.dtype} '
+                         f'{tuple(images.shape)}; divide uint8 pixels by 255')
     h, w = images.shape[2:]
     if (h, w) == (size, size): return images
     to = [int(side*size/min(h, w)) for side in (h, w)]
-    images = F.interpolate(images, to, mode='bicubic', align_corners=False, antialias=True).clamp(0, 1)
+    images = F.interpolate(images, to, mode='bicubic',
+                           align_corners=False, antialias=True).clamp(0, 1)
     top, left = (round((side - size)/2) for side in to)
     return images[:, :, top:top + size, left:left + size]
 
@@ -160,10 +166,15 @@ def load(cls:TextImage, path:Path, # written by `save`
         ) -> TextImage:
     "Read what `save` wrote."
     state = load_checkpoint(path)
-    if state.get('kind') != KIND: raise ValueError(f'{path} was not written by TextImage.save; use load_text_image(name, {str(path)!r})')
+    if state.get('kind') != KIND:
+        raise ValueError(f'{path} was not written by TextImage.save; use load_text_image(name, '
+                         f'{str(path)!r})')
     about = state['about']
-    if 'architecture' in about: model, tokenizer = empty_model(**about), open_clip.get_tokenizer(about['architecture'])
-    else: model, tokenizer = build_clip(about['config']), WordTokenizer(about['tokens'], about['config']['text_cfg']['context_length'])
+    if 'architecture' in about:
+        model, tokenizer = empty_model(**about), open_clip.get_tokenizer(about['architecture'])
+    else:
+        model, tokenizer = build_clip(about['config']), WordTokenizer(
+            about['tokens'], about['config']['text_cfg']['context_length'])
     model.load_state_dict(finite_weights(state['state'], path))
     made = cls(model, tokenizer, state['size'], state['mean'], state['std'], state['name'], about)
     was = state.get('identity', made.identity) # files of before have none
@@ -192,7 +203,9 @@ def read_weights(path:Path, # a file in one of the three formats, or one of ours
                 warnings.simplefilter('ignore', FutureWarning)
                 state = torch.jit.load(str(path), map_location='cpu').state_dict()
         else: state = load_checkpoint(path)
-    except (RuntimeError, OSError) as e: raise ValueError(f'{path} cannot be read ({str(e)[:120]}); it may be torn: fetch it again') from e
+    except (RuntimeError, OSError) as e:
+        raise ValueError(f'{path} cannot be read ({str(e)[:120]}); it may be torn: '
+                         'fetch it again') from e
     state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}
     extra = {'input_resolution', 'context_length', 'vocab_size'}
     return {k: v for k, v in state.items() if k not in extra}, extra <= set(state)
@@ -216,10 +229,13 @@ def empty_model(architecture:str, # open_clip's name
     "A model of open_clip's without weights, and without its warning that it has none."
     if architecture not in open_clip.list_models():
         near = difflib.get_close_matches(architecture, open_clip.list_models(), 4, .3)
-        raise ValueError(f'open_clip has no architecture {architecture!r}: the nearest are {", ".join(near)}')
+        raise ValueError(f'open_clip has no architecture {architecture!r}: the nearest are '
+                         f'{", ".join(near)}')
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    try: return open_clip.create_model(architecture, pretrained_text=False, force_quick_gelu=quick_gelu)
+    try:
+        return open_clip.create_model(architecture,
+                                      pretrained_text=False, force_quick_gelu=quick_gelu)
     finally: logging.disable(before)
 
 # %% ../nbs/03a_clip.ipynb #54feac5e
@@ -251,27 +267,32 @@ def warn_of_resize(architecture:str, # open_clip's name
 def fill_from_tag(name:str, tag:str, quick_gelu:bool) -> nn.Module: # with published weights
     "A model with the published weights of a tag, from the cache or the network; an error that says what else to do."
     try: model = open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick_gelu)
-    except (RuntimeError, OSError) as e: raise RuntimeError(
-        f'the weights {tag!r} of {name} could not be had ({str(e)[:160]}). Give a file that holds them as pretrained=, '
-        'or train our own model with fit_text_image()') from e
+    except (RuntimeError, OSError) as e:
+        raise RuntimeError(
+            f'the weights {tag!r} of {name} could not be had ({str(e)[:160]}). Give a file that '
+            'holds them as pretrained=, or train our own model with fit_text_image()') from e
     finite_weights(model.state_dict(), f'{name}, {tag}')
     return model
 
-def fill_from_file(name:str, path:Path, state:dict, quick_gelu:bool) -> nn.Module: # with these weights
+def fill_from_file(name:str, path:Path, state:dict,
+                   quick_gelu:bool) -> nn.Module: # with these weights
     "A model with weights from a file, all of them and no others."
     model = empty_model(name, quick_gelu)
     try: model.load_state_dict(finite_weights(state, path))
-    except RuntimeError as e: raise ValueError(
-        f'{path} does not fit the architecture {name} ({" ".join(str(e).split())[:200]} …); give the name that its weights belong to'
-        ) from e
+    except RuntimeError as e:
+        raise ValueError(
+            f'{path} does not fit the architecture {name} ({" ".join(str(e).split())[:200]} …); '
+            'give the name that its weights belong to'
+           ) from e
     return model
 
 # %% ../nbs/03a_clip.ipynb #c156ef71
-def load_text_image(name:str='ViT-B-32', # an architecture, as open_clip spells it; not looked at for a file of ours
-                    pretrained:str|Path='openai', # a tag of its published weights, or a file
-                    device='auto', # see core.default_device
-                    quick_gelu:bool|None=None, # None: what the tag or OpenAI's archive needs, else no
-                   ) -> TextImage: # frozen, float32
+def load_text_image(
+    name:str='ViT-B-32', # an architecture, as open_clip spells it; not looked at for a file of ours
+    pretrained:str|Path='openai', # a tag of its published weights, or a file
+    device='auto', # see core.default_device
+    quick_gelu:bool|None=None, # None: what the tag or OpenAI's archive needs, else no
+   ) -> TextImage: # frozen, float32
     "A text-image model with published weights or with a file's; the paper's is the default. [Chang 2024, sec. 3]"
     path, tags = Path(pretrained), open_clip.list_pretrained_tags_by_model(name)
     if path.is_file():
@@ -280,23 +301,31 @@ def load_text_image(name:str='ViT-B-32', # an architecture, as open_clip spells 
         quick = openai if quick_gelu is None else quick_gelu
         model, mean_std = fill_from_file(name, path, state, quick), preprocessing(name)
     elif pretrained in tags:
-        quick = bool(open_clip.get_pretrained_cfg(name, pretrained).get('quick_gelu')) if quick_gelu is None else quick_gelu
+        quick = (bool(open_clip.get_pretrained_cfg(name, pretrained).get('quick_gelu'))
+                 if quick_gelu is None else quick_gelu)
         model, mean_std = fill_from_tag(name, pretrained, quick), preprocessing(name, pretrained)
     else:
         empty_model(name) # an unknown name is its own error
-        raise ValueError(f'{str(pretrained)!r} is neither a file nor a tag of {name}; tags: {", ".join(tags) or "none, so give a file"}')
+        raise ValueError(f'{str(pretrained)!r} is neither a file nor a tag of {name}; tags: '
+                         f'{", ".join(tags) or "none, so give a file"}')
     warn_of_resize(name, '' if path.is_file() else pretrained)
-    about, size = dict(architecture=name, quick_gelu=quick), np.ravel(model.visual.image_size)[0].item()
+    about, size = dict(architecture=name,
+                       quick_gelu=quick), np.ravel(model.visual.image_size)[0].item()
     label = f'{name}, {path.name}, {"QuickGELU" if quick else "the activation of its name"}'
-    return TextImage(model, open_clip.get_tokenizer(name), size, *mean_std, label, about).to(default_device(device))
+    return TextImage(model, open_clip.get_tokenizer(name), size, *mean_std, label,
+                     about).to(default_device(device))
 
 # %% ../nbs/03a_clip.ipynb #7ace8473
-COLOUR_NAMES = {**COLOURS, 'green': (40, 160, 60), 'yellow': (245, 215, 40), 'orange': (250, 140, 20), 'purple': (125, 50, 165),
-                'brown': (120, 70, 30), 'grey': (128, 128, 128), 'black': (20, 20, 20), 'cyan': (40, 205, 215),
+COLOUR_NAMES = {**COLOURS, 'green': (40, 160, 60), 'yellow': (245, 215, 40),
+                'orange': (250, 140, 20), 'purple': (125, 50, 165),
+                'brown': (120, 70, 30), 'grey': (128, 128, 128),
+                'black': (20, 20, 20), 'cyan': (40, 205, 215),
                 'olive': (128, 128, 30), 'navy': (15, 25, 100)}
 ALSO = {'red': (225, 35, 35), 'blue': (40, 70, 225)} # the words mean more than the paper's two inks
-KINDS = {'clean': .38, 'shape walk': .11, 'colour walk': .10, 'damaged': .33, 'splatter': .05, 'blank': .03} # shares
-BROKEN = {'holed': 1, 'rounded': 1, 'mixed': 1, 'ghost': 1.5, 'blurred': 1, 'faint': 1, 'two-coloured': 1, 'smeared': 1,
+KINDS = {'clean': .38, 'shape walk': .11, 'colour walk': .10, 'damaged': .33,
+         'splatter': .05, 'blank': .03} # shares
+BROKEN = {'holed': 1, 'rounded': 1, 'mixed': 1, 'ghost': 1.5, 'blurred': 1, 'faint': 1,
+          'two-coloured': 1, 'smeared': 1,
           'warped': 2, 'mottled': 1.5} # odds
 
 # %% ../nbs/03a_clip.ipynb #a5181e5d
@@ -306,7 +335,8 @@ def held_out(seed:int=0, # which fifteen
     "Pairs of colour and shape that training never draws; none is of the paper's colours or shapes."
     table = torch.zeros(len(COLOUR_NAMES), len(SHAPES), dtype=torch.bool)
     free = [(c, s) for c in range(2, len(table)) for s in range(2, len(SHAPES))] # on no walk
-    for i in torch.randperm(len(free), generator=generator('held out', seed))[:15].tolist(): table[free[i]] = True
+    for i in torch.randperm(len(free), generator=generator('held out', seed))[:15].tolist():
+        table[free[i]] = True
     return table
 
 # %% ../nbs/03a_clip.ipynb #bd9ad96b
@@ -316,21 +346,28 @@ def sample_subjects(kind:Tensor, # (n,) codes into KINDS
                     r, # r(*more) draws uniform numbers (n, *more)
                    ) -> dict: # shape, other, mix, colour, second, blend: each (n,)
     "Which shape in which colour, independent of each other; what either is mixed with, and how much."
-    pick, among = lambda k: (r()*k).long(), lambda *names: torch.isin(damage, torch.tensor([[*BROKEN].index(d) for d in names]))
+    pick, among = lambda k: (r()*k).long(), lambda *names: torch.isin(
+        damage, torch.tensor([[*BROKEN].index(d) for d in names]))
     k, n_colours = len(SHAPES), len(COLOUR_NAMES)
-    shape, colour = torch.where(r() < .45, pick(2), pick(k)), torch.where(r() < .35, pick(2), pick(n_colours))
+    shape, colour = torch.where(r() < .45, pick(2),
+                                pick(k)), torch.where(r() < .35, pick(2), pick(n_colours))
     if pairs == 'held out': colour, shape = held_out().nonzero()[pick(int(held_out().sum()))].T
     for _ in range(n_colours if pairs == 'seen' else 0):
         colour = torch.where(held_out()[colour, shape], (colour + 1) % n_colours, colour)
     walk, colour_walk = kind == [*KINDS].index('shape walk'), kind == [*KINDS].index('colour walk')
-    shape = torch.where(walk, 0, torch.where(among('mixed', 'rounded') & (r() < .7), pick(2), shape))
-    other = torch.where(walk | (among('mixed') & (shape < 2) & (r() < .6)), 1 - shape, (shape + 1 + pick(k - 1)) % k)
+    shape = torch.where(walk, 0,
+                        torch.where(among('mixed', 'rounded') & (r() < .7), pick(2), shape))
+    other = torch.where(walk | (among('mixed') & (shape < 2) & (r() < .6)),
+                        1 - shape, (shape + 1 + pick(k - 1)) % k)
     other = torch.where(among('rounded'), SHAPES.index('circle'), other)
-    mix = torch.where(walk, r(), torch.where(among('mixed'), .3 + .4*r(), torch.where(among('rounded'), .35 + .4*r(), 0.)))
+    mix = torch.where(walk, r(), torch.where(among('mixed'), .3 + .4*r(),
+                                             torch.where(among('rounded'), .35 + .4*r(), 0.)))
     red_blue = colour_walk | (among('two-coloured', 'ghost', 'mixed', 'mottled') & (r() < .5))
     colour = torch.where(colour_walk, 0, torch.where(red_blue, pick(2), colour))
-    second = torch.where(red_blue | ((colour < 2) & (r() < .6)), 1 - colour, (colour + 1 + pick(n_colours - 1)) % n_colours)
-    blend = torch.where(colour_walk | (among('mixed', 'blurred', 'smeared', 'warped') & (r() < .3)), r(), 0.)
+    second = torch.where(red_blue | ((colour < 2) & (r() < .6)), 1 - colour,
+                         (colour + 1 + pick(n_colours - 1)) % n_colours)
+    blend = torch.where(colour_walk
+                        | (among('mixed', 'blurred', 'smeared', 'warped') & (r() < .3)), r(), 0.)
     return dict(shape=shape, other=other, mix=mix, colour=colour, second=second, blend=blend)
 
 # %% ../nbs/03a_clip.ipynb #415a1f52
@@ -339,8 +376,10 @@ def sample_wear(damage:Tensor, # (n,) codes into BROKEN, -1 for none
                ) -> dict: # blur, warp, mottle, rounding: each (n,)
     "How soft, crooked, mottled and rounded each shape is: a little, half of the time, and more where that is its damage."
     is_, worn = lambda name: damage == [*BROKEN].index(name), (r() < .5).float()
-    return dict(blur=torch.where(is_('blurred'), .24 + .3*r(), .1*r()**1.3), warp=torch.where(is_('warped'), .08 + .14*r(), .04*worn*r()),
-                mottle=torch.where(is_('mottled'), .5 + .5*r(), .15*worn*r()), rounding=.12*worn*r())
+    return dict(blur=torch.where(is_('blurred'), .24 + .3*r(), .1*r()**1.3),
+                warp=torch.where(is_('warped'), .08 + .14*r(), .04*worn*r()),
+                mottle=torch.where(is_('mottled'), .5 + .5*r(), .15*worn*r()),
+                rounding=.12*worn*r())
 
 # %% ../nbs/03a_clip.ipynb #8e71246c
 def sample_scenes(n:int, # drawings
@@ -353,13 +392,17 @@ def sample_scenes(n:int, # drawings
     r = lambda *more: torch.rand(n, *more, generator=gen)
     shares = torch.tensor([float(k in kinds) if kinds else share for k, share in KINDS.items()])
     kind = torch.multinomial(shares, n, replacement=True, generator=gen)
-    damage = torch.multinomial(torch.tensor([*BROKEN.values()]).float(), n, replacement=True, generator=gen)
+    damage = torch.multinomial(torch.tensor([*BROKEN.values()]).float(), n,
+                               replacement=True, generator=gen)
     damage = torch.where(kind == [*KINDS].index('damaged'), damage, -1)
-    s = dict(kind=kind, damage=damage) | sample_subjects(kind, damage, pairs, r) | sample_wear(damage, r)
-    s |= dict(rotation=2*math.pi*r(), zoom=.42 + 1.75*r(), squeeze=.1*r() - .05, dice=r(12), blobs=r(6, 8))
+    s = dict(kind=kind, damage=damage) | sample_subjects(kind, damage,
+                                                         pairs, r) | sample_wear(damage, r)
+    s |= dict(rotation=2*math.pi*r(), zoom=.42 + 1.75*r(),
+              squeeze=.1*r() - .05, dice=r(12), blobs=r(6, 8))
     reach = torch.where(r() < .35, (52 - 22*s['zoom']).clamp(min=4), 4.)
     normal = lambda *more: torch.randn(n, *more, generator=gen)
-    return s | dict(shift=reach[:, None]*(2*r(2) - 1), jitter=normal(2, 3), field=normal(3, 5, 5), grain=normal(1, 12, 12))
+    return s | dict(shift=reach[:, None]*(2*r(2) - 1), jitter=normal(2, 3),
+                    field=normal(3, 5, 5), grain=normal(1, 12, 12))
 
 # %% ../nbs/03a_clip.ipynb #3b19e691
 def rows_of(scenes:dict, # from `sample_scenes`
@@ -380,7 +423,8 @@ def distances(codes:Tensor, # (n,) into SHAPES
              ) -> Tensor: # (n, P), canvas pixels, negative inside
     "The signed distances to several shapes at once."
     out = torch.empty(len(points), points.shape[2])
-    for code in codes.unique().tolist(): out[codes == code] = shape_distance(SHAPES[code], points[codes == code])
+    for code in codes.unique().tolist():
+        out[codes == code] = shape_distance(SHAPES[code], points[codes == code])
     return out
 
 # %% ../nbs/03a_clip.ipynb #13395f40
@@ -393,7 +437,8 @@ def smooth_field(noise:Tensor, # (n, c, k, k)
 # %% ../nbs/03a_clip.ipynb #0c2b1644
 def scene_coverage(s:dict, # scenes
                    size:int, # pixels a side
-                  ) -> tuple[Tensor, Tensor]: # alpha (n, P); points around the shape's middle, (n, 2, P)
+                  ) -> tuple[Tensor,
+                             Tensor]: # alpha (n, P); points around the shape's middle, (n, 2, P)
     "What the shape of each scene covers, mixed shapes included, before anything damages it."
     zoom = s['zoom'][:, None]*torch.stack([1 + s['squeeze'], 1 - s['squeeze']], 1)
     p, worn = placed(canvas_points(size), s['rotation'], zoom, s['shift']), s['warp'] > 0
@@ -401,7 +446,8 @@ def scene_coverage(s:dict, # scenes
     d, mixed = distances(s['shape'], p), s['mix'] > 0
     d[mixed] = torch.lerp(d[mixed], distances(s['other'][mixed], p[mixed]), s['mix'][mixed, None])
     d[worn] = torch.lerp(d[worn], shape_distance('circle', p[worn]), s['rounding'][worn, None])
-    middle = torch.where(s['shape'][:, None] == 0, torch.tensor([0., -12.]), 0.) # a triangle's base lies on the origin
+    # a triangle's base lies on the origin
+    middle = torch.where(s['shape'][:, None] == 0, torch.tensor([0., -12.]), 0.)
     return coverage(d, zoom, size), p - (middle + 14*(s['dice'][:, :2] - .5))[:, :, None]
 
 # %% ../nbs/03a_clip.ipynb #32cc6ef2
@@ -413,12 +459,15 @@ def damaged_coverage(s:dict, # scenes
     "What is left of a shape with a hole, of a faint one, and of one that a random field smears."
     holed, faint, smeared = (has_damage(s, d) for d in ('holed', 'faint', 'smeared'))
     strength = s['dice'][:, 7:8]
-    alpha[holed] *= 1 - coverage(q[holed].norm(dim=1) - (6 + 6*strength[holed]), s['zoom'][holed], size)
+    alpha[holed] *= 1 - coverage(q[holed].norm(dim=1) - (6 + 6*strength[holed]),
+                                 s['zoom'][holed], size)
     alpha[faint] *= .08 + .4*strength[faint]
     if smeared.any():
         field, inside = smooth_field(s['field'][smeared, :1], size)[:, 0], alpha[smeared] > .5
-        low, high = field.where(inside, 9.).amin(1, keepdim=True), field.where(inside, -9.).amax(1, keepdim=True)
-        alpha[smeared] *= (1.7*(field - low)/(high - low).clamp(min=.1) - .2*strength[smeared]).clamp(0, 1)
+        low, high = (field.where(inside, 9.).amin(1, keepdim=True),
+                     field.where(inside, -9.).amax(1, keepdim=True))
+        alpha[smeared] *= (1.7*(field - low)/(high - low).clamp(min=.1)
+                           - .2*strength[smeared]).clamp(0, 1)
     return alpha
 
 # %% ../nbs/03a_clip.ipynb #9643ff3f
@@ -444,7 +493,8 @@ def two_coloured(s:dict, # scenes, two-coloured or mottled
     ramp = torch.sigmoid((turn.cos()*q[:, 0] + turn.sin()*q[:, 1])/soft)
     patches = s['mottle'][:, None]*(.5 + .8*smooth_field(s['grain'], size)[:, 0]).clamp(0, 1)
     ramp = torch.where(has_damage(s, 'two-coloured')[:, None], ramp, patches)[:, None]
-    return (1 + alpha[:, None]*(torch.lerp(inks[:, 0, :, None], inks[:, 1, :, None], ramp) - 1)).unflatten(2, (size, size))
+    return (1 + alpha[:, None]*(torch.lerp(inks[:, 0, :, None], inks[:, 1, :, None], ramp)
+                                - 1)).unflatten(2, (size, size))
 
 # %% ../nbs/03a_clip.ipynb #90ae3441
 def second_exposure(s:dict, # scenes, all of them ghosts
@@ -456,7 +506,8 @@ def second_exposure(s:dict, # scenes, all of them ghosts
     angle, zoom = s['rotation'] + math.pi*(.15 + .6*dice[:, 2])*half, s['zoom']*(.6 + .8*dice[:, 3])
     code = torch.where(dice[:, 4] < .6, (dice[:, 5]*2).long(), s['shape'])
     p = placed(canvas_points(size), angle, zoom, s['shift'] + 12*(dice[:, :2] - .5))
-    return paint(coverage(distances(code, p), zoom, size), inks[torch.arange(len(inks)), (dice[:, 6] < .5).long()], size)
+    return paint(coverage(distances(code, p), zoom, size),
+                 inks[torch.arange(len(inks)), (dice[:, 6] < .5).long()], size)
 
 # %% ../nbs/03a_clip.ipynb #dd48ff34
 def splattered(s:dict, # scenes, all of them splatters
@@ -467,9 +518,11 @@ def splattered(s:dict, # scenes, all of them splatters
     image = torch.ones(len(b), 3, size*size)
     for j in range(b.shape[1]):
         x0, y0, radius, turn, long, lobes, ink, deep = b[:, j, :, None].unbind(1)
-        p = placed(canvas_points(size), 2*math.pi*turn[:, 0], torch.ones(len(b)), 90*(b[:, j, :2] - .5))
+        p = placed(canvas_points(size), 2*math.pi*turn[:, 0],
+                   torch.ones(len(b)), 90*(b[:, j, :2] - .5))
         x, y = p[:, 0], p[:, 1]*(1 + 2*long)
-        d = (x**2 + y**2).sqrt() - (5 + 22*radius**1.5)*(1 + .3*torch.sin(3*torch.atan2(y, x) + 9*lobes))
+        d = (x**2 + y**2).sqrt() - (5 + 22*radius**1.5)*(
+            1 + .3*torch.sin(3*torch.atan2(y, x) + 9*lobes))
         alpha = (.5 - d/(1 + 14*lobes)).clamp(0, 1)*(.5 + .5*deep)*((ink < .6) | (j < 2))
         code = torch.where(deep < .6, (2e4*x0).long() % 2, (1e4*y0).long() % len(table))[:, 0]
         image = image + alpha[:, None]*(table[code][:, :, None] - image)
@@ -492,46 +545,59 @@ def draw_scenes(s:dict, # from `sample_scenes`
     "Draw scenes on white: the shape, its damage, then splatters, blanks and blur."
     alpha, q = scene_coverage(s, size)
     alpha, inks = damaged_coverage(s, alpha, q, size), scene_inks(s)
-    image, two, ghost = paint(alpha, inks[:, 0], size), has_damage(s, 'two-coloured') | (s['mottle'] > 0), has_damage(s, 'ghost')
+    image, two, ghost = (paint(alpha, inks[:, 0], size),
+                         has_damage(s, 'two-coloured') | (s['mottle'] > 0), has_damage(s, 'ghost'))
     image[two] = two_coloured(rows_of(s, two), alpha[two], q[two], inks[two], size)
     if ghost.any():
         weight = (.3 + .4*s['dice'][ghost, 7])[:, None, None, None]
-        image[ghost] = torch.lerp(image[ghost], second_exposure(rows_of(s, ghost), inks[ghost], size), weight)
+        image[ghost] = torch.lerp(image[ghost],
+                                  second_exposure(rows_of(s, ghost), inks[ghost], size), weight)
     splat = s['kind'] == [*KINDS].index('splatter')
     if splat.any(): image[splat] = splattered(rows_of(s, splat), size)
     image[s['kind'] == [*KINDS].index('blank')] = 1.
     return soften(image, 36*s['zoom']*s['blur']*size/CANVAS).clamp(0, 1)
 
 # %% ../nbs/03a_clip.ipynb #30417a13
-EDGES = {'triangle': 3, 'square': 4, 'rectangle': 4, 'pentagon': 5, 'hexagon': 6, 'star': 10, 'cross': 12}
+EDGES = {'triangle': 3, 'square': 4, 'rectangle': 4, 'pentagon': 5,
+         'hexagon': 6, 'star': 10, 'cross': 12}
 CAPTIONS = {
-    'both': ['A {c} {s}.', '{c} {s}', 'A {s} that is {c}.', 'A picture of a {c} {s}.', 'There is a {c} {s}.', 'A {s}, painted {c}.',
+    'both': ['A {c} {s}.', '{c} {s}', 'A {s} that is {c}.', 'A picture of a {c} {s}.',
+             'There is a {c} {s}.', 'A {s}, painted {c}.',
              'A regular {c} {s}.'],
-    'colour': ['A {c} shape.', 'A {c} shape.', '{c}', 'Something {c}.', 'A picture of a {c} shape.', 'The shape is {c}.'],
-    'shape': ['A {s}.', '{s}', 'A regular {s}.', 'A {s} with {k} edges.', 'A {s} with {k} edges.', 'There is a {s}.',
+    'colour': ['A {c} shape.', 'A {c} shape.', '{c}', 'Something {c}.',
+               'A picture of a {c} shape.', 'The shape is {c}.'],
+    'shape': ['A {s}.', '{s}', 'A regular {s}.', 'A {s} with {k} edges.',
+              'A {s} with {k} edges.', 'There is a {s}.',
               'A picture of a {s}.', 'The shape is a {s}.'],
-    'either': ['A regular {x} or {y}.', 'A {x} or {y}.', 'A regular {x} or a {y}.', 'A picture of a {x} or {y}.'],
+    'either': ['A regular {x} or {y}.', 'A {x} or {y}.', 'A regular {x} or a {y}.',
+               'A picture of a {x} or {y}.'],
     'size': ['A {z} {c} {s}.', 'A {z} {s}.', 'A {z} {c} shape.'],
     'place': ['A {c} {s} on the {p}.', 'A {s} on the {p}.', 'A {c} shape on the {p}.'],
     'round': ['A round shape.', 'Something round.'],
-    'wreck': ['Splatters of colors.', 'Splatters of colors.', 'Splatters of color.', 'Blots of paint.', 'A blurry mess.',
+    'wreck': ['Splatters of colors.', 'Splatters of colors.', 'Splatters of color.',
+              'Blots of paint.', 'A blurry mess.',
               'Smudges of several colors.', 'A broken shape.'],
     'broken': ['Splatters of {c}.', 'A broken {c} shape.', 'A broken {s}.', 'A broken {c} {s}.'],
-    'blank': ['An empty image.', 'An empty image.', 'An empty picture.', 'A blank picture.', 'Nothing.']}
-HELD_OUT_CAPTIONS = ['This is a picture of a {s} that is {c}.', 'A {s}, and the shape is {c}.', 'There is a regular {s}, painted {c}.']
+    'blank': ['An empty image.', 'An empty image.', 'An empty picture.',
+              'A blank picture.', 'Nothing.']}
+HELD_OUT_CAPTIONS = ['This is a picture of a {s} that is {c}.', 'A {s}, and the shape is {c}.',
+                     'There is a regular {s}, painted {c}.']
 
 # %% ../nbs/03a_clip.ipynb #e80ba37e
 def named(f:dict, # the numbers of one scene
           u:list, # eight uniform numbers
-         ) -> tuple[str, str, bool]: # the word for its colour, the word for its shape, whether it is a wreck
+         ) -> tuple[str, str,
+                    bool]: # the word for its colour, the word for its shape, whether it is a wreck
     "The words for one drawing; where it lies between two, a word is drawn."
     colour, kind = [*COLOUR_NAMES][f['colour']], [*KINDS][f['kind']]
     if kind == 'colour walk':
-        colour = 'purple' if abs(f['blend'] - .5) < .2 and u[5] < .35 else ['red', 'blue'][u[6] < .03 + .94*f['blend']]
+        colour = ('purple' if abs(f['blend'] - .5) < .2 and u[5] < .35
+                  else ['red', 'blue'][u[6] < .03 + .94*f['blend']])
     towards = .03 + .94*f['mix'] if kind == 'shape walk' else f['mix']
     shape = SHAPES[f['other'] if u[6] < towards else f['shape']]
     between = (.38 - abs(f['mix'] - .5))/.16 # rises from 0 to 1 while the mix goes from 12% to 28%
-    return colour, shape, kind in ('damaged', 'splatter') or (kind == 'shape walk' and u[5] < between)
+    return colour, shape, kind in ('damaged',
+                                   'splatter') or (kind == 'shape walk' and u[5] < between)
 
 # %% ../nbs/03a_clip.ipynb #fdae2247
 def spoken(f:dict, # the numbers of one scene
@@ -564,13 +630,17 @@ def caption(f:dict, # the numbers of one scene
     of, kind = lambda what: CAPTIONS[what][int(u[1]*len(CAPTIONS[what]))], [*KINDS][f['kind']]
     if kind == 'blank': return tidy(of('blank'), u[7])
     c, s, wreck = named(f, u)
-    if wreck: return tidy(of('wreck' if kind == 'splatter' or u[0] < .67 else 'broken').format(c=c, s=s), u[7])
-    what = next(w for w, top in (('both', .28), ('colour', .48), ('shape', .72), ('either', .88), ('size', 1.1)) if u[0] < top)
+    if wreck:
+        return tidy(of('wreck' if kind == 'splatter' or u[0] < .67 else 'broken').format(c=c, s=s),
+                    u[7])
+    what = next(w for w, top in (('both', .28), ('colour', .48), ('shape', .72),
+                                 ('either', .88), ('size', 1.1)) if u[0] < top)
     if what == 'shape' and s in ('circle', 'ellipse', 'ring') and u[3] < .5: what = 'round'
     if what == 'size' and max(map(abs, f['shift'])) > 12 and u[3] < .7: what = 'place'
     pair = [s, other_word(s, u)][::-1 if u[4] < .5 else 1]
     size = 'small' if f['zoom'] < .85 else 'large' if f['zoom'] > 1.55 else 'medium'
-    words = dict(c=c, s=spoken(f, s, u), k=EDGES.get(s, 'no'), x=pair[0], y=pair[1], z=size, p=side(*f['shift']))
+    words = dict(c=c, s=spoken(f, s, u), k=EDGES.get(s, 'no'), x=pair[0],
+                 y=pair[1], z=size, p=side(*f['shift']))
     return tidy(of(what).format(**words), u[7])
 
 def tidy(text:str, u:float=1.) -> str: # the sentence
@@ -584,7 +654,8 @@ def caption_scenes(s:dict, # from `sample_scenes`
                    k:int=1, # sentences a drawing
                   ) -> list: # n*k sentences: one for each drawing, then another for each
     "Sentences that are true of drawings; the k of one drawing are of different sorts."
-    fields = {name: s[name].tolist() for name in ('kind', 'shape', 'other', 'mix', 'colour', 'blend', 'zoom', 'shift', 'rotation')}
+    fields = {name: s[name].tolist() for name in ('kind', 'shape', 'other', 'mix', 'colour',
+                                                  'blend', 'zoom', 'shift', 'rotation')}
     facts = [dict(zip(fields, row)) for row in zip(*fields.values())]
     u = torch.rand(k, len(facts), 8, generator=generator('captions', *keys))
     u[:, :, 0] = (u[:1, :, 0] + torch.arange(k)[:, None]/k) % 1
@@ -593,19 +664,25 @@ def caption_scenes(s:dict, # from `sample_scenes`
 # %% ../nbs/03a_clip.ipynb #e67de2dd
 class WordTokenizer:
     "open_clip's own tokenizer, its tokens renumbered to those that are known. [Radford 2021]"
-    def __init__(self, tokens, # open_clip's ids, ascending; the first is the padding, the last two are start and end
+    def __init__(self,
+                 # open_clip's ids, ascending; the first is the padding, the last two are start and
+                 # end
+                 tokens,
                  context_length:int=16, # tokens in a sentence, start and end included
                 ):
-        self.tokens, self.context_length, self.base, self.seen = tuple(tokens), context_length, simple_tokenizer(), {}
+        self.tokens, self.context_length, self.base, self.seen = tuple(
+            tokens), context_length, simple_tokenizer(), {}
         self.number = {t: i for i, t in enumerate(self.tokens)}
         self.words = [self.base.decoder[t].removesuffix('</w>') for t in self.tokens[1:-2]]
 
     def encode(self, sentence): # context_length numbers
         ids = [self.base.sot_token_id, *self.base.encode(sentence), self.base.eot_token_id]
-        if lost := [self.base.decoder[i].removesuffix('</w>') for i in ids if i not in self.number]: raise ValueError(
-            f'{sentence!r} has words that this model never learned: {", ".join(lost)}; it knows {", ".join(self.words)}')
-        if len(ids) > self.context_length: raise ValueError(
-            f'{sentence!r} has {len(ids)} tokens and {self.context_length} fit; say it in fewer words')
+        if lost := [self.base.decoder[i].removesuffix('</w>') for i in ids if i not in self.number]:
+            raise ValueError(f'{sentence!r} has words that this model never learned: '
+                             f'{", ".join(lost)}; it knows {", ".join(self.words)}')
+        if len(ids) > self.context_length:
+            raise ValueError(
+f'{sentence!r} has {len(ids)} tokens and {self.context_length} fit; say it in fewer words')
         return [self.number[i] for i in ids] + [0]*(self.context_length - len(ids))
 
     def __call__(self, sentences): # int64 (n, context_length)
@@ -622,7 +699,8 @@ def simple_tokenizer() -> SimpleTokenizer:
 @lru_cache
 def vocabulary() -> tuple: # open_clip's token ids, ascending, the padding first
     "The tokens of every word that a sentence of this world can have."
-    text = [*sum(CAPTIONS.values(), []), *HELD_OUT_CAPTIONS, *COLOUR_NAMES, *SHAPES, *map(str, EDGES.values()),
+    text = [*sum(CAPTIONS.values(), []), *HELD_OUT_CAPTIONS, *COLOUR_NAMES,
+            *SHAPES, *map(str, EDGES.values()),
             'an diamond no small medium large left right top bottom']
     base = simple_tokenizer()
     ids = {t for sentence in text for t in base.encode(re.sub(r'{\w}', ' ', sentence))}
@@ -645,20 +723,25 @@ class ClipConfig:
     def __post_init__(self):
         if self.size % 32 or self.size < 32: raise ValueError(
             f'size={self.size}: the picture network halves five times, so choose a multiple of 32')
-        if min(self.updates, self.batch_size, self.sentences) < 1 or self.n_pictures < self.batch_size: raise ValueError(
-            f'{self}: at least one update, and as many pictures as a batch has')
+        if min(self.updates, self.batch_size,
+               self.sentences) < 1 or self.n_pictures < self.batch_size:
+            raise ValueError(
+f'{self}: at least one update, and as many pictures as a batch has')
 
 # %% ../nbs/03a_clip.ipynb #53a1a641
 def small_clip(config:ClipConfig) -> dict: # for `build_clip`
     "Our architecture in open_clip's terms: its ResNet of four blocks, a text transformer of two layers."
-    vision = dict(layers=[1, 1, 1, 1], width=config.width, image_size=config.size, head_width=4*config.width)
-    text = dict(context_length=16, vocab_size=len(vocabulary()), width=64, heads=4, layers=2, mlp_ratio=2.)
+    vision = dict(layers=[1, 1, 1, 1], width=config.width,
+                  image_size=config.size, head_width=4*config.width)
+    text = dict(context_length=16, vocab_size=len(vocabulary()), width=64,
+                heads=4, layers=2, mlp_ratio=2.)
     return dict(embed_dim=config.dim, vision_cfg=vision, text_cfg=text)
 
 def build_clip(architecture:dict, # embed_dim, vision_cfg, text_cfg
               ) -> CLIP: # random weights
     "open_clip's model class from a configuration."
-    vision, text = CLIPVisionCfg(**architecture['vision_cfg']), CLIPTextCfg(**architecture['text_cfg'])
+    vision, text = (CLIPVisionCfg(**architecture['vision_cfg']),
+                    CLIPTextCfg(**architecture['text_cfg']))
     model = CLIP(architecture['embed_dim'], vision, text)
     model.visual = model.visual.to(memory_format=torch.channels_last)
     return model
@@ -686,20 +769,30 @@ class ClipTraining:
             torch.manual_seed(generator(seed, 'clip').initial_seed())
             self.model = build_clip(small_clip(config)).to(device).train()
         self.tokenizer, self.loss = WordTokenizer(vocabulary()), open_clip.ClipLoss()
-        matrices, rest = ([p for p in self.model.parameters() if (p.dim() > 1) == k] for k in (True, False))
-        groups = [dict(params=matrices, weight_decay=config.weight_decay), dict(params=rest, weight_decay=0.)]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(.9, .98), fused=device.type in ('cpu', 'cuda'))
+        matrices, rest = ([p for p in self.model.parameters() if (p.dim() > 1) == k]
+                          for k in (True, False))
+        groups = [dict(params=matrices, weight_decay=config.weight_decay),
+                  dict(params=rest, weight_decay=0.)]
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(.9, .98),
+                                           fused=device.type in ('cpu', 'cuda'))
 
-    def draw(self): self.pixels, self.scenes = draw_pictures(self.config.n_pictures, self.config.size, self.seed, 'training')
+    def draw(self):
+        self.pixels, self.scenes = draw_pictures(self.config.n_pictures,
+                                                 self.config.size, self.seed, 'training')
 
 # %% ../nbs/03a_clip.ipynb #dd3b6a30
 @patch
-def batch(self:ClipTraining) -> tuple[Tensor, Tensor]: # pictures (b, 3, s, s), normalised; tokens (b*k, context)
+def batch(self:ClipTraining
+         ) -> tuple[Tensor, Tensor]: # pictures (b, 3, s, s), normalised; tokens (b*k, context)
     "This step's pictures, and k sentences for each."
-    rows = torch.randperm(len(self.pixels), generator=generator(self.seed, 'clip batch', self.step))[:self.config.batch_size]
-    sentences = caption_scenes(rows_of(self.scenes, rows), self.seed, self.step, k=self.config.sentences)
+    rows = torch.randperm(len(self.pixels),
+                          generator=generator(self.seed, 'clip batch',
+                                              self.step))[:self.config.batch_size]
+    sentences = caption_scenes(rows_of(self.scenes, rows), self.seed,
+                               self.step, k=self.config.sentences)
     pictures = (self.pixels[rows].to(self.device).float()/255 - MEAN[0])/STD[0]
-    return pictures.contiguous(memory_format=torch.channels_last), self.tokenizer(sentences).to(self.device)
+    return (pictures.contiguous(memory_format=torch.channels_last),
+            self.tokenizer(sentences).to(self.device))
 
 # %% ../nbs/03a_clip.ipynb #8a724e4d
 @patch
@@ -711,11 +804,16 @@ def update(self:ClipTraining):
     images, scale = model.encode_image(pictures, normalize=True), model.logit_scale.exp()
     loss = sum(self.loss(images, text, scale) for text in texts)/config.sentences
     warm = max(1, round(.06*config.updates))
-    rising, falling = (self.step + 1)/warm, .5 + .5*math.cos(math.pi*(self.step - warm)/max(1, config.updates - warm))
-    for group in self.optimiser.param_groups: group['lr'] = config.lr*(rising if self.step < warm else falling)
-    self.optimiser.zero_grad(set_to_none=True); loss.backward(); self.optimiser.step()
+    rising, falling = ((self.step + 1)/warm,
+                       .5 + .5*math.cos(math.pi*(self.step - warm)/max(1, config.updates - warm)))
+    for group in self.optimiser.param_groups:
+        group['lr'] = config.lr*(rising if self.step < warm else falling)
+    self.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    self.optimiser.step()
     with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
-    self.losses.append(loss.item()); self.step += 1
+    self.losses.append(loss.item())
+    self.step += 1
 
 # %% ../nbs/03a_clip.ipynb #a367da45
 @patch
@@ -734,9 +832,11 @@ def resume(self:ClipTraining, path:Path):
     "Go on from a checkpoint if there is one."
     if not Path(path).exists(): return
     state = load_checkpoint(path, self.device)
-    if state['name'] != self.name(): raise ValueError(
-        f'{path} belongs to a training with other settings or another seed; give another folder, or delete it')
-    self.model.load_state_dict(state['model']); self.optimiser.load_state_dict(state['optimiser'])
+    if state['name'] != self.name():
+        raise ValueError(f'{path} belongs to a training with other settings or another seed; give '
+                         'another folder, or delete it')
+    self.model.load_state_dict(state['model'])
+    self.optimiser.load_state_dict(state['optimiser'])
     self.step, self.losses = state['step'], state['losses']
 
 # %% ../nbs/03a_clip.ipynb #1df4188e
@@ -747,16 +847,21 @@ def train_text_image(folder:Path, # keeps a checkpoint, from which a killed trai
                      save_every:float=20., # seconds between checkpoints
                     ) -> TextImage: # frozen
     "Train our small CLIP; the same settings and seed give the same model, however often it was interrupted."
-    run, path, saved = ClipTraining(config, seed, default_device(device)), Path(folder)/'training.pt', time.time()
+    run, path, saved = ClipTraining(config, seed,
+                                    default_device(device)), Path(folder)/'training.pt', time.time()
     run.resume(path)
     if run.step < config.updates: run.draw()
     with no_denormals(), progress(total=config.updates, initial=run.step, desc='clip') as bar:
         while run.step < config.updates:
-            run.update(); bar.update()
+            run.update()
+            bar.update()
             if run.step % 20 == 0: bar.set_postfix(loss=f'{np.mean(run.losses[-20:]):.3f}')
-            if time.time() - saved > save_every or run.step == config.updates: run.save(path); saved = time.time()
+            if time.time() - saved > save_every or run.step == config.updates:
+                run.save(path)
+                saved = time.time()
     about = dict(config=small_clip(config), tokens=list(vocabulary()), losses=run.losses, seed=seed)
-    return TextImage(run.model, run.tokenizer, config.size, MEAN, STD, f'our small CLIP, seed {seed}', about)
+    return TextImage(run.model, run.tokenizer, config.size, MEAN, STD,
+                     f'our small CLIP, seed {seed}', about)
 
 # %% ../nbs/03a_clip.ipynb #1805b4e2
 def fit_text_image(size:int=64, # pixels a side that it takes; a multiple of 32
@@ -767,17 +872,21 @@ def fit_text_image(size:int=64, # pixels a side that it takes; a multiple of 32
                   ) -> tuple[TextImage, Path]: # the frozen model, and the artefact's folder
     "Our small CLIP, trained on captioned drawings where it does not stand yet. [Radford 2021]"
     try: config = ClipConfig(size=size, updates=updates, **settings)
-    except TypeError as e: raise ValueError(f'{e}; the settings are {", ".join(asdict(ClipConfig()))}') from None
+    except TypeError as e:
+        raise ValueError(f'{e}; the settings are {", ".join(asdict(ClipConfig()))}') from None
     def make(folder):
-        train_text_image(folder, config, seed, device).save(folder/'model.pt'); (folder/'training.pt').unlink()
-    path = artefact('clip', make, asdict(config) | dict(seed=seed, device=default_device(device).type))
+        train_text_image(folder, config, seed, device).save(folder/'model.pt')
+        (folder/'training.pt').unlink()
+    path = artefact('clip', make,
+                    asdict(config) | dict(seed=seed, device=default_device(device).type))
     return TextImage.load(path/'model.pt', device), path
 
 # %% ../nbs/03a_clip.ipynb #e0219c5d
-def retrieval_table(model:TextImage, # the guide
-                    n:int=1000, # pictures of each sort of pair
-                    seed=0, # of the pictures
-                   ) -> pd.DataFrame: # a row for each sort of pair and wording; shares, with 95% intervals
+def retrieval_table(
+    model:TextImage, # the guide
+    n:int=1000, # pictures of each sort of pair
+    seed=0, # of the pictures
+   ) -> pd.DataFrame: # a row for each sort of pair and wording; shares, with 95% intervals
     "How often a picture's own sentence fits best among those of all colours and shapes. [Radford 2021, sec. 3.1]"
     rows, k = [], len(SHAPES)
     for pairs in ('seen', 'held out'):
@@ -788,7 +897,8 @@ def retrieval_table(model:TextImage, # the guide
             found = cosines(model, images, all_pairs(wording)).argmax(1)
             right = (found == truth).sum().item()
             low, high = map(float, wilson_interval(right, len(found)))
-            rows.append({'pairs': pairs, 'wording': wording, 'heard': wording not in HELD_OUT_CAPTIONS, 'n': len(found),
+            rows.append({'pairs': pairs, 'wording': wording,
+                         'heard': wording not in HELD_OUT_CAPTIONS, 'n': len(found),
                          'right': right/len(found), 'low': low, 'high': high,
                          'colour right': (found//k == truth//k).float().mean().item(),
                          'shape right': (found % k == truth % k).float().mean().item()})
@@ -811,9 +921,12 @@ def separation(high:Tensor, # (n,) scores of those that should be higher
     return above.mean(), max(0., above.mean() - wide), min(1., above.mean() + wide)
 
 # %% ../nbs/03a_clip.ipynb #6ba4f27a
-OBJECTIVE = 'A regular square or triangle.', 'Splatters of colors.' # positive, negative [Chang 2024, sec. 3]
-VARIANTS = {'detailed': [('A red shape.', 'A blue shape.'), ('A square or diamond with 4 edges.', 'A triangle with 3 edges.')],
-            'terse': [('red', 'blue'), ('A square', 'A triangle')]} # of the measures [Chang 2024, app. B.2]
+# positive, negative [Chang 2024, sec. 3]
+OBJECTIVE = 'A regular square or triangle.', 'Splatters of colors.'
+VARIANTS = {'detailed': [('A red shape.', 'A blue shape.'),
+                         ('A square or diamond with 4 edges.', 'A triangle with 3 edges.')],
+            'terse': [('red', 'blue'),
+                      ('A square', 'A triangle')]} # of the measures [Chang 2024, app. B.2]
 WHOLE = 'foreign', 'purple' # what the judge refuses although nothing is broken
 
 def guide_table(model:TextImage, # the guide
@@ -823,15 +936,18 @@ def guide_table(model:TextImage, # the guide
                ) -> pd.DataFrame: # a row for each question: AUC and its 95% interval, on sharp and on soft clean shapes
     "Whether a guide orders what it must order: red above blue, square above triangle, clean above broken. [Chang 2024, eq. 2]"
     sharp, label, blue = sample_shapes(n, .5, size=size, seed=seed)
-    broken = {d: prompt_difference(model, damaged_shapes(d, n, size=size, seed=seed), OBJECTIVE) for d in DAMAGES}
-    groups = {'all that is broken': torch.cat([f for d, f in broken.items() if d not in WHOLE]), **broken}
+    broken = {d: prompt_difference(model, damaged_shapes(d, n, size=size, seed=seed), OBJECTIVE)
+              for d in DAMAGES}
+    groups = {'all that is broken': torch.cat([f for d, f in broken.items() if d not in WHOLE]),
+              **broken}
     rows = []
     for look, images in (('sharp', sharp), ('soft', soften(sharp, torch.full((n,), size/64)))):
         for pair, upper in zip(sum(VARIANTS.values(), []), (blue == 0, label == 1)*2):
             m = prompt_difference(model, images, pair)
             rows.append((f'{pair[0]} | {pair[1]}', look, n, *separation(m[upper], m[~upper])))
         f = prompt_difference(model, images, OBJECTIVE)
-        rows += [(f'clean | {name}', look, n + len(g), *separation(f, g)) for name, g in groups.items()]
+        rows += [(f'clean | {name}', look, n + len(g), *separation(f, g))
+                 for name, g in groups.items()]
     return pd.DataFrame(rows, columns=['higher | lower', 'look', 'n', 'AUC', 'low', 'high'])
 
 # %% ../nbs/03a_clip.ipynb #8a62f902
@@ -840,9 +956,11 @@ def walk(which:str, # 'colour', from red to blue, or 'shape', from square to tri
          steps:int=20, # from one end to the other
          size:int=64, # pixels a side
          seed=0, # of the shapes
-        ) -> tuple[Tensor, Tensor]: # places from 0 to 1, (steps+1,); images (n, steps+1, 3, size, size)
+        ) -> tuple[Tensor,
+                   Tensor]: # places from 0 to 1, (steps+1,); images (n, steps+1, 3, size, size)
     "Shapes of the paper's domain on their way from one colour to the other, or from one shape to the other."
-    if which not in ('colour', 'shape'): raise ValueError(f"unknown walk {which!r}: choose 'colour' or 'shape'")
+    if which not in ('colour', 'shape'):
+        raise ValueError(f"unknown walk {which!r}: choose 'colour' or 'shape'")
     r = lambda key: torch.rand(n, generator=generator(seed, 'walk', key))
     t, inks = torch.linspace(0, 1, steps + 1), torch.tensor([*COLOURS.values()])/255.
     rotation, zoom, side = 2*math.pi*r('rotation'), .5 + 1.5*r('zoom'), torch.arange(n) % 2
@@ -858,7 +976,8 @@ def walk(which:str, # 'colour', from red to blue, or 'shape', from square to tri
 def smoothness(measures:Tensor, # (n, steps+1), from high to low
               ) -> pd.DataFrame: # a row a walk: 'rank correlation', 'largest step', 'roughness'
     "How smoothly a measure falls along each walk: 1, 1/steps and 0 for a straight line. [Chang 2024, app. B.2]"
-    m = measures.double(); way = (m[:, 0] - m[:, -1]).abs()
+    m = measures.double()
+    way = (m[:, 0] - m[:, -1]).abs()
     ranks, place = m.argsort(1).argsort(1).double(), torch.arange(m.shape[1] - 1, -1, -1).double()
     centred = ranks - ranks.mean(1, keepdim=True), place - place.mean()
     rho = (centred[0]*centred[1]).sum(1)/(centred[1]**2).sum()

@@ -11,10 +11,11 @@ __all__ = ['FULL', 'REMEMBERED', 'SETTLED', 'LARGE', 'BUSY', 'COUNTED', 'INSTALL
            'network_content', 'class_code', 'content_of', 'spelled', 'digest_of_code', 'is_ours', 'counts',
            'function_in', 'constant_content', 'constant_part', 'function_parts', 'full_cell', 'class_parts', 'opened',
            'attribute_names', 'code_parts', 'code_of', 'processor', 'versions', 'name_of', 'artefact', 'waiting_lock',
-           'make_artefact', 'declared_parameters', 'one_of', 'number', 'name_list', 'check_parameters', 'named_place',
-           'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record', 'git', 'code_cells',
-           'executed_cells', 'sets_only', 'as_committed', 'is_dirty', 'provenance', 'peak_memory', 'Run',
-           'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg']
+           'make_artefact', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
+           'of_type', 'Config', 'named_place', 'said_parameters', 'run_name', 'recorded_defaults', 'defaults_on_record',
+           'git', 'code_cells', 'executed_cells', 'sets_only', 'as_committed', 'is_dirty', 'provenance', 'peak_memory',
+           'Run', 'notebook_code', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg',
+           'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil, sqlite3, subprocess
@@ -24,6 +25,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache, partial
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator
@@ -33,6 +35,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -40,11 +43,15 @@ from tqdm import tqdm
 def default_device(name:str='auto', # 'auto', or a device by name: 'cuda', 'cuda:1', 'mps', 'cpu'
                   ) -> torch.device: # the device to compute on
     "The device named, or the best that this machine has; raises ValueError where the named one is missing."
-    have = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
+    have = {'cuda': torch.cuda.is_available(),
+            'mps': torch.backends.mps.is_available(), 'cpu': True}
     if name == 'auto': return torch.device(next(k for k, ok in have.items() if ok))
     kind = str(name).split(':')[0]
-    if kind not in have: raise ValueError(f"unknown device {name!r}: choose 'auto', 'cuda', 'mps' or 'cpu'")
-    if not have[kind]: raise ValueError(f"device {name!r} was asked for, but this machine has none; use 'auto' or 'cpu'")
+    if kind not in have:
+        raise ValueError(f"unknown device {name!r}: choose 'auto', 'cuda', 'mps' or 'cpu'")
+    if not have[kind]:
+        raise ValueError(f"device {name!r} was asked for, but this machine has none; "
+                         "use 'auto' or 'cpu'")
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #3041de65
@@ -53,10 +60,13 @@ def in_test() -> bool: # True under nbdev_test
     return bool(os.environ.get('IN_TEST'))
 
 # %% ../nbs/00_core.ipynb #cc48cd08
-def hash_of(*objects:Any, # JSON-able objects, and whatever `content_of` knows: arrays, tensors, networks, files
-           ) -> str: # 12 hexadecimal digits
+def hash_of(
+    # JSON-able objects, and whatever `content_of` knows: arrays, tensors, networks, files
+    *objects:Any,
+   ) -> str: # 12 hexadecimal digits
     "A short, stable name for what the objects say, the same on every machine and in every process."
-    text = json.dumps(spell_keys(objects), sort_keys=True, default=lambda o: spell_keys(content_of(o)))
+    text = json.dumps(spell_keys(objects), sort_keys=True,
+                      default=lambda o: spell_keys(content_of(o)))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 def spell_keys(o:Any) -> Any: # the same, but a dict whose keys are not all strings becomes a list
@@ -64,7 +74,8 @@ def spell_keys(o:Any) -> Any: # the same, but a dict whose keys are not all stri
     if isinstance(o, (list, tuple)): return [spell_keys(x) for x in o]
     if not isinstance(o, dict): return o
     if all(isinstance(k, str) for k in o): return {k: spell_keys(v) for k, v in o.items()}
-    return ['dict', sorted(([repr(k), spell_keys(v)] for k, v in o.items()), key=lambda pair: pair[0])]
+    return ['dict',
+            sorted(([repr(k), spell_keys(v)] for k, v in o.items()), key=lambda pair: pair[0])]
 
 # %% ../nbs/00_core.ipynb #afdd7140
 def generator(*keys:Any, # what this stream of random numbers is for, e.g. (seed, 'gan', step)
@@ -77,7 +88,9 @@ def generator(*keys:Any, # what this stream of random numbers is for, e.g. (seed
 def seed_everything(seed:int, # any integer of at most 32 bits
                    ):
     "Seed Python, NumPy and torch, for the libraries that draw from global state."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #d4baf956
 def progress(iterable=None, # what to iterate over, or None and update by hand
@@ -86,7 +99,8 @@ def progress(iterable=None, # what to iterate over, or None and update by hand
              **kwargs, # passed to tqdm
             ) -> tqdm: # a bar; `.set_postfix(loss=...)` shows a number beside it
     "A progress bar that vanishes when its work is done; silent under nbdev_test."
-    options = dict(total=total, desc=desc, leave=False, mininterval=.5, ncols=100, nrows=24, disable=in_test())
+    options = dict(total=total, desc=desc, leave=False, mininterval=.5,
+                   ncols=100, nrows=24, disable=in_test())
     return tqdm(iterable, **(options | kwargs))
 
 # %% ../nbs/00_core.ipynb #48e4d7b0
@@ -112,20 +126,24 @@ def no_space(path:Path, # where the writing failed
             ) -> OSError: # to be raised
     "The one message for a full disk: what, where, how much, and what to do."
     folder = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
-    free, want = shutil.disk_usage(folder).free/1e6, '' if nbytes is None else f' {nbytes/1e6:,.0f} MB are needed and'
-    return OSError(errno.ENOSPC, f'no space left on the device for {path}:{want} {free:,.0f} MB are free. Make room, or '
-                   'set SYNTHNB_RUNS to a folder on a larger disk; what was already made is kept and will be resumed')
+    free, want = (shutil.disk_usage(folder).free/1e6,
+                  '' if nbytes is None else f' {nbytes/1e6:,.0f} MB are needed and')
+    return OSError(errno.ENOSPC, f'no space left on the device for {path}:{want} {free:,.0f} MB '
+                   'are free. Make room, or set SYNTHNB_RUNS to a folder on a larger disk; what '
+                   'was already made is kept and will be resumed')
 
 # %% ../nbs/00_core.ipynb #9c5781b7
 @contextmanager
 def atomic_path(path:Path): # where the finished file belongs
     "A temporary path to write to, renamed to `path` if the block succeeds and removed if it does not."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as e: raise (no_space(path) if e.errno in FULL and 'SYNTHNB_RUNS' not in str(e) else e)
+    except OSError as e:
+        raise (no_space(path) if e.errno in FULL and 'SYNTHNB_RUNS' not in str(e) else e)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #74cbd5fd
@@ -140,7 +158,8 @@ def save_json(path:Path, # where it goes
         if isinstance(o, np.generic): return plain(o.item())
         if isinstance(o, float) and not np.isfinite(o): return None
         return str(o) if isinstance(o, Path) else o
-    with atomic_path(path) as p: p.write_text(json.dumps(plain(obj), indent=1, ensure_ascii=False) + '\n')
+    with atomic_path(path) as p:
+        p.write_text(json.dumps(plain(obj), indent=1, ensure_ascii=False) + '\n')
 
 # %% ../nbs/00_core.ipynb #a20fec27
 def load_json(path:Path, # written by `save_json`, or by anybody
@@ -149,12 +168,14 @@ def load_json(path:Path, # written by `save_json`, or by anybody
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
     try: return json.loads(path.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f'{path} is not valid JSON ({e}); delete it to make it anew') from e
+    except json.JSONDecodeError as e:
+        raise ValueError(f'{path} is not valid JSON ({e}); delete it to make it anew') from e
 
 # %% ../nbs/00_core.ipynb #f24e9ad0
 def save_checkpoint(path:Path, state:dict): # tensors, numbers, strings, and lists and dicts of them
     "Write a checkpoint atomically; a full disk is an OSError, where torch.save by itself raises a RuntimeError."
-    buffer = io.BytesIO(); torch.save(state, buffer)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with atomic_path(path) as p: p.write_bytes(buffer.getbuffer())
 
 # %% ../nbs/00_core.ipynb #858867a3
@@ -166,8 +187,8 @@ def load_checkpoint(path:Path, # written by `save_checkpoint`, or by anybody's t
     if not path.exists(): raise FileNotFoundError(f'no checkpoint at {path}; check the path')
     try: return torch.load(path, map_location=device, weights_only=True)
     except Exception as e:
-        raise ValueError(f'{path} cannot be read as a checkpoint of tensors ({type(e).__name__}: {str(e)[:120]}); '
-                         'it may be torn, or of another format') from e
+        raise ValueError(f'{path} cannot be read as a checkpoint of tensors ({type(e).__name__}: '
+                         f'{str(e)[:120]}); it may be torn, or of another format') from e
 
 # %% ../nbs/00_core.ipynb #48e5115e
 def save_model(path:Path, # where it goes
@@ -177,7 +198,8 @@ def save_model(path:Path, # where it goes
     "Write a network's weights and what rebuilds it as one safetensors file, atomically."
     from safetensors.torch import save
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata={kind: json.dumps(about)}))
+    with atomic_path(Path(path)) as p:
+        p.write_bytes(save(state, metadata={kind: json.dumps(about)}))
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #f14236f2
@@ -200,8 +222,10 @@ def reserve(path:Path, # created where it is missing
             nbytes:int, # the file's final size
            ):
     "Claim disk space for a file before it is written, so that a full disk is an OSError now and not a dead process later."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    held = path.stat().st_blocks*512 if path.exists() else 0 # where there is no fallocate, at least look
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # where there is no fallocate, at least look
+    held = path.stat().st_blocks*512 if path.exists() else 0
     if nbytes - held > shutil.disk_usage(path.parent).free: raise no_space(path, nbytes)
     try:
         with open(path, 'r+b' if path.exists() else 'w+b') as f:
@@ -212,7 +236,8 @@ def reserve(path:Path, # created where it is missing
         raise
 
 # %% ../nbs/00_core.ipynb #6ff471cc
-def stamp_of(path:Path) -> tuple|None: # the absolute path, bytes, two times of change, inode; None where there is no file
+def stamp_of(path:Path
+            ) -> tuple|None: # the absolute path, bytes, two times of change, inode; None where there is no file
     "What tells whether a file may have changed since it was read."
     try: s = os.stat(path)
     except OSError: return None
@@ -231,9 +256,11 @@ SETTLED = 2e9 # nanoseconds without a change after which a file is remembered
 
 def memory_of_digests() -> sqlite3.Connection: # closed by the caller
     "The data base of digests, made where it is missing."
-    place = runs_dir()/'artefacts'; place.mkdir(exist_ok=True)
+    place = runs_dir()/'artefacts'
+    place.mkdir(exist_ok=True)
     db = sqlite3.connect(place/'digests.sqlite', timeout=10)
-    db.execute('create table if not exists digests (path text primary key, stamp text, digest text)')
+    db.execute('create table if not exists digests (path text primary key, stamp '
+               'text, digest text)')
     return db
 
 def recall(stamps:list): # fills REMEMBERED
@@ -241,7 +268,8 @@ def recall(stamps:list): # fills REMEMBERED
     try:
         with closing(memory_of_digests()) as db:
             for s in stamps:
-                row = db.execute('select stamp, digest from digests where path = ?', s[:1]).fetchone()
+                row = db.execute('select stamp, digest from digests where path = ?',
+                                 s[:1]).fetchone()
                 if row and row[0] == repr(s[1:]): REMEMBERED[s] = row[1]
     except (sqlite3.Error, OSError): pass
 
@@ -250,7 +278,8 @@ def remember(found:dict): # stamp -> digest
     REMEMBERED.update(found)
     try:
         with closing(memory_of_digests()) as db, db:
-            db.executemany('insert or replace into digests values (?, ?, ?)', [(s[0], repr(s[1:]), d) for s, d in found.items()])
+            db.executemany('insert or replace into digests values (?, ?, ?)',
+                           [(s[0], repr(s[1:]), d) for s, d in found.items()])
     except (sqlite3.Error, OSError): pass
 
 # %% ../nbs/00_core.ipynb #ec8594c4
@@ -264,8 +293,11 @@ def file_digests(paths, # of files, in any number
     large = sum(s[1] for s in missing()) > LARGE
     if large: recall(missing())
     todo, now, fresh = missing(), time.time_ns(), {}
-    with ThreadPoolExecutor(8) as pool, progress(total=len(todo), desc='reading files', delay=2) as bar:
-        for s, digest in zip(todo, pool.map(lambda s: digest_of_bytes(s[0]), todo)): fresh[s] = digest; bar.update()
+    with ThreadPoolExecutor(8) as pool, progress(total=len(todo),
+                                                 desc='reading files', delay=2) as bar:
+        for s, digest in zip(todo, pool.map(lambda s: digest_of_bytes(s[0]), todo)):
+            fresh[s] = digest
+            bar.update()
     settled = {s: d for s, d in fresh.items() if now - max(s[2:4]) > SETTLED}
     if large and settled: remember(settled)
     else: REMEMBERED.update(settled)
@@ -291,8 +323,10 @@ def path_digest(path:Path) -> str: # 32 hexadecimal digits
     "The content of a file, or of all files below a folder; where there is neither, FileNotFoundError."
     path = Path(path)
     if path.is_file(): return file_digests([path])[0]
-    if not path.is_dir(): raise FileNotFoundError(f'{path} does not exist: a name is made of its content')
-    names = sorted(Path(p).relative_to(path) for p in files_below(path) if Path(p).name != 'artefact.json')
+    if not path.is_dir():
+        raise FileNotFoundError(f'{path} does not exist: a name is made of its content')
+    names = sorted(Path(p).relative_to(path) for p in files_below(path)
+                   if Path(p).name != 'artefact.json')
     found = zip(map(str, map(Path.as_posix, names)), file_digests([path/n for n in names]))
     return hashlib.blake2b(json.dumps(list(found)).encode(), digest_size=16).hexdigest()
 
@@ -300,9 +334,11 @@ def path_digest(path:Path) -> str: # 32 hexadecimal digits
 def numbers_digest(x, # an array or a tensor
                   ) -> list: # type, shape, 32 hexadecimal digits
     "All numbers of an array."
-    if isinstance(x, torch.Tensor): kind, x = str(x.dtype), x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if isinstance(x, torch.Tensor):
+        kind, x = str(x.dtype), x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     else: kind, x = x.dtype.str, np.ascontiguousarray(x)
-    if x.dtype.hasobject: raise TypeError('hash_of cannot name an array of objects; convert it to numbers or strings')
+    if x.dtype.hasobject:
+        raise TypeError('hash_of cannot name an array of objects; convert it to numbers or strings')
     return [kind, hashlib.blake2b(x.reshape(-1).view(np.uint8), digest_size=16).hexdigest()]
 
 # %% ../nbs/00_core.ipynb #09437569
@@ -315,16 +351,19 @@ def network_content(net:torch.nn.Module) -> list: # its layers with their settin
     def named(v):
         if isinstance(v, (FunctionType, MethodType)): return code_of(v)
         try: return hash_of(v)
-        except (TypeError, ValueError): return type(v).__name__ # cannot be told from another of its kind
+        except (TypeError, ValueError):
+            return type(v).__name__ # cannot be told from another of its kind
     BUSY.add(id(net))
-    layers = [[name, type(m).__name__, class_code(type(m)), {k: named(v) for k, v in vars(m).items() if k not in usual}]
+    layers = [[name, type(m).__name__, class_code(type(m)),
+               {k: named(v) for k, v in vars(m).items() if k not in usual}]
               for name, m in net.named_modules()]
     BUSY.remove(id(net))
     return [layers, dict(net.named_parameters()), dict(net.named_buffers())]
 
 def class_code(c:type) -> str: # 12 hexadecimal digits; empty for this book's own classes, whose code is in the names already
     "A name for the code of somebody's own class."
-    return '' if c.__module__.startswith('synthnb.') or not counts(c) else code_of(c, *class_parts(c)[1].values())
+    return ('' if c.__module__.startswith('synthnb.') or not counts(c)
+            else code_of(c, *class_parts(c)[1].values()))
 
 # %% ../nbs/00_core.ipynb #ee84ba15
 def content_of(o:Any) -> Any: # JSON-able, for `hash_of`
@@ -333,18 +372,25 @@ def content_of(o:Any) -> Any: # JSON-able, for `hash_of`
     if isinstance(o, (set, frozenset)): return sorted(o)
     if isinstance(o, Path): return ['path', path_digest(o)]
     if np.ma.isMaskedArray(o): return ['masked', np.ma.getmaskarray(o), o.filled()]
-    if isinstance(o, (np.ndarray, torch.Tensor)): return ['array', list(o.shape), *numbers_digest(o)]
+    if isinstance(o, (np.ndarray, torch.Tensor)):
+        return ['array', list(o.shape), *numbers_digest(o)]
     if isinstance(o, (torch.dtype, torch.device)): return str(o)
     if isinstance(o, pd.Series): return ['column', str(o.dtype), o.index.tolist(), o.tolist()]
-    if isinstance(o, pd.DataFrame): return ['table', [*map(str, o)], [o.iloc[:, j] for j in range(o.shape[1])]]
+    if isinstance(o, pd.DataFrame):
+        return ['table', [*map(str, o)], [o.iloc[:, j] for j in range(o.shape[1])]]
     if getattr(type(o), 'fingerprint', None): return [type(o).__name__, o.fingerprint]
     if isinstance(o, torch.nn.Module): return [type(o).__name__, network_content(o)]
-    if is_dataclass(o) and not isinstance(o, type): return [type(o).__name__, {f.name: getattr(o, f.name) for f in fields(o)}]
-    if isinstance(o, FunctionType): return ['function', code_of(o), [c.cell_contents for c in o.__closure__ or ()]]
-    if callable(o) and hasattr(o, '__qualname__') and not counts(o): return ['function', f'{o.__module__}.{o.__qualname__}']
-    if counts(type(o)) and hasattr(o, '__dict__'): return [type(o).__name__, class_code(type(o)), vars(o)]
-    raise TypeError(f'hash_of cannot name a {type(o).__name__}: give it numbers, strings, lists, dicts, arrays, networks, Paths, '
-                    'or an object with a property `fingerprint` that names its content')
+    if is_dataclass(o) and not isinstance(o, type):
+        return [type(o).__name__, {f.name: getattr(o, f.name) for f in fields(o)}]
+    if isinstance(o, FunctionType):
+        return ['function', code_of(o), [c.cell_contents for c in o.__closure__ or ()]]
+    if callable(o) and hasattr(o, '__qualname__') and not counts(o):
+        return ['function', f'{o.__module__}.{o.__qualname__}']
+    if counts(type(o)) and hasattr(o, '__dict__'):
+        return [type(o).__name__, class_code(type(o)), vars(o)]
+    raise TypeError(f'hash_of cannot name a {type(o).__name__}: give it numbers, strings, lists, '
+                    'dicts, arrays, networks, Paths, or an object with a property `fingerprint` '
+                    'that names its content')
 
 # %% ../nbs/00_core.ipynb #ef4c9acb
 def spelled(code:CodeType) -> list: # JSON-able
@@ -353,22 +399,29 @@ def spelled(code:CodeType) -> list: # JSON-able
         if isinstance(v, CodeType): return spelled(v)
         if isinstance(v, frozenset): return sorted(map(repr, v))
         return [say(x) for x in v] if isinstance(v, tuple) else repr(v)
-    takes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0x0C # and *args, **kwargs
-    return [takes, code.co_varnames[:sum(takes[::2]) + 2], [[i.opname, say(i.argval)] for i in dis.get_instructions(code)],
+    # and *args, **kwargs
+    takes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0x0C
+    return [takes, code.co_varnames[:sum(takes[::2]) + 2],
+            [[i.opname, say(i.argval)] for i in dis.get_instructions(code)],
             getattr(code, 'co_exceptiontable', b'').hex()]
 
 @lru_cache(maxsize=None)
-def digest_of_code(code:CodeType) -> tuple[str, tuple]: # 12 hexadecimal digits; the global names that it uses
+def digest_of_code(code:CodeType
+                  ) -> tuple[str, tuple]: # 12 hexadecimal digits; the global names that it uses
     "One function's own code."
     names, todo = set(), [code]
     while todo:
-        c = todo.pop(); todo += [x for x in c.co_consts if isinstance(x, CodeType)]
-        names |= {i.argval for i in dis.get_instructions(c) if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')}
-    return hashlib.blake2b(json.dumps(spelled(code)).encode(), digest_size=6).hexdigest(), tuple(sorted(names))
+        c = todo.pop()
+        todo += [x for x in c.co_consts if isinstance(x, CodeType)]
+        names |= {i.argval for i in dis.get_instructions(c)
+                  if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')}
+    return hashlib.blake2b(json.dumps(spelled(code)).encode(),
+                           digest_size=6).hexdigest(), tuple(sorted(names))
 
 # %% ../nbs/00_core.ipynb #0fc6de3d
 COUNTED = {'generator', 'hash_of'} # of this chapter
-INSTALLED = tuple({str(Path(sysconfig.get_paths()[k]).resolve()) for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')})
+INSTALLED = tuple({str(Path(sysconfig.get_paths()[k]).resolve())
+                   for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')})
 
 @lru_cache(maxsize=None)
 def is_ours(module:str) -> bool: # e.g. 'synthnb.gan', '__main__', 'torch.nn'
@@ -379,26 +432,31 @@ def is_ours(module:str) -> bool: # e.g. 'synthnb.gan', '__main__', 'torch.nn'
 
 def counts(o:Any) -> bool: # a function or a class
     "Whether a function or class is part of a name."
-    if isinstance(o, FunctionType): module = o.__globals__.get('__name__', '') # a decorator may have changed __module__
+    if isinstance(o, FunctionType):
+        module = o.__globals__.get('__name__', '') # a decorator may have changed __module__
     else: module = getattr(o, '__module__', None) or ''
     if module == 'synthnb.core': return o.__name__ in COUNTED
     return is_ours(module)
 
 # %% ../nbs/00_core.ipynb #8574995a
-def function_in(o:Any) -> FunctionType|None: # what is behind properties, class methods and decorators
+def function_in(o:Any
+               ) -> FunctionType|None: # what is behind properties, class methods and decorators
     "The plain function behind an attribute of a class, or behind a decorator."
     if isinstance(o, property): o = o.fget
     if isinstance(o, (classmethod, staticmethod, MethodType)): o = o.__func__
     if isinstance(o, (partial, cached_property)): o = o.func
     if type(o).__name__ == '_clsmethod': o = o.f # fastcore's
-    if not isinstance(o, (type, FunctionType)) and callable(o): o = getattr(o, '__wrapped__', o) # e.g. of lru_cache
+    if not isinstance(o, (type, FunctionType)) and callable(o):
+        o = getattr(o, '__wrapped__', o) # e.g. of lru_cache
     return o if isinstance(o, FunctionType) else None
 
 # %% ../nbs/00_core.ipynb #2d8107c5
-def constant_content(o:Any, inside:bool=False) -> Any: # JSON-able; raises TypeError for what is no constant
+def constant_content(o:Any, inside:bool=False
+                    ) -> Any: # JSON-able; raises TypeError for what is no constant
     "A constant that code refers to, spelled out; what is inside of one and has no words counts by its kind."
     again = lambda x: constant_content(x, True)
-    if o is None or isinstance(o, (bool, int, float, str, bytes, np.generic, re.Pattern, Path)): return repr(o)
+    if o is None or isinstance(o, (bool, int, float, str, bytes, np.generic, re.Pattern, Path)):
+        return repr(o)
     if isinstance(o, (list, tuple)): return [again(x) for x in o]
     if isinstance(o, (set, frozenset)): return sorted((again(x) for x in o), key=json.dumps)
     if isinstance(o, dict): return [[again(k), again(v)] for k, v in o.items()]
@@ -416,14 +474,18 @@ def constant_part(name:str, o:Any) -> set: # of one pair (name, digest), or of n
     except TypeError: return set()
 
 # %% ../nbs/00_core.ipynb #e32c3c70
-def function_parts(f:FunctionType) -> tuple[set, list]: # pairs (name, digest); what else it leads to
+def function_parts(f:FunctionType
+                  ) -> tuple[set, list]: # pairs (name, digest); what else it leads to
     "A function's own code and constants, and what it refers to."
     digest, names = digest_of_code(f.__code__)
-    parts, onwards = {(f.__qualname__, digest)}, [c.cell_contents for c in f.__closure__ or () if full_cell(c)]
+    parts, onwards = {(f.__qualname__, digest)}, [c.cell_contents
+                                                  for c in f.__closure__ or () if full_cell(c)]
     constants = {n: f.__globals__[n] for n in names if n in f.__globals__}
     given = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
-    for name, v in [*constants.items(), *((f'{f.__qualname__} {i}', v) for i, v in enumerate(given))]:
-        parts |= constant_part(name, v); onwards.append(v)
+    for name, v in [*constants.items(),
+                    *((f'{f.__qualname__} {i}', v) for i, v in enumerate(given))]:
+        parts |= constant_part(name, v)
+        onwards.append(v)
     for m in [m for m in constants.values() if isinstance(m, ModuleType) and is_ours(m.__name__)]:
         onwards += [getattr(m, n) for n in sorted(attribute_names(f.__code__)) if hasattr(m, n)]
     for hint in f.__annotations__.values(): onwards += [hint, *getattr(hint, '__args__', ())]
@@ -431,19 +493,27 @@ def function_parts(f:FunctionType) -> tuple[set, list]: # pairs (name, digest); 
 
 def full_cell(cell) -> bool: # of a closure
     "Whether a variable of an enclosing function has its value already."
-    try: cell.cell_contents; return True
+    try:
+        cell.cell_contents
+        return True
     except ValueError: return False
 
 # %% ../nbs/00_core.ipynb #6cd17401
-def class_parts(c:type) -> tuple[set, dict, list]: # pairs (name, digest) of its constants; its methods; what else it leads to
+def class_parts(c:type) -> tuple[
+    set, dict, list]: # pairs (name, digest) of its constants; its methods; what else it leads to
     "A class's own constants and methods, those that its chapter adds later included."
     parts, methods, onwards = set(), {}, [*c.__bases__]
+    skipped = {'__repr__', '__str__', *getattr(c, 'uncounted', ())} # what is only shown, or asked
     for name, v in vars(c).items():
-        if name.startswith('_orig_') or name in ('__repr__', '__str__'): continue # fastcore's memory; what is only shown
-        for k, f in enumerate(map(function_in, (v.fget, v.fset, v.fdel) if isinstance(v, property) else (v,))):
-            mine = f and inspect.unwrap(f).__module__ == c.__module__ and f.__code__.co_filename != '<string>'
+        if name.startswith('_orig_') or name in skipped: continue # the former: fastcore's memory
+        for k, f in enumerate(map(function_in,
+                                  (v.fget, v.fset, v.fdel) if isinstance(v, property) else (v,))):
+            mine = (f and inspect.unwrap(f).__module__ == c.__module__
+                    and f.__code__.co_filename != '<string>')
             if mine: methods[f'{name} {k}' if k else name] = f
-        if not function_in(v) and not name.startswith('__'): parts |= constant_part(f'{c.__name__}.{name}', v); onwards.append(v)
+        if not function_in(v) and not name.startswith('__'):
+            parts |= constant_part(f'{c.__name__}.{name}', v)
+            onwards.append(v)
     for f in getattr(c, '__dataclass_fields__', {}).values(): onwards.append(f.default_factory)
     return parts, methods, onwards
 
@@ -458,7 +528,8 @@ def opened(o:Any) -> list: # other objects
 @lru_cache(maxsize=None)
 def attribute_names(code:CodeType) -> frozenset: # of str
     "All names that a function uses, attributes among them."
-    return frozenset(code.co_names).union(*(attribute_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+    return frozenset(code.co_names).union(*(attribute_names(c)
+                                            for c in code.co_consts if isinstance(c, CodeType)))
 
 # %% ../nbs/00_core.ipynb #7924c788
 def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
@@ -471,11 +542,15 @@ def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
         if hasattr(o, '__wrapped__'): todo.append(o.__wrapped__)
         o = function_in(o) or o
         if id(o) not in seen and not isinstance(o, (str, int, float, type(None))):
-            seen[id(o)], more, onwards = o, set(), [] # kept, so that no other object gets its number
+            # kept, so that no other object gets its number
+            seen[id(o)], more, onwards = o, set(), []
             if not isinstance(o, (type, FunctionType)): onwards = opened(o)
             elif counts(o) and isinstance(o, type): more, waiting[o], onwards = class_parts(o)
-            elif counts(o): more, onwards = function_parts(o); words |= attribute_names(o.__code__)
-            parts |= more; todo += onwards
+            elif counts(o):
+                more, onwards = function_parts(o)
+                words |= attribute_names(o.__code__)
+            parts |= more
+            todo += onwards
         if not todo: # methods that something by now refers to
             used = lambda n: n.split()[0] in words or n.startswith('__')
             for methods in waiting.values(): todo += [methods.pop(n) for n in [*methods] if used(n)]
@@ -486,7 +561,8 @@ def code_of(*makers:Callable) -> str: # 12 hexadecimal digits
     return hash_of(sorted(code_parts(*makers)))
 
 # %% ../nbs/00_core.ipynb #91140d36
-PACKAGES = ('torch', 'torchvision', 'numpy', 'scipy', 'scikit-learn', 'pandas', 'ribs', 'torch-fidelity',
+PACKAGES = ('torch', 'torchvision', 'numpy', 'scipy', 'scikit-learn',
+            'pandas', 'ribs', 'torch-fidelity',
             'open_clip_torch', 'synthnb')
 
 @lru_cache
@@ -506,31 +582,41 @@ def versions() -> dict: # package -> version, of those that are installed
     return {p: v for p in PACKAGES if (v := version(p))}
 
 # %% ../nbs/00_core.ipynb #984c8698
-USED = {} # stage -> digests of the code behind everything of it that this process has made or reused
+# stage -> digests of the code behind everything of it that this process has made or reused
+USED = {}
 
-def name_of(stage:str, # which stage of the pipeline, e.g. 'gan'
-            make:Callable, # what makes it; the code that it reaches counts
-            params:Any, # everything that the result depends on, inputs as they are: see `content_of`
-           ) -> str: # 12 hexadecimal digits
+def name_of(
+    stage:str, # which stage of the pipeline, e.g. 'gan'
+    make:Callable, # what makes it; the code that it reaches counts
+    params:Any, # everything that the result depends on, inputs as they are: see `content_of`
+   ) -> str: # 12 hexadecimal digits
     "The one way in which anything dear is named: by the content of its inputs, its parameters and its code."
-    code = code_of(make); USED.setdefault(stage, set()).add(code)
+    code = code_of(make)
+    USED.setdefault(stage, set()).add(code)
     return hash_of(stage, params, code)
 
 # %% ../nbs/00_core.ipynb #ec972190
 def artefact(stage:str, # which stage of the pipeline, e.g. 'gan'; also the name of the folder
-             make:Callable[[Path], Any], # fills the folder it is given, resuming from what it finds there
+             make:Callable[[Path],
+                           Any], # fills the folder it is given, resuming from what it finds there
              params:dict, # everything that the result depends on, inputs as they are: see `name_of`
              quiet:bool=False, # say nothing about it
             ) -> Path: # the finished folder
     "The folder of an artefact: reused if it stands, otherwise made under a lock and put in place in one step."
     name = name_of(stage, make, params)
     final = runs_dir()/'artefacts'/stage/name
-    say = (lambda text: None) if quiet else (lambda text: print(f'{stage:<12} {name}  {text}', flush=True))
-    if (final/'artefact.json').exists(): say('reused'); return final
+    say = ((lambda text: None) if quiet
+           else (lambda text: print(f'{stage:<12} {name}  {text}', flush=True)))
+    if (final/'artefact.json').exists():
+        say('reused')
+        return final
     with waiting_lock(final.with_suffix('.lock'), say):
-        if (final/'artefact.json').exists(): say('reused, made by another run meanwhile'); return final
+        if (final/'artefact.json').exists():
+            say('reused, made by another run meanwhile')
+            return final
         about = json.loads(json.dumps(params, default=content_of))
-        seconds = make_artefact(final, make, dict(stage=stage, params=about, code=sorted(code_parts(make))))
+        seconds = make_artefact(final, make,
+                                dict(stage=stage, params=about, code=sorted(code_parts(make))))
     say(f'made in {seconds:.1f} s')
     return final
 
@@ -540,11 +626,13 @@ def waiting_lock(path:Path, # the lock's file
                  say:Callable[[str], Any]=print, # told once if we have to wait
                 ):
     "Hold a lock between processes, saying so if another one has it."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try: lock.acquire(timeout=.5)
     except Timeout:
-        say('another run is making it: waiting'); lock.acquire()
+        say('another run is making it: waiting')
+        lock.acquire()
     try: yield
     finally: lock.release()
 
@@ -554,7 +642,8 @@ def make_artefact(final:Path, # where the finished folder belongs
                   what:dict, # written to artefact.json
                  ) -> float: # seconds that the attempt which finished took
     "Make an artefact in its work folder and rename it into place."
-    work = final.with_suffix('.part'); work.mkdir(parents=True, exist_ok=True)
+    work = final.with_suffix('.part')
+    work.mkdir(parents=True, exist_ok=True)
     for torn in work.rglob('.*.tmp'): torn.unlink()
     start = time.time()
     try:
@@ -572,10 +661,14 @@ def make_artefact(final:Path, # where the finished folder belongs
 def declared_parameters(notebook:Path, # an experiment's .ipynb
                        ) -> dict: # name -> default
     "The parameters that a notebook declares: the literals of its one cell tagged `parameters`."
-    cells = [c for c in load_json(notebook)['cells'] if 'parameters' in c.get('metadata', {}).get('tags', [])]
-    if len(cells) != 1: raise ValueError(f'{notebook} has {len(cells)} cells tagged parameters; exactly one is needed')
+    cells = [c for c in load_json(notebook)['cells']
+             if 'parameters' in c.get('metadata', {}).get('tags', [])]
+    if len(cells) != 1:
+        raise ValueError(f'{notebook} has {len(cells)} cells tagged parameters; '
+                         'exactly one is needed')
     tree = ast.parse(''.join(cells[0]['source']))
-    return {a.targets[0].id: ast.literal_eval(a.value) for a in tree.body if isinstance(a, ast.Assign)}
+    return {a.targets[0].id: ast.literal_eval(a.value) for a in tree.body
+            if isinstance(a, ast.Assign)}
 
 # %% ../nbs/00_core.ipynb #a92056b0
 def one_of(*choices): # the values that are allowed
@@ -586,14 +679,26 @@ def one_of(*choices): # the values that are allowed
     return rule
 
 # %% ../nbs/00_core.ipynb #09568bcc
-def number(low:float=-np.inf, high:float=np.inf, kind:type=float): # bounds, both allowed; int or float
-    "A rule for `check_parameters`: the value is a number between two bounds."
+def number(low:float=-np.inf, high:float=np.inf, # bounds, both allowed
+           kind:type=float, # int or float
+           *, above:float=-np.inf, below:float=np.inf, # bounds that are not allowed themselves
+          ) -> Callable:
+    "A rule: the value is a finite number between bounds."
+    bounds = dict(zip(('at least', 'at most', 'above', 'below'), (low, high, above, below)))
+    limits = ' and '.join(f'{k} {v:g}' for k, v in bounds.items() if np.isfinite(v))
+    wanted = ('an integer ' if kind is int else 'a finite number ') + limits
     def rule(value):
-        wanted = f"{'an integer' if kind is int else 'a number'} from {low:g} to {high:g}"
-        if isinstance(value, (bool, str)) or not isinstance(value, (int, float)): raise ValueError(f'expected {wanted}')
-        if kind(value) != value or not low <= value <= high: raise ValueError(f'expected {wanted}')
+        good = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+        good = good and np.isfinite(value) and kind(value) == value
+        if not (good and low <= value <= high and above < value < below):
+            raise ValueError(f'expected {wanted.strip()}')
         return kind(value)
     return rule
+
+# %% ../nbs/00_core.ipynb #aa1fcd8f
+def optional(rule:Callable) -> Callable: # of a value that may be None, too
+    "A rule: None, or what another rule allows."
+    return lambda value: None if value is None else rule(value)
 
 # %% ../nbs/00_core.ipynb #5a4c4aa3
 def name_list(value) -> list: # 'a,b' or ['a', 'b'] or '' -> list of names
@@ -611,12 +716,59 @@ def check_parameters(namespace:dict, # the notebook's globals()
     "The notebook's parameters, checked; an unknown name or a wrong value is an error that says what is allowed."
     new = {k for k in namespace if k not in before and not k.startswith('_')}
     if unknown := sorted(new - set(declared)):
-        raise ValueError(f"unknown parameter {', '.join(unknown)}: this notebook has {', '.join(declared)}")
+        raise ValueError(f"unknown parameter {', '.join(unknown)}: this notebook has "
+                         f"{', '.join(declared)}")
     values = {}
     for name in declared:
         try: values[name] = rules.get(name, lambda v: v)(namespace[name])
-        except ValueError as e: raise ValueError(f'parameter {name}={namespace[name]!r}: {e}') from None
+        except ValueError as e:
+            raise ValueError(f'parameter {name}={namespace[name]!r}: {e}') from None
     return values
+
+# %% ../nbs/00_core.ipynb #5846f462
+def of_type(default) -> Callable: # of a field
+    "The rule of a field that states none: its value is of the type of its default."
+    kind = type(default)
+    if kind in (int, float): return number(kind=kind)
+    def rule(value):
+        if kind in (bool, str) and not isinstance(value, kind):
+            raise ValueError(f'expected a {kind.__name__}')
+        return value
+    return rule
+
+# %% ../nbs/00_core.ipynb #b8b6f913
+class Config:
+    "Settings that check themselves: derive a dataclass, and state `rules` and `presets`."
+    # field -> rule; name -> {field: value}, where it differs from the default
+    rules, presets = {}, {}
+    uncounted = 'rules', 'presets', 'check' # no part of a name: they say what may be, not what is
+
+    def check(self):
+        "Raise ValueError unless what must hold between fields holds; to be overridden."
+
+    def __post_init__(self):
+        for f in fields(self):
+            value, rule = getattr(self, f.name), self.rules.get(f.name) or of_type(f.default)
+            try: object.__setattr__(self, f.name, rule(value)) # a frozen dataclass, too
+            except ValueError as e: raise ValueError(f'{f.name}={value!r}: {e}') from None
+        self.check()
+
+# %% ../nbs/00_core.ipynb #9d43c8a5
+@patch(cls_method=True)
+def of(cls:Config, **settings) -> Config: # fields
+    "The config of some settings; an unknown one is an error that lists the known ones."
+    known = [f.name for f in fields(cls)]
+    if wrong := sorted({*settings} - {*known}): raise ValueError(
+        f"unknown setting {', '.join(wrong)}: {cls.__name__} has {', '.join(known)}")
+    return cls(**settings)
+
+@patch(cls_method=True)
+def preset(cls:Config, name:str='laptop', # one of `presets`
+           **changes) -> Config: # fields that shall differ from it
+    "A named config, with some fields changed."
+    if name not in cls.presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
+    return cls.of(**cls.presets[name] | changes)
 
 # %% ../nbs/00_core.ipynb #c9236f49
 def named_place(place:str, # of a data set or a file
@@ -648,18 +800,22 @@ def run_name(said:dict, # this run's parameters, see `said_parameters`
         return re.sub(r'[^\w.+-]', '_', text)
     differs = [f'{k}={show(v)}' for k, v in said.items() if show(v) != show(defaults[k])]
     name = ','.join(differs) or 'default'
-    return name if len(name) < 200 else f'{name[:180]}~{hash_of(name)}' # no file system has longer ones
+    # no file system has longer ones
+    return name if len(name) < 200 else f'{name[:180]}~{hash_of(name)}'
 
 # %% ../nbs/00_core.ipynb #49c7461a
-def recorded_defaults(experiment:str, # e.g. '07_affectnet'
-                      declared:dict, # the notebook's own; what the record does not know yet is taken from them
-                     ) -> dict: # name -> default
+def recorded_defaults(
+    experiment:str, # e.g. '07_affectnet'
+    declared:dict, # the notebook's own; what the record does not know yet is taken from them
+   ) -> dict: # name -> default
     "The parameters that the name `default` stands for."
     place, found = defaults_on_record(experiment)
-    if {*declared} - {*found}: save_json(place, declared | found) # a new experiment, or a parameter that came later
+    if {*declared} - {*found}:
+        save_json(place, declared | found) # a new experiment, or a parameter that came later
     return declared | {k: v for k, v in found.items() if k in declared}
 
-def defaults_on_record(experiment:str) -> tuple[Path, dict]: # the file, which may not exist yet; name -> default
+def defaults_on_record(experiment:str
+                      ) -> tuple[Path, dict]: # the file, which may not exist yet; name -> default
     "What `recorded_defaults` finds on disk: of the project, or of the folder of runs."
     files = [folder/experiment/'defaults.json' for folder in (project_root()/'runs', runs_dir())]
     place = next((f for f in files if f.exists()), files[1])
@@ -677,7 +833,8 @@ LOADED = time.time() # when this process read the package
 
 def code_cells(notebook:dict) -> list: # of str, in their order
     "A notebook's code, cell by cell."
-    return [s for c in notebook['cells'] if c['cell_type'] == 'code' and (s := ''.join(c['source']).strip())]
+    return [s for c in notebook['cells']
+            if c['cell_type'] == 'code' and (s := ''.join(c['source']).strip())]
 
 def executed_cells() -> list: # of str, in the order of execution; empty outside of a notebook
     "The code that this kernel has executed so far."
@@ -691,7 +848,8 @@ def sets_only(source:str, names) -> bool:
         body = ast.parse(source).body
         for a in body: ast.literal_eval(a.value)
     except (SyntaxError, ValueError, AttributeError): return False
-    return all(isinstance(a, ast.Assign) and [getattr(t, 'id', None) in names for t in a.targets] == [True] for a in body)
+    return all(isinstance(a, ast.Assign)
+               and [getattr(t, 'id', None) in names for t in a.targets] == [True] for a in body)
 
 # %% ../nbs/00_core.ipynb #fea173f6
 def as_committed(executed:list, committed:list, # cells, in their order
@@ -701,7 +859,8 @@ def as_committed(executed:list, committed:list, # cells, in their order
     start = max((i for i, s in enumerate(executed) if 'check_parameters(' in s), default=None)
     if start is None or executed[start] not in committed: return set(executed) <= {*committed}
     at, rest = committed.index(executed[start]), executed[start:]
-    before = all(s in committed[:at] or sets_only(s, declared) for s in executed[:start] if s not in committed)
+    before = all(s in committed[:at] or sets_only(s, declared)
+                 for s in executed[:start] if s not in committed)
     return before and rest == committed[at:at + len(rest)]
 
 # %% ../nbs/00_core.ipynb #da7a2c6e
@@ -712,12 +871,15 @@ def is_dirty(experiment:str='', # whose notebook is looked at, e.g. '07_affectne
     changed = git('status', '--porcelain', '--untracked-files=all', '--', 'synthnb', 'settings.ini')
     if changed is None: return None
     package = project_root().resolve()/'synthnb'
-    ours = [m.__file__ for n, m in [*sys.modules.items()] if n.split('.')[0] == 'synthnb' and getattr(m, '__file__', None)]
-    elsewhere = [p for p in ours if Path(p).resolve().parent != package] # the package of another folder was imported
+    ours = [m.__file__ for n, m in [*sys.modules.items()]
+            if n.split('.')[0] == 'synthnb' and getattr(m, '__file__', None)]
+    # the package of another folder was imported
+    elsewhere = [p for p in ours if Path(p).resolve().parent != package]
     if changed or elsewhere or any(os.stat(p).st_mtime > LOADED for p in ours): return True
     if not experiment or not (executed := executed_cells()): return False
     committed = git('show', f'HEAD:nbs/{experiment}.ipynb')
-    return committed is None or not as_committed(executed, code_cells(json.loads(committed)), declared)
+    return committed is None or not as_committed(executed,
+                                                 code_cells(json.loads(committed)), declared)
 
 def provenance(device='auto', # what was computed on
                experiment:str='', declared=(), # see `is_dirty`
@@ -725,7 +887,8 @@ def provenance(device='auto', # what was computed on
     "What a result was measured with: code, versions, device; no name of a machine or a person."
     device, head = default_device(str(device)), git('rev-parse', 'HEAD')
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
-    return dict(commit=head and head.strip(), dirty=is_dirty(experiment, declared), python=platform.python_version(), **versions(),
+    return dict(commit=head and head.strip(), dirty=is_dirty(experiment, declared),
+                python=platform.python_version(), **versions(),
                 device=name, processor=processor(), threads=torch.get_num_threads())
 
 # %% ../nbs/00_core.ipynb #43d80cc6
@@ -733,7 +896,8 @@ def peak_memory() -> dict: # bytes
     "The most memory this process has held: resident on the host, and allocated on CUDA where there is one."
     unit = 1 if sys.platform == 'darwin' else 1024
     peak = dict(host=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit)
-    return peak | (dict(cuda=torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else {})
+    return peak | (dict(cuda=torch.cuda.max_memory_allocated())
+                   if torch.cuda.is_available() else {})
 
 # %% ../nbs/00_core.ipynb #01561c7f
 class Run:
@@ -743,27 +907,31 @@ class Run:
                  declared:dict, # the notebook's defaults, from `declared_parameters`
                  digest:str='', # of a real data set's content, from `data.data_digest`
                 ):
-        self.experiment, self.params, self.declared, self.started = experiment, params, declared, time.time()
+        self.experiment, self.params, self.declared, self.started = (
+            experiment, params, declared, time.time())
         self.defaults = recorded_defaults(experiment, declared)
         self.said = said_parameters(params, digest)
         self.folder = runs_dir()/experiment/run_name(self.said, self.defaults)
         self.refuse_another()
-        self.folder.mkdir(parents=True, exist_ok=True); save_json(self.folder/'params.json', self.said)
-        self.source = {k: v for k, v in provenance('cpu', experiment, declared).items() if k in ('commit', 'dirty')}
-        if note := os.environ.get('SYNTHNB_RECORD'): Path(note).write_text(str(self.folder.resolve())) # for `make run'
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_json(self.folder/'params.json', self.said)
+        self.source = {k: v for k, v in provenance('cpu', experiment, declared).items()
+                       if k in ('commit', 'dirty')}
+        if note := os.environ.get('SYNTHNB_RECORD'):
+            Path(note).write_text(str(self.folder.resolve())) # for `make run'
 
 # %% ../nbs/00_core.ipynb #3b2b69f3
-from fastcore.basics import patch
-
 @patch
 def refuse_another(self:Run):
     "Refuse to write over the record of a run with other parameters."
     if not (path := self.folder/'params.json').exists(): return
     there, here = load_json(path), json.loads(json.dumps(self.said))
-    differs = [f'{k} (there {there.get(k, self.defaults.get(k))!r}, here {v!r})' for k, v in here.items()
-               if there.get(k, self.defaults.get(k)) != v]
-    if differs: raise ValueError(f"{self.folder} is the record of another run: {', '.join(differs)}. Nothing was written; "
-                                 'move that folder away, or set SYNTHNB_RUNS to another one')
+    differs = [f'{k} (there {there.get(k, self.defaults.get(k))!r}, here {v!r})'
+               for k, v in here.items() if there.get(k, self.defaults.get(k)) != v]
+    if differs:
+        raise ValueError(f"{self.folder} is the record of another run: "
+                         f"{', '.join(differs)}. Nothing was written; "
+                         'move that folder away, or set SYNTHNB_RUNS to another one')
 
 # %% ../nbs/00_core.ipynb #89e53a88
 def notebook_code(declared=()) -> str|None: # 12 hexadecimal digits; None outside of a notebook
@@ -774,10 +942,14 @@ def notebook_code(declared=()) -> str|None: # 12 hexadecimal digits; None outsid
     space, words, parts = get_ipython().user_ns, set(), set()
     for source in cells:
         try: code = compile(source, '<cell>', 'exec')
-        except SyntaxError: parts.add(('cell', hash_of(source))); continue
-        parts.add(('cell', digest_of_code(code)[0])); words |= attribute_names(code)
+        except SyntaxError:
+            parts.add(('cell', hash_of(source)))
+            continue
+        parts.add(('cell', digest_of_code(code)[0]))
+        words |= attribute_names(code)
     draws = lambda o: getattr(o, '__annotations__', {}).get('return') is plt.Figure
-    reached = [o for n in sorted(words) if callable(o := space.get(n)) and counts(o) and not draws(o) and o.__module__ != '__main__']
+    reached = [o for n in sorted(words) if callable(o := space.get(n)) and counts(o)
+               and not draws(o) and o.__module__ != '__main__']
     return hash_of(sorted(parts | code_parts(*reached)))
 
 # %% ../nbs/00_core.ipynb #3a1af078
@@ -789,9 +961,11 @@ def write_metrics(self:Run, metrics:dict, # JSON-able numbers
     "Write the run's metrics with their provenance, atomically, and return what a reader will find."
     seconds = round(time.time() - self.started, 1)
     about = provenance(device, self.experiment, self.declared)
-    if about['commit'] != self.source['commit']: about |= dict(dirty=True, commit_at_start=self.source['commit'])
+    if about['commit'] != self.source['commit']:
+        about |= dict(dirty=True, commit_at_start=self.source['commit'])
     about['dirty'] = about['dirty'] or self.source['dirty']
-    made_by = {stage: sorted(codes) for stage, codes in sorted(USED.items())} | dict(notebook=notebook_code(self.declared))
+    made_by = ({stage: sorted(codes) for stage, codes in sorted(USED.items())}
+               | dict(notebook=notebook_code(self.declared)))
     about |= dict(code=made_by, seconds=seconds, peak_memory=peak_memory()) | more
     save_json(self.folder/'metrics.json', dict(metrics=metrics, provenance=about))
     return load_json(self.folder/'metrics.json')['metrics']
@@ -801,7 +975,8 @@ def write_metrics(self:Run, metrics:dict, # JSON-able numbers
 def write_table(self:Run, name:str, # the file's, without suffix
                 table:pd.DataFrame) -> pd.DataFrame: # read back from disk
     "Write a table as CSV, atomically, and return what a reader will find."
-    with atomic_path(self.folder/'tables'/f'{name}.csv') as p: table.to_csv(p, index=False, float_format='%.6g')
+    with atomic_path(self.folder/'tables'/f'{name}.csv') as p:
+        table.to_csv(p, index=False, float_format='%.6g')
     self.note_drawn(f'tables/{name}.csv')
     return pd.read_csv(self.folder/'tables'/f'{name}.csv')
 
@@ -816,21 +991,24 @@ def note_drawn(self:Run, name:str): # of a table or a figure
 def write_figure(self:Run, name:str, # the file's, without suffix
                  figure:plt.Figure) -> plt.Figure: # the same, so that a cell shows it
     "Write a figure as PNG, atomically, and return it."
-    with atomic_path(self.folder/'figures'/f'{name}.png') as p: figure.savefig(p, format='png', bbox_inches='tight')
+    with atomic_path(self.folder/'figures'/f'{name}.png') as p:
+        figure.savefig(p, format='png', bbox_inches='tight')
     self.note_drawn(f'figures/{name}.png')
     return figure
 
 # %% ../nbs/00_core.ipynb #41ad4084
-def read_runs(experiment:str, # e.g. '07_affectnet'
-              *folders:Path, # where to look; default: this project's runs
-             ) -> pd.DataFrame: # one row a finished run: its parameters, its metrics, and `run`, its folder
+def read_runs(
+    experiment:str, # e.g. '07_affectnet'
+    *folders:Path, # where to look; default: this project's runs
+   ) -> pd.DataFrame: # one row a finished run: its parameters, its metrics, and `run`, its folder
     "All finished runs of an experiment; one without metrics is unfinished; a parameter that came later has its default."
     rows, (_, defaults) = [], defaults_on_record(experiment)
     for folder in folders or (runs_dir(),):
         for path in sorted((Path(folder)/experiment).glob('*/metrics.json')):
             record = load_json(path)
             about = {f'about_{k}': v for k, v in record['provenance'].items()}
-            rows.append(defaults | load_json(path.parent/'params.json') | record['metrics'] | about | dict(run=path.parent.name))
+            rows.append(defaults | load_json(path.parent/'params.json') | record['metrics']
+                        | about | dict(run=path.parent.name))
     return pd.DataFrame(rows)
 
 # %% ../nbs/00_core.ipynb #0ed98b56
@@ -838,16 +1016,21 @@ def code_note(records:pd.DataFrame, # from `read_runs`, those of one comparison
              ) -> str: # a sentence to print beneath; empty where one code made them all
     "Which stages of some records were made by different code."
     made = [c if isinstance(c, dict) else dict(commit=str(v)[:7]) for c, v in zip(
-        records.get('about_code', [None]*len(records)), records.get('about_commit', ['unknown']*len(records)))]
-    kinds = {stage: sorted({str(m[stage]) for m in made if m.get(stage)}) for stage in dict.fromkeys(k for m in made for k in m)}
-    for library in ('torch', 'numpy'): kinds[library] = sorted({str(v) for v in records.get(f'about_{library}', ())})
+        records.get('about_code', [None]*len(records)),
+        records.get('about_commit', ['unknown']*len(records)))]
+    kinds = {stage: sorted({str(m[stage]) for m in made if m.get(stage)})
+             for stage in dict.fromkeys(k for m in made for k in m)}
+    for library in ('torch', 'numpy'):
+        kinds[library] = sorted({str(v) for v in records.get(f'about_{library}', ())})
     several = {stage: len(v) for stage, v in kinds.items() if len(v) > 1}
     if 'commit' in kinds and len(kinds) > 1: several['commit'] = len(kinds['commit']) + 1
-    parts = [f"{'the code' if stage == 'commit' else stage} in {n} versions" for stage, n in several.items()]
+    parts = [f"{'the code' if stage == 'commit' else stage} in {n} versions"
+             for stage, n in several.items()]
     older = f" (commits {', '.join(kinds['commit'])})" if 'commit' in several else ''
     dirty = sum(d is True or d == 1 for d in records.get('about_dirty', ()))
     if dirty: parts.append(f'{dirty} with code that was in no commit')
-    return f"note: these {len(records)} records were made by different code: {', '.join(parts)}{older}" if parts else ''
+    return (f"note: these {len(records)} records were made by different code: "
+            f"{', '.join(parts)}{older}" if parts else '')
 
 # %% ../nbs/00_core.ipynb #6a0a8f5f
 PALETTE = sns.color_palette('colorblind')
@@ -855,18 +1038,25 @@ PALETTE = sns.color_palette('colorblind')
 def set_theme(dpi:int=80): # dots per inch: 80 keeps a notebook's pictures small enough for git
     "Set the look of every figure in this book."
     sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font_scale=.9,
-                  rc={'figure.dpi': dpi, 'savefig.dpi': dpi, 'figure.figsize': (8, 3.2), 'axes.titlesize': 'medium',
-                      'axes.spines.top': False, 'axes.spines.right': False, 'image.interpolation': 'nearest'})
+                  rc={'figure.dpi': dpi, 'savefig.dpi': dpi,
+                      'figure.figsize': (8, 3.2), 'axes.titlesize': 'medium',
+                      'axes.spines.top': False, 'axes.spines.right': False,
+                      'image.interpolation': 'nearest'})
 
 # %% ../nbs/00_core.ipynb #f89d7868
 def as_pixels(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
              ) -> np.ndarray: # uint8 (n, h, w, c)
     "Images in either of the book's two currencies, as pixels."
-    x = torch.as_tensor(np.asarray(images) if not isinstance(images, torch.Tensor) else images).detach().cpu()
-    if x.dim() != 4: raise ValueError(f'expected 4 dimensions (n, h, w, c) or (n, c, h, w), got shape {tuple(x.shape)}')
-    if x.is_floating_point() and not x.isfinite().all(): raise ValueError(
-        f'{int((~x.isfinite()).sum()):,} of {x.numel():,} values are NaN or infinite, which is no picture')
-    if x.dtype != torch.uint8: x = ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    x = torch.as_tensor(np.asarray(images) if not isinstance(images, torch.Tensor)
+                        else images).detach().cpu()
+    if x.dim() != 4:
+        raise ValueError('expected 4 dimensions (n, h, w, c) or (n, c, h, w), got shape '
+                         f'{tuple(x.shape)}')
+    if x.is_floating_point() and not x.isfinite().all():
+        raise ValueError(
+f'{int((~x.isfinite()).sum()):,} of {x.numel():,} values are NaN or infinite, which is no picture')
+    if x.dtype != torch.uint8:
+        x = ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
     return x.numpy()
 
 # %% ../nbs/00_core.ipynb #a3b1832a
@@ -879,12 +1069,16 @@ def show_images(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
                 title:str='', # above everything
                ) -> plt.Figure:
     "A grid of images, row by row."
-    x = as_pixels(images); nrows = -(-len(x)//ncols)
-    fig, axes = plt.subplots(nrows, ncols, figsize=(size*ncols, size*nrows*(1.22 if titles is not None else 1.02)),
-                             squeeze=False, layout='constrained')
+    x = as_pixels(images)
+    nrows = -(-len(x)//ncols)
+    fig, axes = plt.subplots(
+        nrows, ncols, figsize=(size*ncols, size*nrows*(1.22 if titles is not None else 1.02)),
+        squeeze=False, layout='constrained')
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
     for i, ax in enumerate(axes.flat):
-        ax.set(xticks=[], yticks=[]); ax.grid(False); sns.despine(ax=ax, left=True, bottom=True)
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        sns.despine(ax=ax, left=True, bottom=True)
         if i < len(x): ax.imshow(x[i].squeeze(-1) if x.shape[-1] == 1 else x[i], cmap='gray')
         if titles is not None and i < len(x): ax.set_title(titles[i], fontsize=8, pad=2)
         if cols is not None and i < ncols: ax.set_title(cols[i], fontsize=9, pad=3)
@@ -898,5 +1092,69 @@ def as_jpeg(figure:plt.Figure, # closed once it is shown
            ):
     "Show a figure of many colours so that the notebook stays small."
     from IPython.display import Image, display
-    buffer = io.BytesIO(); figure.savefig(buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
-    plt.close(figure); display(Image(buffer.getvalue(), format='jpeg'))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
+    plt.close(figure)
+    display(Image(buffer.getvalue(), format='jpeg'))
+
+# %% ../nbs/00_core.ipynb #fab2f5e7
+@contextmanager
+def no_denormals(flush:bool=True): # False: leave them as they are
+    "Treat the CPU's denormal numbers as zero inside the block."
+    if flush: torch.set_flush_denormal(True)
+    try: yield
+    finally:
+        if flush: torch.set_flush_denormal(False)
+
+# %% ../nbs/00_core.ipynb #49f7f202
+def go_on(training, # see `run_to_end`
+          path:Path, # of its checkpoint, which may not exist yet
+          name:str, # of the training
+         ):
+    "Go on from a checkpoint if there is one."
+    if not path.exists(): return
+    state = load_checkpoint(path, getattr(training, 'device', 'cpu'))
+    if not isinstance(state, dict) or state.pop('name', None) != name: raise ValueError(
+        f'{path} belongs to another model, or to a training with other settings, seed or images; '
+        'give another folder, or delete it')
+    training.load_state(state)
+
+# %% ../nbs/00_core.ipynb #a5bf889c
+def run_to_end(training, # has step, update(), state(), load_state(state)
+               total:int, # updates in all
+               desc:str='training', # the progress bar's name
+               folder:Path|None=None, # keeps training.pt, from which a killed training goes on
+               name:str='', # of the training, see `name_of`
+               *, save_seconds:float=20., # between checkpoints
+               stop_after:int|None=None, # an update after which to stop as a kill would; for tests
+               flush:bool=True, # see `no_denormals`
+              ): # the same training, finished
+    "Train to the end, or go on with it: interrupted or not, the result is the same."
+    path, saved = Path(folder or '.')/'training.pt', time.time()
+    if folder: go_on(training, path, name)
+    bar = progress(total=total, initial=training.step, desc=desc)
+    with no_denormals(flush), bar:
+        while training.step < total:
+            shown = training.update()
+            bar.update()
+            if shown: bar.set_postfix(shown, refresh=False)
+            if training.step == stop_after: raise KeyboardInterrupt(f'stopped at {stop_after}')
+            if folder and (training.step == total or time.time() - saved > save_seconds):
+                save_checkpoint(path, dict(training.state(), name=name))
+                saved = time.time()
+    return training
+
+# %% ../nbs/00_core.ipynb #ff97c897
+def refusals(*cases:tuple, # what is given, in words; the call; words that the error must have
+            ): # the table: what you give, what you read
+    "Check that each call is refused in the words promised, and show it as a table."
+    from IPython.display import Markdown
+    rows = ['| you give | you read |', '|---|---|']
+    for given, call, words in cases:
+        try: call()
+        except Exception as e: said = f'{type(e).__name__}: {e}'
+        else: raise AssertionError(f'{given}: it was not refused')
+        if words not in said: raise AssertionError(f'{given}: {words!r} is not in {said!r}')
+        said = re.sub(r'(/[\w.+~-]+){2,}(?=/)', '…', ' '.join(said.split())).replace('|', '\\|')
+        rows.append(f"| {given} | {said if len(said) < 240 else said[:239] + '…'} |")
+    return Markdown('\n'.join(rows))

@@ -29,24 +29,29 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 
-from .core import (FULL, artefact, atomic_path, file_digests, files_below, hash_of, hidden, load_json, no_space,
+from .core import (FULL, artefact, atomic_path, file_digests, files_below,
+                          hash_of, hidden, load_json, no_space,
                           progress, reserve, save_json)
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
     "The header of a .npy file, padded so that the number of rows can be corrected in place."
-    text = repr(dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=tuple(shape)))
+    text = repr(dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                     fortran_order=False, shape=tuple(shape)))
     return b'\x93NUMPY\x01\x00' + struct.pack('<H', 246) + text.encode().ljust(245) + b'\n'
 
 # %% ../nbs/00a_data.ipynb #072cdb98
 class ArrayFile:
     "A .npy file that is read and written in pieces, in memory that does not grow with it."
-    def __init__(self, path:Path, # the file
-                 shape:tuple|None=None, # to create it: its shape, space reserved at once; None opens what is there
-                 dtype=np.uint8,
-                ):
+    def __init__(
+        self, path:Path, # the file
+        shape:tuple
+        |None=None, # to create it: its shape, space reserved at once; None opens what is there
+        dtype=np.uint8,
+       ):
         self.path = Path(path)
-        if shape is not None: # in one step: a kill in between must not leave a file without its header
+        # in one step: a kill in between must not leave a file without its header
+        if shape is not None:
             with atomic_path(self.path) as p:
                 reserve(p, 256 + int(np.prod(shape, dtype=np.int64))*np.dtype(dtype).itemsize)
                 with open(p, 'r+b') as f: f.write(npy_header(shape, dtype))
@@ -75,7 +80,9 @@ def write(self:ArrayFile, start:int, # first row
     view, at = memoryview(rows).cast('B') if rows.size else b'', self.offset + start*self.row
     try:
         with open(self.path, 'r+b', buffering=0) as f:
-            while len(view): n = os.pwrite(f.fileno(), view, at); view, at = view[n:], at + n
+            while len(view):
+                n = os.pwrite(f.fileno(), view, at)
+                view, at = view[n:], at + n
     except OSError as e: raise (no_space(self.path, rows.nbytes) if e.errno in FULL else e)
 
 # %% ../nbs/00a_data.ipynb #c2ac0094
@@ -90,7 +97,9 @@ def read(self:ArrayFile, start:int, stop:int) -> np.ndarray: # rows start:stop, 
     with open(self.path, 'rb', buffering=0) as f:
         while len(view):
             n = os.preadv(f.fileno(), [view], at)
-            if not n: raise ValueError(f'{self.path} ends at byte {at} before row {stop}: it is torn, make it anew')
+            if not n:
+                raise ValueError(f'{self.path} ends at byte {at} before row {stop}: it is '
+                                 'torn, make it anew')
             view, at = view[n:], at + n
     return out
 
@@ -119,8 +128,9 @@ class ImageSet:
     "A real set or a pool: pixels, labels and columns in files, read in pieces."
     def __init__(self, folder:Path): # written by ImageSetWriter
         self.folder = Path(folder)
-        if not (self.folder/'set.json').exists(): raise FileNotFoundError(
-            f'{self.folder} holds no image set (no set.json); make one with import_images, drawn_set or make_pool')
+        if not (self.folder/'set.json').exists():
+            raise FileNotFoundError(f'{self.folder} holds no image set (no set.json); make one '
+                                    'with import_images, drawn_set or make_pool')
         self.meta = load_json(self.folder/'set.json')
         self.pixels = ArrayFile(self.folder/'images.npy')
         self.labels = np.load(self.folder/'labels.npy')
@@ -129,7 +139,8 @@ class ImageSet:
         check_set(self)
 
     def __len__(self): return len(self.labels)
-    def __repr__(self): return f'ImageSet({len(self):,} images, {self.size} px, {len(self.classes)} classes)'
+    def __repr__(self):
+        return f'ImageSet({len(self):,} images, {self.size} px, {len(self.classes)} classes)'
 
 # %% ../nbs/00a_data.ipynb #086ec24f
 def check_set(s:ImageSet):
@@ -192,8 +203,9 @@ def row_numbers(rows, # row numbers in any order, or a mask: True or False for e
     if a.ndim != 1 or a.dtype.kind not in 'iu': raise IndexError(
         f'rows of {what}: expected row numbers, or a mask of {n} times True or False; '
         f'got {a.dtype} of shape {a.shape}')
-    if a.min() < 0 or a.max() >= n: raise IndexError(
-        f'rows from {a.min()} to {a.max()} were asked of {n} images in {what}; expected 0 to {n - 1}')
+    if a.min() < 0 or a.max() >= n:
+        raise IndexError(
+f'rows from {a.min()} to {a.max()} were asked of {n} images in {what}; expected 0 to {n - 1}')
     return a.astype(np.int64)
 
 # %% ../nbs/00a_data.ipynb #18932139
@@ -202,22 +214,26 @@ def gather(self:ImageSet, rows, # row numbers in any order, or a mask
           ) -> torch.Tensor: # uint8 (len(rows), h, w, c)
     "The images of some rows, in the order asked for."
     rows = row_numbers(rows, len(self), self.folder)
-    out, order = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8), np.argsort(rows, kind='stable')
-    for part in np.array_split(order, max(1, -(-len(order)//4096))): out[part] = self.images[rows[part]]
+    out, order = np.empty((len(rows), *self.pixels.shape[1:]),
+                          np.uint8), np.argsort(rows, kind='stable')
+    for part in np.array_split(order, max(1, -(-len(order)//4096))):
+        out[part] = self.images[rows[part]]
     return torch.from_numpy(out)
 
 # %% ../nbs/00a_data.ipynb #81d4bd61
 @patch
 def columns(self:ImageSet) -> list[str]:
     "The names of the columns."
-    return sorted(p.stem for p in (self.folder/'columns').glob('*.npy') if not p.name.startswith('.'))
+    return sorted(p.stem for p in (self.folder/'columns').glob('*.npy')
+                  if not p.name.startswith('.'))
 
 @patch
 def column(self:ImageSet, name:str) -> np.ndarray: # (n,) or (n, ...)
     "One number (or row of numbers) an image."
     path = self.folder/'columns'/f'{name}.npy'
     if not path.exists():
-        raise KeyError(f"{self.folder.name} has no column '{name}'; it has {', '.join(self.columns()) or 'none'}")
+        raise KeyError(f"{self.folder.name} has no column '{name}'; it has "
+                       f"{', '.join(self.columns()) or 'none'}")
     return np.load(path)
 
 # %% ../nbs/00a_data.ipynb #b9228579
@@ -226,7 +242,8 @@ def add_column(self:ImageSet, name:str, values) -> np.ndarray: # as stored
     "Store one number an image under a name, atomically; an older column of that name is replaced."
     values = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if values.ndim < 1 or len(values) != len(self):
-        raise ValueError(f"column '{name}': {len(np.atleast_1d(values))} values for {len(self)} images")
+        raise ValueError(f"column '{name}': {len(np.atleast_1d(values))} values for "
+                         f"{len(self)} images")
     if values.dtype.kind not in 'biuf':
         raise ValueError(f"column '{name}': {values.dtype} is not a kind of number; convert it")
     with atomic_path(self.folder/'columns'/f'{name}.npy') as p:
@@ -264,16 +281,19 @@ def source_files(self:ImageSet, real:ImageSet, # the set that this pool was made
 @patch(as_prop=True)
 def fingerprint(self:ImageSet) -> str: # 12 hexadecimal digits
     "A name for the set's content: every pixel, every label, and what the labels mean."
-    return hash_of(self.classes, self.attributes, np.asarray(self.labels, np.int64), self.folder/'images.npy')
+    return hash_of(self.classes, self.attributes,
+                   np.asarray(self.labels, np.int64), self.folder/'images.npy')
 
 # %% ../nbs/00a_data.ipynb #4e577d44
 class ImageSetWriter:
     "Writes an image set in order and in pieces; opened again in the same folder, it resumes."
     def __init__(self, folder:Path, n:int, # images in all; fewer may come, see `close`
-                 size:int, classes:list[str], channels:int=3, meta:dict|None=None, # further facts for set.json
+                 size:int, classes:list[str], channels:int=3,
+                 meta:dict|None=None, # further facts for set.json
                 ):
         self.folder, self.n, self.meta = Path(folder), n, dict(classes=list(classes)) | (meta or {})
-        plan, note = dict(n=n, size=size, channels=channels, meta=self.meta), self.folder/'progress.json'
+        plan, note = dict(n=n, size=size, channels=channels,
+                          meta=self.meta), self.folder/'progress.json'
         fresh = not note.exists() or load_json(note)['plan'] != json.loads(json.dumps(plan))
         self.plan, self.done, self.state = plan, 0, None
         if not fresh: self.done, self.state = (load_json(note)[k] for k in ('done', 'state'))
@@ -298,11 +318,13 @@ def write(self:ImageSetWriter, images, # uint8 (b, h, w, c)
     if odd := [f'{len(v)} {c}' for c, v in (columns | dict(labels=labels)).items() if len(v) != b]:
         raise ValueError(f"{b} images but {', '.join(odd)}")
     if b and not (labels.dtype.kind in 'iu' and 0 <= labels.min() <= labels.max() < k):
-        raise ValueError(f'labels from {labels.min()} to {labels.max()} ({labels.dtype}) for {k} classes')
+        raise ValueError(f'labels from {labels.min()} to {labels.max()} ({labels.dtype}) '
+                         f'for {k} classes')
     have = {p.stem for p in (self.folder/'columns').glob('[!.]*.npy')}
     if at and b and have != set(columns): raise ValueError(
         f'columns {sorted(columns)}; the writes before had {sorted(have)}: rows would be left at 0')
-    self.pixels.write(at, images); self.labels.write(at, labels)
+    self.pixels.write(at, images)
+    self.labels.write(at, labels)
     for name, v in columns.items():
         shape = None if at else (self.n, *v.shape[1:])
         ArrayFile(self.folder/'columns'/f'{name}.npy', shape, v.dtype).write(at, v)
@@ -313,10 +335,12 @@ def write(self:ImageSetWriter, images, # uint8 (b, h, w, c)
 @patch
 def close(self:ImageSetWriter) -> ImageSet: # the finished set
     "Finish the set, cutting its files to the rows that were written."
-    for path in (self.folder/'images.npy', self.folder/'labels.npy', *(self.folder/'columns').glob('*.npy')):
+    for path in (self.folder/'images.npy', self.folder/'labels.npy',
+                 *(self.folder/'columns').glob('*.npy')):
         f = ArrayFile(path)
         with open(path, 'r+b') as out:
-            out.write(npy_header((self.done, *f.shape[1:]), f.dtype)); out.truncate(256 + self.done*f.row)
+            out.write(npy_header((self.done, *f.shape[1:]), f.dtype))
+            out.truncate(256 + self.done*f.row)
     save_json(self.folder/'set.json', self.meta)
     return ImageSet(self.folder)
 
@@ -326,9 +350,11 @@ CELEBA_ATTRIBUTES = ['Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Male', 'Young']
 def combination_names(attributes:list[str], # m names; the first is the lowest bit
                      ) -> list[str]: # 2^m names, in the order of their codes
     "The classes of an image set with attributes: 'none', 'Black_Hair', ..., 'Blond_Hair+Male+Young', ..."
-    if not 1 <= len(attributes) <= 12: raise ValueError(
-        f'{len(attributes)} attributes make 2^{len(attributes)} combinations; between 1 and 12 attributes are possible')
-    each = ([a for j, a in enumerate(attributes) if code >> j & 1] for code in range(2**len(attributes)))
+    if not 1 <= len(attributes) <= 12:
+        raise ValueError(f'{len(attributes)} attributes make 2^{len(attributes)} combinations; '
+                         'between 1 and 12 attributes are possible')
+    each = ([a for j, a in enumerate(attributes) if code >> j & 1]
+            for code in range(2**len(attributes)))
     return ['+'.join(names) or 'none' for names in each]
 
 def code_bits(codes, # int (n,), codes of combinations
@@ -337,9 +363,11 @@ def code_bits(codes, # int (n,), codes of combinations
     "The attributes of combinations: column j is bit j."
     given = np.asarray(codes)
     with np.errstate(invalid='ignore'): codes = given.astype(np.int64)
-    if (codes != given).any(): raise ValueError(f'codes are whole numbers, got {given.dtype} {given}')
+    if (codes != given).any():
+        raise ValueError(f'codes are whole numbers, got {given.dtype} {given}')
     if codes.size and not 0 <= codes.min() <= codes.max() < 2**m:
-        raise ValueError(f'codes from {codes.min()} to {codes.max()}; {m} attributes have the codes 0 to {2**m - 1}')
+        raise ValueError(f'codes from {codes.min()} to {codes.max()}; {m} attributes have the '
+                         f'codes 0 to {2**m - 1}')
     return (codes[..., None] >> np.arange(m) & 1).astype(np.uint8)
 
 # %% ../nbs/00a_data.ipynb #b2f0c8ba
@@ -348,7 +376,8 @@ def bit_codes(bits, # (n, m) of 0 and 1
     "The codes of combinations: column j is bit j."
     bits = np.asarray(bits)
     if bits.ndim != 2 or not np.isin(bits, (0, 1)).all():
-        raise ValueError(f'expected a matrix (n, m) of 0 and 1, got shape {bits.shape} with values {np.unique(bits)[:6].tolist()}')
+        raise ValueError(f'expected a matrix (n, m) of 0 and 1, got shape {bits.shape} with values '
+                         f'{np.unique(bits)[:6].tolist()}')
     return (bits.astype(np.int64) << np.arange(bits.shape[1])).sum(1)
 
 # %% ../nbs/00a_data.ipynb #9cb15b8f
@@ -370,7 +399,8 @@ def attributes(self:ImageSet) -> list|None: # their names, or None where an imag
 @patch(as_prop=True)
 def attribute_matrix(self:ImageSet) -> np.ndarray: # uint8 (n, m) of 0 and 1
     "The attributes of each image."
-    if not self.attributes: raise ValueError(f'{self.folder} has one class an image and no attributes')
+    if not self.attributes:
+        raise ValueError(f'{self.folder} has one class an image and no attributes')
     return code_bits(self.labels, len(self.attributes))
 
 # %% ../nbs/00a_data.ipynb #80006240
@@ -383,10 +413,11 @@ class Images:
         y = torch.as_tensor(labels)
         self.pixels, self.labels, self.classes = pixels, y.to(torch.int64), list(classes)
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or len(pixels) != len(self.labels):
-            raise ValueError(f'expected uint8 (n, h, w, c) and n labels, got {pixels.dtype} {tuple(pixels.shape)} '
-                             f'and {len(self.labels)} labels')
+            raise ValueError(f'expected uint8 (n, h, w, c) and n labels, got {pixels.dtype} '
+                             f'{tuple(pixels.shape)} and {len(self.labels)} labels')
         if y.is_floating_point() and (self.labels != y).any():
-            raise ValueError(f'labels from {y.min()} to {y.max()}, {y.dtype}: expected whole numbers')
+            raise ValueError(f'labels from {y.min()} to {y.max()}, {y.dtype}: '
+                             'expected whole numbers')
     def __len__(self): return len(self.labels)
     def __repr__(self):
         return f"Images({len(self):,}, {self.size} px, {self.n_classes} {'attributes' if self.multi_label else 'classes'})"
@@ -418,16 +449,22 @@ def from_sets(cls:Images, *parts, # (image set, row numbers or a mask or None fo
     "Join rows of several image sets, which must agree in their classes and their size."
     sets = [s for s, _ in parts]
     if len({(tuple(s.classes), s.size) for s in sets}) > 1:
-        raise ValueError('the sets differ in classes or size: ' + '; '.join(f'{s.classes} at {s.size} px' for s in sets))
+        raise ValueError('the sets differ in classes or size: '
+                         + '; '.join(f'{s.classes} at {s.size} px' for s in sets))
     rows = [np.arange(len(s)) if r is None else row_numbers(r, len(s), s.folder) for s, r in parts]
     if len({tuple(s.attributes or ()) for s in sets}) > 1:
-        raise ValueError('the sets differ in attributes: ' + '; '.join(str(s.attributes) for s in sets))
+        raise ValueError('the sets differ in attributes: '
+                         + '; '.join(str(s.attributes) for s in sets))
     named = sets[0].attributes
-    labels = np.concatenate([(s.attribute_matrix if named else s.labels)[r] for s, r in zip(sets, rows)])
-    if len(sets) == 1: return cls(sets[0].gather(rows[0]), torch.from_numpy(labels), named or sets[0].classes)
-    pixels, at = torch.empty((len(labels), *sets[0].pixels.shape[1:]), dtype=torch.uint8), 0 # in pieces, so that no image is held twice
+    labels = np.concatenate([(s.attribute_matrix if named else s.labels)[r]
+                             for s, r in zip(sets, rows)])
+    if len(sets) == 1:
+        return cls(sets[0].gather(rows[0]), torch.from_numpy(labels), named or sets[0].classes)
+    # in pieces, so that no image is held twice
+    pixels, at = torch.empty((len(labels), *sets[0].pixels.shape[1:]), dtype=torch.uint8), 0
     for s, r in zip(sets, rows):
-        for piece in np.array_split(r, -(-len(r)//8192) or 1): pixels[at:(at := at + len(piece))] = s.gather(piece)
+        for piece in np.array_split(r, -(-len(r)//8192) or 1):
+            pixels[at:(at := at + len(piece))] = s.gather(piece)
     return cls(pixels, torch.from_numpy(labels), named or sets[0].classes)
 
 # %% ../nbs/00a_data.ipynb #26307c79
@@ -441,7 +478,8 @@ def five_crops(size:int, # of the stored image, pixels
                crop:int, # of the crop, pixels
               ) -> torch.Tensor: # int64 (5, 2), top and left: four corners, then the centre
     "Where the paper's five crops begin."
-    if not 0 < crop <= size: raise ValueError(f'a crop of {crop} px does not fit an image of {size} px')
+    if not 0 < crop <= size:
+        raise ValueError(f'a crop of {crop} px does not fit an image of {size} px')
     e, m = size - crop, (size - crop)//2
     return torch.tensor([[0, 0], [0, e], [e, 0], [e, e], [m, m]])
 
@@ -455,7 +493,8 @@ def crop_at(x:torch.Tensor, # uint8 (b, h, w, c)
     steps = torch.arange(crop, device=x.device)
     across = torch.where(flip[:, None], crop - 1 - steps, steps)
     rows, cols = corner[:, :1] + steps, corner[:, 1:] + across
-    return x[torch.arange(len(x), device=x.device)[:, None, None], rows[:, :, None], cols[:, None, :]]
+    return x[torch.arange(len(x), device=x.device)[:, None, None],
+             rows[:, :, None], cols[:, None, :]]
 
 # %% ../nbs/00a_data.ipynb #f3c2337c
 def random_crop_flip(x:torch.Tensor, # uint8 (b, h, w, c)
@@ -480,19 +519,23 @@ def stratified_split(labels, # int (n,)
                      groups=None, # int (n,), rows of a group stay together
                     ) -> list[np.ndarray]: # sorted rows of each part
     "Split rows at random so that every class keeps its share; one with at least as many rows as parts is in each."
-    labels = np.asarray(labels); groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    labels = np.asarray(labels)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if len(groups) != len(labels) or pd.isna(labels).any() or pd.isna(groups).any():
-        raise ValueError('every row needs a label, and a group if groups are given; none may be NaN')
+        raise ValueError('every row needs a label, and a group if groups are '
+                         'given; none may be NaN')
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise ValueError(f'fractions must be positive and add up to 1, got {tuple(fractions)}')
-    rng, part_of, ends = np.random.default_rng(seed), np.zeros(len(labels), int), np.cumsum(fractions)
+    rng, part_of, ends = (np.random.default_rng(seed),
+                          np.zeros(len(labels), int), np.cumsum(fractions))
     first = pd.DataFrame(dict(label=labels, group=groups)).groupby('group').label.first()
     for k in np.unique(labels):
         members = rng.permutation(first.index[first == k])
         part = np.searchsorted(ends, (np.arange(len(members)) + .5)/max(len(members), 1))
         sizes = np.bincount(part, minlength=len(fractions))
         for p in np.flatnonzero(sizes == 0) if len(members) >= len(fractions) else ():
-            sizes[sizes.argmax()] -= 1; sizes[p] += 1
+            sizes[sizes.argmax()] -= 1
+            sizes[p] += 1
         part = np.repeat(np.arange(len(fractions)), sizes)
         part_of[np.isin(groups, members)] = 0
         for p in range(1, len(fractions)): part_of[np.isin(groups, members[part == p])] = p
@@ -510,13 +553,16 @@ def downsample_counts(counts, # images of each class
     while low < high:
         cap = (low + high + 1)//2
         low, high = (cap, high) if np.minimum(counts, cap).sum() <= n else (low, cap - 1)
-    kept = np.minimum(counts, low); spare = int(n - kept.sum())
+    kept = np.minimum(counts, low)
+    spare = int(n - kept.sum())
     kept[np.flatnonzero(counts > low)[:spare]] += 1
     return kept
 
 # %% ../nbs/00a_data.ipynb #6b198033
-AFFECTNET_CLASSES = ['neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt']
-AFFECTNET_COLUMNS = ['subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'facial_landmarks',
+AFFECTNET_CLASSES = ['neutral', 'happiness', 'sadness', 'surprise',
+                     'fear', 'disgust', 'anger', 'contempt']
+AFFECTNET_COLUMNS = ['subDirectory_filePath', 'face_x', 'face_y', 'face_width',
+                     'face_height', 'facial_landmarks',
                      'expression', 'valence', 'arousal']
 
 def choose_classes(have:list[str], # the classes that the data has
@@ -546,9 +592,10 @@ def one_spelling(found:dict[str, str], # where it is written -> its class, by `c
     for place, name in found.items(): like.setdefault(name.casefold(), []).append((place, name))
     for twins in like.values():
         names = {name for _, name in twins}
-        if len(twins) > 1 and (len(names) < len(twins) or not names <= wanted): raise ValueError(
-            f"{where}: {' and '.join(place for place, _ in twins)} differ only in capitals or blanks. "
-            'Is it one class? Then write it in one way; if they are several, name them all in classes=')
+        if len(twins) > 1 and (len(names) < len(twins) or not names <= wanted):
+            raise ValueError(
+f"{where}: {' and '.join(place for place, _ in twins)} differ only in capitals or blanks. "
+'Is it one class? Then write it in one way; if they are several, name them all in classes=')
 
 # %% ../nbs/00a_data.ipynb #24521a77
 def existing(path:Path, # what the user gave
@@ -556,31 +603,38 @@ def existing(path:Path, # what the user gave
             ) -> Path: # the same, with ~ expanded
     "The path, or an error that says what was expected there."
     path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist: expected {what}; check the parameter root')
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist: expected {what}; check the parameter root')
     return path
 
 # %% ../nbs/00a_data.ipynb #38b3ec22
 def read_affectnet(root:Path, # holds Manually_Annotated_Images and Manually_Annotated_file_lists
                    split:str='training', # 'training' or 'validation'
                    classes=None, # names to keep, in this order; default all eight
-                  ) -> tuple[pd.DataFrame, list[str]]: # records (path, label, left, top, width, height), classes
+                  ) -> tuple[pd.DataFrame,
+                             list[str]]: # records (path, label, left, top, width, height), classes
     "AffectNet's manually annotated images; codes 8 (none), 9 (uncertain), 10 (no face) are dropped. [Mollahosseini 2017]"
     root = existing(root, "AffectNet's folder, with Manually_Annotated_file_lists in it")
-    path = existing(root/'Manually_Annotated_file_lists'/f'{split}.csv', "AffectNet's list of images")
-    with open(path, encoding='utf-8-sig') as f: header = f.readline().startswith('subDirectory_filePath')
+    path = existing(root/'Manually_Annotated_file_lists'/f'{split}.csv',
+                    "AffectNet's list of images")
+    with open(path, encoding='utf-8-sig') as f:
+        header = f.readline().startswith('subDirectory_filePath')
     t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig')
     if missing := [c for c in AFFECTNET_COLUMNS[:5] + ['expression'] if c not in t.columns]:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; is it AffectNet's list?")
-    if len(odd := t[~t.expression.isin(range(11))]): raise ValueError(
-        f'{path}, line {odd.index[0] + 1 + header}: unknown expression code {odd.expression.iloc[0]}; AffectNet has 0 to 10')
+    if len(odd := t[~t.expression.isin(range(11))]):
+        raise ValueError(f'{path}, line {odd.index[0] + 1 + header}: unknown expression code '
+                         f'{odd.expression.iloc[0]}; AffectNet has 0 to 10')
     if (empty := t[AFFECTNET_COLUMNS[0]].isna()).any():
         raise ValueError(f'{path}, line {empty.argmax() + 1 + header}: an empty path')
     kept, classes = t[t.expression < 8], choose_classes(AFFECTNET_CLASSES, classes)
     kept = kept[kept.expression.isin([AFFECTNET_CLASSES.index(c) for c in classes])]
     label = kept.expression.map(lambda e: classes.index(AFFECTNET_CLASSES[int(e)]))
     images = str(root/'Manually_Annotated_Images') + '/'
-    box = {b: pd.to_numeric(kept[a], errors='coerce') for a, b in zip(AFFECTNET_COLUMNS[1:5], ('left', 'top', 'width', 'height'))}
-    return pd.DataFrame(dict(path=images + kept[AFFECTNET_COLUMNS[0]], label=label, **box)).reset_index(drop=True), classes
+    box = {b: pd.to_numeric(kept[a], errors='coerce')
+           for a, b in zip(AFFECTNET_COLUMNS[1:5], ('left', 'top', 'width', 'height'))}
+    return pd.DataFrame(dict(path=images + kept[AFFECTNET_COLUMNS[0]], label=label,
+                             **box)).reset_index(drop=True), classes
 
 # %% ../nbs/00a_data.ipynb #232ab343
 SPLITS = {name: split for split, names in dict(
@@ -600,18 +654,21 @@ def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or '
     "The column `split`, under the names that people give to its parts; anything else is an error."
     split = t['split'].map(split_name, na_action='ignore')
     if (odd := split.isna()).any():
-        raise ValueError(f"{root}: the column split has {t['split'][odd].iloc[0]!r}; expected train, valid or test")
+        raise ValueError(f"{root}: the column split has {t['split'][odd].iloc[0]!r}; expected "
+                         "train, valid or test")
     return split
 
 # %% ../nbs/00a_data.ipynb #9bcb273f
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm',
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp',
+                  '.webp', '.tif', '.tiff', '.ppm',
                   '.pgm'} | ({'.avif'} & set(Image.registered_extensions())) # not every Pillow can
 
 # %% ../nbs/00a_data.ipynb #b0afea3a
 def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of their names
     "The folder of each class."
     root = existing(root, 'a folder with one folder for each class')
-    if not root.is_dir(): raise ValueError(f'{root} is a file: with data=folder, root must name a folder')
+    if not root.is_dir():
+        raise ValueError(f'{root} is a file: with data=folder, root must name a folder')
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not hidden(p.name))
     if not folders: raise ValueError(f'{root} holds no folders: expected one for each class')
     one_spelling({f'the folder {p.name!r}': class_name(p.name) for p in folders}, classes, root)
@@ -623,9 +680,12 @@ def say_left_out(root:Path, # a folder of classes
                 ):
     "Say which files no class gets, for their ending or because they lie beside the classes' folders."
     kind = lambda p: Path(p).suffix.lower() or 'none'
-    some, kinds = {kind(p): os.path.relpath(p, root) for p in others[::-1]}, Counter(map(kind, others))
+    some, kinds = ({kind(p): os.path.relpath(p, root) for p in others[::-1]},
+                   Counter(map(kind, others)))
     listed = ', '.join(f'{k} ({n:,}, e.g. {some[k]})' for k, n in kinds.most_common(4))
-    if others: print(f'{len(others):,} files of {root.name} are left out because of their ending: {listed}')
+    if others:
+        print(f'{len(others):,} files of {root.name} are left out because of their '
+              f'ending: {listed}')
     loose = sorted(p.name for p in root.iterdir()
                    if kind(p) in IMAGE_SUFFIXES and not hidden(p.name) and not p.is_dir())
     if loose: print(f'{len(loose):,} pictures lie in {root.name} itself, in no folder of a class, '
@@ -637,7 +697,8 @@ def read_folder(root:Path, # one folder for each class
                 partial:bool=False, # a class may have no folder here, as in a small test set
                ) -> tuple[pd.DataFrame, list[str]]: # records (path, label), classes
     "An ImageFolder: one folder for each class, searched through all its depths."
-    folders = class_folders(root, classes); root = existing(root, 'a folder')
+    folders = class_folders(root, classes)
+    root = existing(root, 'a folder')
     if not partial and (parts := split_folders(root, classes)): raise ValueError(
         f"{root} holds the splits {', '.join(p.name for p in parts.values())}, not classes: "
         "read each split's folder by itself")
@@ -647,7 +708,8 @@ def read_folder(root:Path, # one folder for each class
     image = lambda p: os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES
     say_left_out(root, [p for files in found.values() for p in files if not image(p)])
     files = [(str(Path(p)), i) for i, c in enumerate(classes) for p in found.get(c, []) if image(p)]
-    return pd.DataFrame(dict(path=[f for f, _ in files], label=np.array([i for _, i in files], np.int64))), classes
+    return pd.DataFrame(dict(path=[f for f, _ in files],
+                             label=np.array([i for _, i in files], np.int64))), classes
 
 # %% ../nbs/00a_data.ipynb #c6517b7e
 def split_folders(root:Path, classes=None, # names that the user wants, if any
@@ -663,12 +725,15 @@ def split_folders(root:Path, classes=None, # names that the user wants, if any
     if not named:
         check_for_splits(root, names, refuse)
         return {}
-    if len(set(named.values())) < len(named): refuse(f' has {listed}, several folders for one split')
+    if len(set(named.values())) < len(named):
+        refuse(f' has {listed}, several folders for one split')
     if 'train' in named.values() and len(named) > 1:
-        if others: print(f"{root.name} is read by its splits {listed}; left out: {', '.join(others)}")
+        if others:
+            print(f"{root.name} is read by its splits {listed}; left out: {', '.join(others)}")
         return {s: root/n for n, s in named.items()}
     if others: refuse(f" has {listed} beside {', '.join(others[:5])}, a split or a class?")
-    refuse(f" has {listed}/ but neither {'test/ nor val/' if 'train' in named.values() else 'train/'}")
+    refuse(f" has {listed}/ but neither "
+           f"{'test/ nor val/' if 'train' in named.values() else 'train/'}")
 
 # %% ../nbs/00a_data.ipynb #9d2ba18b
 def check_for_splits(root:Path, names, # of the folders, none of which is called after a split
@@ -687,30 +752,35 @@ def check_for_splits(root:Path, names, # of the folders, none of which is called
 def csv_table(root:Path, path:str, label:str) -> tuple[pd.DataFrame, Path]: # all as text; the file
     "The table with its columns `path`, `label` and perhaps `split`; its labels are `class_name`s."
     root = existing(root, f"a CSV file with the columns '{path}' and '{label}'")
-    if root.is_dir(): raise ValueError(f'{root} is a folder: with data=csv, root must name the CSV file itself')
+    if root.is_dir():
+        raise ValueError(f'{root} is a folder: with data=csv, root must name the CSV file itself')
     t = pd.read_csv(root, dtype=str, keep_default_na=False, na_values=[''], index_col=False)
     same = lambda a, b: a.strip().casefold() == b.casefold()
     wanted = [w for w in (path, label, 'split') if w not in t]
     t = t.rename(columns={c: w for w in wanted for c in t if same(c, w)})
     if missing := [c for c in (path, label) if c not in t]:
-        raise ValueError(f"{root} lacks the column {', '.join(missing)}; it has {', '.join(t.columns)}")
+        raise ValueError(f"{root} lacks the column {', '.join(missing)}; it has "
+                         f"{', '.join(t.columns)}")
     for c in t.columns[t.columns.duplicated()]:
         raise ValueError(f'{root} has more than one column {c!r}')
     for c in () if 'split' in t else set(t) - {path, label}: # a split that is not called so
         parts = {split_name(v) for v in t[c].dropna().unique()[:50]}
         if None not in parts and len(parts) > 1:
-            raise ValueError(f"{root}: the column {c!r} reads like a split; call it 'split' or drop it")
+            raise ValueError(f"{root}: the column {c!r} reads like a split; call it "
+                             "'split' or drop it")
     return t.assign(**{label: t[label].map(class_name, na_action='ignore')}), root
 
 # %% ../nbs/00a_data.ipynb #946eb542
 def read_csv(root:Path, # the CSV file
              classes=None, # names to keep, in this order; default all, sorted
              path:str='path', label:str='label', # the columns' names
-            ) -> tuple[pd.DataFrame, list[str]]: # records (path, label, and split if there is one), classes
+            ) -> tuple[pd.DataFrame,
+                       list[str]]: # records (path, label, and split if there is one), classes
     "A CSV of paths and labels; paths are relative to the file's own folder."
     t, root = csv_table(root, path, label)
     if (empty := t[path].isna() | t[label].isna() | (t[label] == '')).any():
-        raise ValueError(f'{root}, line {int(np.flatnonzero(empty)[0]) + 2}: an empty path or label')
+        raise ValueError(f'{root}, line {int(np.flatnonzero(empty)[0]) + 2}: an '
+                         'empty path or label')
     first = t[label].drop_duplicates()
     one_spelling({f'line {i + 2} ({c})': c for i, c in first.items()}, classes, root)
     classes = choose_classes(sorted(first), classes)
@@ -724,9 +794,11 @@ def read_csv(root:Path, # the CSV file
 # %% ../nbs/00a_data.ipynb #2f8748bc
 CELEBA_SPLITS = dict(train=0, valid=1, test=2)
 
-def read_celeba(root:Path, # holds the folder celeba, or is it
-                attributes:list[str]|None=None, # names, in the order wanted; default the paper's five
-               ) -> tuple[dict[str, pd.DataFrame], list[str]]: # records (path, label, box) of 'train', 'valid', 'test'; attributes
+def read_celeba(
+    root:Path, # holds the folder celeba, or is it
+    attributes:list[str]|None=None, # names, in the order wanted; default the paper's five
+   ) -> tuple[dict[str, pd.DataFrame],
+              list[str]]: # records (path, label, box) of 'train', 'valid', 'test'; attributes
     "CelebA with its official partition; labels are codes of attribute combinations, the box the central 178 px. [Liu 2015]"
     folder = celeba_folder(root)
     existing(folder/'img_align_celeba', 'the unpacked pictures of CelebA (img_align_celeba.zip)')
@@ -735,49 +807,60 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
     if unknown := [a for a in wanted if a not in names]:
         raise ValueError(f"unknown attribute {', '.join(unknown)}: CelebA has {', '.join(names)}")
     values = celeba_table(lines[2:], len(names), (-1, 1), folder/'list_attr_celeba.txt', 3)
-    split = celeba_table(celeba_lines(folder/'list_eval_partition.txt'), 1, (0, 1, 2), folder/'list_eval_partition.txt', 1)
-    if missing := sorted(set(values) ^ set(split)): raise ValueError(
-        f'{folder}: {missing[0]} is in one of list_attr_celeba.txt and list_eval_partition.txt only ({len(missing)} such pictures)')
+    split = celeba_table(celeba_lines(folder/'list_eval_partition.txt'), 1, (0, 1, 2),
+                         folder/'list_eval_partition.txt', 1)
+    if missing := sorted(set(values) ^ set(split)):
+        raise ValueError(f'{folder}: {missing[0]} is in one of list_attr_celeba.txt and '
+                         f'list_eval_partition.txt only ({len(missing)} such pictures)')
     if lines[0] != [str(len(values))]: raise ValueError(
         f"{folder/'list_attr_celeba.txt'} says that it lists {' '.join(lines[0])} pictures, "
         f'but lists {len(values)}: is it whole?')
     at, files = [names.index(a) for a in wanted], list(values)
     label = bit_codes(np.array([values[f] for f in files])[:, at] > 0)
-    part, paths = np.array([split[f][0] for f in files]), [str(folder/'img_align_celeba'/f) for f in files]
+    part, paths = (np.array([split[f][0] for f in files]),
+                   [str(folder/'img_align_celeba'/f) for f in files])
     t = pd.DataFrame(dict(path=paths, label=label, left=0, top=20, width=178, height=178))
     return {k: t[part == v].reset_index(drop=True) for k, v in CELEBA_SPLITS.items()}, wanted
 
 # %% ../nbs/00a_data.ipynb #906d4326
 def celeba_folder(root:Path) -> Path: # the folder with img_align_celeba in it
     "CelebA's folder, whether the user names it or the one that holds it."
-    root = existing(root, 'the folder that holds celeba/, as torchvision.datasets.CelebA expects it')
+    root = existing(root,
+                    'the folder that holds celeba/, as torchvision.datasets.CelebA expects it')
     return root/'celeba' if (root/'celeba').is_dir() else root
 
 def celeba_lines(path:Path) -> list[list[str]]: # the words of each line
     "A list of CelebA's, in words."
-    lines = [line.split() for line in existing(path, "CelebA's list").read_text().splitlines() if line.strip()]
+    lines = [line.split() for line in existing(path, "CelebA's list").read_text().splitlines()
+             if line.strip()]
     if len(lines) < 3: raise ValueError(f'{path} has {len(lines)} lines: is it whole?')
     return lines
 
-def celeba_table(lines:list, n:int, allowed:tuple, path:Path, first:int) -> dict[str, list[int]]: # file name -> n numbers
+def celeba_table(lines:list, n:int, allowed:tuple, path:Path,
+                 first:int) -> dict[str, list[int]]: # file name -> n numbers
     "Rows of a file name and n numbers; a row of another form is named."
     words = {str(v) for v in allowed}
     for i, words_here in enumerate(lines):
-        if len(words_here) != n + 1 or not set(words_here[1:]) <= words: raise ValueError(
-            f"{path}, line {first + i}: expected a file name and {n} of {', '.join(map(str, allowed))}, "
-            f"got {' '.join(words_here)[:60]!r}")
+        if len(words_here) != n + 1 or not set(words_here[1:]) <= words:
+            raise ValueError(
+f"{path}, line {first + i}: expected a file name and {n} of {', '.join(map(str, allowed))}, "
+f"got {' '.join(words_here)[:60]!r}")
     twice = [name for name, k in Counter(name for name, *_ in lines).items() if k > 1]
     if twice:
-        raise ValueError(f'{path}: {twice[0]} is listed more than once ({len(twice)} such pictures)')
+        raise ValueError(f'{path}: {twice[0]} is listed more than once '
+                         f'({len(twice)} such pictures)')
     return {name: [int(v) for v in rest] for name, *rest in lines}
 
 # %% ../nbs/00a_data.ipynb #e27c3112
 def opaque(im:Image.Image) -> Image.Image: # mode RGB
     "Eight bits and three channels: 16-bit values are scaled, and what is transparent lies on white."
-    if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).clip(0, 65535)//257).astype(np.uint8))
-    if im.mode == 'F': raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
+    if im.mode.startswith('I'):
+        im = Image.fromarray((np.asarray(im).clip(0, 65535)//257).astype(np.uint8))
+    if im.mode == 'F':
+        raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
     if 'A' in im.getbands() or 'transparency' in im.info:
-        im = im.convert('RGBA'); im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
+        im = im.convert('RGBA')
+        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert('RGB')
 
 # %% ../nbs/00a_data.ipynb #4d9502be
@@ -805,7 +888,8 @@ def try_decode(record:tuple, size:int): # a record's path and box -> (pixels or 
     path, box = record
     try: return decode(path, size, box), ''
     except FileNotFoundError: return None, 'the file is missing'
-    except Exception as e: return None, f'{type(e).__name__}: {e}'.split('\n')[0][:160].replace(path, 'the file')
+    except Exception as e:
+        return None, f'{type(e).__name__}: {e}'.split('\n')[0][:160].replace(path, 'the file')
 
 # %% ../nbs/00a_data.ipynb #d59e49a9
 BOX = ['left', 'top', 'width', 'height']
@@ -835,7 +919,8 @@ def record_facts(records:pd.DataFrame, # path, label, and perhaps a box
 # %% ../nbs/00a_data.ipynb #16141b39
 def decode_records(records:pd.DataFrame, # path, label, and perhaps a box
                    size:int, pool:ThreadPoolExecutor,
-                  ) -> tuple[np.ndarray, list[str]]: # uint8 (n, size, size, 3) of the readable; reasons
+                  ) -> tuple[np.ndarray,
+                             list[str]]: # uint8 (n, size, size, 3) of the readable; reasons
     "Decode some records; the reason is empty where the image could be read."
     boxes = records[BOX].to_numpy(float) if 'left' in records else [None]*len(records)
     found = list(pool.map(lambda r: try_decode(r, size), zip(records.path.tolist(), boxes)))
@@ -844,20 +929,22 @@ def decode_records(records:pd.DataFrame, # path, label, and perhaps a box
     return np.stack(images) if images else empty, [why for _, why in found]
 
 # %% ../nbs/00a_data.ipynb #0202e1fb
-def import_images(records:pd.DataFrame, # path, label, and perhaps left, top, width, height
-                  folder:Path, # where the image set goes
-                  size:int, classes:list[str], # pixels, square; the names of the labels
-                  max_unreadable:float=.01, # share of unreadable files above which it is refused
-                  chunk:int=512, # images decoded between two notes of progress
-                  meta:dict|None=None, # further facts for set.json
-                  root=None, # what files.csv is relative to; default: the deepest folder with all files
-                 ) -> ImageSet:
+def import_images(
+    records:pd.DataFrame, # path, label, and perhaps left, top, width, height
+    folder:Path, # where the image set goes
+    size:int, classes:list[str], # pixels, square; the names of the labels
+    max_unreadable:float=.01, # share of unreadable files above which it is refused
+    chunk:int=512, # images decoded between two notes of progress
+    meta:dict|None=None, # further facts for set.json
+    root=None, # what files.csv is relative to; default: the deepest folder with all files
+   ) -> ImageSet:
     "Decode records into an image set, with a progress bar, naming and skipping what cannot be read; resumes."
     about = dict(kind='real', size=size, records=record_facts(records, root)) | (meta or {})
     if (Path(folder)/'set.json').exists():
         return finished_import(folder, about | dict(classes=classes), len(records), max_unreadable)
     writer, n = ImageSetWriter(folder, len(records), size, classes, meta=about), len(records)
-    seen, bad = (writer.state or dict(seen=0, bad=[])).values() # bad: [number of the record, reason]
+    # bad: [number of the record, reason]
+    seen, bad = (writer.state or dict(seen=0, bad=[])).values()
     with ThreadPoolExecutor() as pool, progress(total=n, desc='import', initial=seen) as bar:
         for at in range(seen, n, chunk):
             part = records.iloc[at:at + chunk]
@@ -881,7 +968,8 @@ def finish_import(writer:ImageSetWriter, # all images written
     if not bad: (folder/'unreadable.csv').unlink(missing_ok=True)
     out = {i for i, _ in bad}
     table = pd.DataFrame(dict(file=[name for i, name in enumerate(names) if i not in out]))
-    with atomic_path(folder/'files.csv') as p: table.to_csv(p, index=False, errors='surrogateescape')
+    with atomic_path(folder/'files.csv') as p:
+        table.to_csv(p, index=False, errors='surrogateescape')
     writer.meta = writer.meta | dict(root=root)
     return writer.close()
 
@@ -894,9 +982,10 @@ def finished_import(folder:Path, wanted:dict, # what its set.json should say
     parts = lambda d: {k: v for k, v in d.items() if k not in ('records', 'root')}
     flat = lambda d: parts(d) | (d['records'] if isinstance(d.get('records'), dict) else {})
     have, want = flat(done.meta), flat(json.loads(json.dumps(wanted)))
-    if differs := [k for k in want | have if have.get(k) != want.get(k)]: raise ValueError(
-        f"{folder} holds an image set made from something else (what differs: {', '.join(differs)}). "
-        'Import into another folder, or delete this one')
+    if differs := [k for k in want | have if have.get(k) != want.get(k)]:
+        raise ValueError(
+f"{folder} holds an image set made from something else (what differs: {', '.join(differs)}). "
+'Import into another folder, or delete this one')
     bad = Path(folder)/'unreadable.csv'
     named = pd.read_csv(bad).to_numpy().tolist() if bad.exists() else []
     report_unreadable(named, n, folder, max_unreadable)
@@ -910,12 +999,16 @@ def report_unreadable(bad:list, # [path, reason] of each unreadable file
                      ):
     "Name the unreadable files in unreadable.csv and on the screen; raise ValueError if they are too many."
     if not bad: return
-    with atomic_path(Path(folder)/'unreadable.csv') as p: pd.DataFrame(bad, columns=['path', 'reason']).to_csv(p, index=False)
+    with atomic_path(Path(folder)/'unreadable.csv') as p:
+        pd.DataFrame(bad, columns=['path', 'reason']).to_csv(p, index=False)
     some = '\n'.join(f'  {path}: {why}' for path, why in bad[:5])
-    text = f'{len(bad)} of {n} images could not be read' + (', among them' if len(bad) > 5 else '') + f':\n{some}'
+    text = (f'{len(bad)} of {n} images could not be read'
+            + (', among them' if len(bad) > 5 else '') + f':\n{some}')
     if len(bad) > max_share*n:
-        (Path(folder)/'progress.json').unlink(missing_ok=True)  # so that the next import looks at the mended files
-        raise ValueError(f'{text}\nThat is more than the allowed {max_share:.0%}. Check the root, or mend the files')
+        # so that the next import looks at the mended files
+        (Path(folder)/'progress.json').unlink(missing_ok=True)
+        raise ValueError(f'{text}\nThat is more than the allowed {max_share:.0%}. Check the root, '
+                         'or mend the files')
     print(text + f'\nThey are left out; all are named in {Path(folder).name}/unreadable.csv')
 
 # %% ../nbs/00a_data.ipynb #d026f080
@@ -923,11 +1016,14 @@ SOURCES:dict[str, Callable] = {}
 
 def source(name:str): # what a user writes in `data=`
     "Register a kind of data: a function (root, classes, size, n, seed) -> dict of image sets 'train', 'valid', 'test'."
-    def register(fn): SOURCES[name] = fn; return fn
+    def register(fn):
+        SOURCES[name] = fn
+        return fn
     return register
 
 # %% ../nbs/00a_data.ipynb #dfcc77c1
-PARTS_READ = dict(affectnet=('Manually_Annotated_file_lists', 'Manually_Annotated_Images'), # below the root, where all is not read
+PARTS_READ = dict(affectnet=('Manually_Annotated_file_lists',
+                             'Manually_Annotated_Images'), # below the root, where all is not read
                   celeba=('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'))
 
 def data_digest(data:str, # a registered source
@@ -950,8 +1046,10 @@ def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', '
               seed:int=0, # which sample and which split
              ) -> dict[str, ImageSet]: # 'train', 'valid', 'test'
     "The three image sets of an experiment, imported or drawn once and cached."
-    if data not in SOURCES: raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(SOURCES))}")
-    if data != 'drawn' and not str(root): raise ValueError(f'data={data} needs root, the place where the images lie')
+    if data not in SOURCES:
+        raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(SOURCES))}")
+    if data != 'drawn' and not str(root):
+        raise ValueError(f'data={data} needs root, the place where the images lie')
     check_sizes(n)
     sets = SOURCES[data](root=Path(root), classes=list(classes), size=size, n=n or {}, seed=seed)
     check_classes(sets)
@@ -971,10 +1069,12 @@ def check_classes(sets:dict[str, ImageSet]): # 'train', 'valid', 'test'
     for name, s in sets.items():
         lacking = [c for c, n in zip(s.classes, s.counts) if n == 0]
         have = [c for c, n in zip(s.classes, s.counts) if n]
-        if lacking and name == 'train': raise ValueError(
-            f"no training images of class {', '.join(lacking)}; leave it out with classes={','.join(have)}")
-        if lacking: print(f"warning: the {name} set has no images of {', '.join(lacking)}: its mean class accuracy "
-                          'is over the other classes')
+        if lacking and name == 'train':
+            raise ValueError(
+f"no training images of class {', '.join(lacking)}; leave it out with classes={','.join(have)}")
+        if lacking:
+            print(f"warning: the {name} set has no images of {', '.join(lacking)}: its mean class "
+                  "accuracy " 'is over the other classes')
 
 # %% ../nbs/00a_data.ipynb #9e91a973
 def subsample(records:pd.DataFrame, # with a column label
@@ -1021,13 +1121,15 @@ def warn_of_labels(split:str, records:pd.DataFrame, keys): # one of `picture_key
     t = records[['path', 'label']].assign(key=np.asarray(keys)).drop_duplicates(['key', 'label'])
     t = t[t.key.duplicated(keep=False)]
     some = ' and '.join(t.path[t.key == t.key.iloc[0]]) if len(t) else ''
-    if some: print(f'warning: {t.key.nunique():,} pictures of the {split} set are there under several labels, '
-                   f'e.g. {some}: at most one of the labels is right')
+    if some:
+        print(f'warning: {t.key.nunique():,} pictures of the {split} set are there under several '
+              f'labels, e.g. {some}: at most one of the labels is right')
 
 # %% ../nbs/00a_data.ipynb #e032878c
 def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 'test'
                most:float=.05, # share of a test or validation set above which the data is refused
-              ) -> tuple[dict, pd.DataFrame]: # what stays; what is left out: path, split, same_as, of
+              ) -> tuple[dict,
+                         pd.DataFrame]: # what stays; what is left out: path, split, same_as, of
     "Leave out of training (and of validation) what the test set (and the validation set) has too."
     keys, out = {s: pd.Series(picture_keys(r), dtype=object) for s, r in chosen.items()}, []
     for s, r in chosen.items(): warn_of_labels(s, r, keys[s])
@@ -1037,9 +1139,11 @@ def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 't
         for s in others if shared.any() else ():
             hit = keys[s].isin(keys[held]).to_numpy()
             twins += [(p, s, where[k], held) for p, k in zip(chosen[s].path[hit], keys[s][hit])]
-            chosen = chosen | {s: chosen[s][~hit]}; keys[s] = keys[s][~hit]
+            chosen = chosen | {s: chosen[s][~hit]}
+            keys[s] = keys[s][~hit]
         if not twins: continue
-        text = (f"{shared.sum():,} of {len(shared):,} {held} images are in the {' or '.join(others)} set "
+        text = (f"{shared.sum():,} of {len(shared):,} {held} images are in "
+                f"the {' or '.join(others)} set "
                 f'too, e.g. {twins[0][2]} and {twins[0][0]}')
         if shared.sum() > most*len(shared): raise ValueError(
             f'{text}: a classifier would be tested on what it has learnt. Take them out of one')
@@ -1057,13 +1161,15 @@ def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid',
     (chosen, twins), out = drop_leaks(chosen), {}
     for name, records in chosen.items():
         mine, facts = twins[twins.split == name], record_facts(records, root)
-        if not len(records): raise ValueError(f'the {name} set has no image that no other split has too')
+        if not len(records):
+            raise ValueError(f'the {name} set has no image that no other split has too')
         def make(folder):
             if len(mine):
                 with atomic_path(folder/'duplicates.csv') as p: mine.to_csv(p, index=False)
             return import_images(records, folder, size, classes, meta=meta, root=root)
         params = dict(records=facts, size=size, classes=classes) | (meta or {})
-        if len(mine): params['left_out'] = [names_below(mine[c], root)[0] for c in ('path', 'same_as')]
+        if len(mine):
+            params['left_out'] = [names_below(mine[c], root)[0] for c in ('path', 'same_as')]
         out[name] = ImageSet(artefact('import', make, params))
         out[name].root = names_below(records.path, root)[1] # where the files lie now
     return out
@@ -1079,7 +1185,8 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
         share, both = .1, None
         if n['train'] is not None:
             held = n['valid'] or max(1, round(n['train']/9))
-            both = n['train'] + held; share = held/both
+            both = n['train'] + held
+            share = held/both
         pool = subsample(splits['train'], both, len(classes), seed)
         parts = split_records(pool, (1 - share, share), seed)
         splits = splits | dict(zip(('train', 'valid'), parts))
@@ -1140,7 +1247,9 @@ ATTRIBUTE_SOURCES:dict[str, Callable] = {}
 
 def attribute_source(name:str): # what a user writes in `data=`
     "Register a kind of data with attributes: a function (root, size, n, seed) -> dict of image sets."
-    def register(fn): ATTRIBUTE_SOURCES[name] = fn; return fn
+    def register(fn):
+        ATTRIBUTE_SOURCES[name] = fn
+        return fn
     return register
 
 def load_attributes(data:str, # a registered source: 'drawn', 'celeba'
@@ -1151,14 +1260,17 @@ def load_attributes(data:str, # a registered source: 'drawn', 'celeba'
                    ) -> dict[str, ImageSet]: # 'train', 'valid', 'test', all with `attributes`
     "The three image sets of an experiment on attributes, imported or drawn once and cached."
     if data not in ATTRIBUTE_SOURCES:
-        raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(ATTRIBUTE_SOURCES))}")
-    if data != 'drawn' and not str(root): raise ValueError(f'data={data} needs root, the place where the images lie')
+        raise ValueError(f"unknown data {data!r}: choose one of "
+                         f"{', '.join(sorted(ATTRIBUTE_SOURCES))}")
+    if data != 'drawn' and not str(root):
+        raise ValueError(f'data={data} needs root, the place where the images lie')
     check_sizes(n)
     sets = ATTRIBUTE_SOURCES[data](root=Path(root), size=size, n=n or {}, seed=seed)
     share = sets['train'].attribute_matrix.mean(0)
     for a, p in zip(sets['train'].attributes, share):
         if p in (0, 1):
-            raise ValueError(f"{'no' if p == 0 else 'every'} training image is {a}: it cannot be learnt; take more images")
+            raise ValueError(f"{'no' if p == 0 else 'every'} training image is {a}: it cannot be "
+                             "learnt; take more images")
     return sets
 
 # %% ../nbs/00a_data.ipynb #acbebccc
@@ -1168,8 +1280,10 @@ def celeba_source(root, size, n, seed): # as in `load_attributes`
     splits, attributes = read_celeba(root)
     chosen = {}
     for name, records in splits.items():
-        if not len(records): raise ValueError(f'the {name} part of list_eval_partition.txt is empty')
-        rows = np.random.default_rng([seed, CELEBA_SPLITS[name]]).permutation(len(records))[:n.get(name)]
+        if not len(records):
+            raise ValueError(f'the {name} part of list_eval_partition.txt is empty')
+        rows = np.random.default_rng([seed,
+                                      CELEBA_SPLITS[name]]).permutation(len(records))[:n.get(name)]
         chosen[name] = records.iloc[np.sort(rows)].reset_index(drop=True)
     classes, meta = combination_names(attributes), dict(attributes=attributes)
     return import_chosen(chosen, classes, size, celeba_folder(root), meta)

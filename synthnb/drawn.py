@@ -25,11 +25,13 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .core import artefact, generator, progress
-from .data import (CELEBA_ATTRIBUTES, ImageSet, ImageSetWriter, attribute_source, bit_codes, choose_classes,
+from .data import (CELEBA_ATTRIBUTES, ImageSet, ImageSetWriter,
+                          attribute_source, bit_codes, choose_classes,
                           combination_names, source)
 
 # %% ../nbs/00b_drawn.ipynb #c75afaa0
-EXPRESSIONS = ['neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt']
+EXPRESSIONS = ['neutral', 'happiness', 'sadness', 'surprise',
+               'fear', 'disgust', 'anger', 'contempt']
 AFFECTNET_COUNTS = [74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750]
 DOWNSAMPLED_COUNTS = [min(count, 15000) for count in AFFECTNET_COUNTS]
 
@@ -41,7 +43,8 @@ def exact_counts(
     frequencies:list, # any non-negative numbers, one a class
 ) -> list: # whole numbers that sum to `n`
     "Share `n` out in proportion, the remainders going to the largest fractions"
-    shares = torch.tensor(frequencies, dtype=torch.float64); shares = shares/shares.sum()*n
+    shares = torch.tensor(frequencies, dtype=torch.float64)
+    shares = shares/shares.sum()*n
     counts = shares.floor()
     extra = (shares-counts).argsort(descending=True, stable=True)[:n-int(counts.sum())]
     counts[extra] += 1
@@ -73,7 +76,8 @@ def column(
 ) -> Tensor: # float32 (n,)
     "Rows start to start + n of an endless random column that only its keys determine"
     first, last = start//CHUNK, (start+max(n, 1)-1)//CHUNK
-    rows = torch.cat([draw(CHUNK, generator=generator(*keys, chunk)) for chunk in range(first, last+1)])
+    rows = torch.cat([draw(CHUNK, generator=generator(*keys, chunk))
+                      for chunk in range(first, last+1)])
     return rows[start-first*CHUNK:][:n]
 
 # %% ../nbs/00b_drawn.ipynb #893b1234
@@ -99,15 +103,18 @@ def sample_expression(
 ) -> dict: # of float32 (n,), one an axis
     "Each class is a ray from the neutral face, walked to a random length and blurred on every axis"
     low, high = intensity
-    means = torch.tensor(MEANS)[labels]*(low + (high-low)*column(len(labels), *keys, 'intensity', start=start))[:, None]
+    means = torch.tensor(MEANS)[labels]*(
+        low + (high-low)*column(len(labels), *keys, 'intensity', start=start))[:, None]
     width = {'gaze_x': .35, 'gaze_y': .15}
-    axes = {name: means[:, i] + width.get(name, spread)*column(len(labels), *keys, name, start=start, draw=torch.randn)
+    axes = {name: means[:, i] + width.get(name, spread)
+            *column(len(labels), *keys, name, start=start, draw=torch.randn)
             for i, name in enumerate(AXES)}
     side = (column(len(labels), *keys, 'side', start=start) < .5).float()*2 - 1
     return axes | dict(mouth_asymmetry=axes['mouth_asymmetry']*side)
 
 # %% ../nbs/00b_drawn.ipynb #0e769d62
-CHOICES = dict(hair_colour=['black', 'brown', 'blond'], feminine=['masculine', 'feminine'], age=['young', 'old'])
+CHOICES = dict(hair_colour=['black', 'brown', 'blond'],
+               feminine=['masculine', 'feminine'], age=['young', 'old'])
 
 def sample_attributes(
     n:int, # how many faces
@@ -119,11 +126,12 @@ def sample_attributes(
     r = lambda key: column(n, *keys, key, start=start)
     pick = lambda key, random: torch.as_tensor(classes.get(key, random)).expand(n).float()
     within = lambda key: r(key+' within') - .5
-    return dict(
-        skin_tone=(pick('skin_tone', 1 + (r('skin_tone')*6).floor()) + .8*within('skin_tone')).clamp(1, 6),
-        hair_colour=(pick('hair_colour', (r('hair_colour')*3).floor()) + .5*within('hair_colour')).clamp(0, 2),
-        feminine=.125 + .75*pick('feminine', r('feminine') < .5) + .25*within('feminine'),
-        age=.18 + .64*pick('age', r('age') < .35) + .36*within('age'))
+    return dict(skin_tone=(pick('skin_tone', 1 + (r('skin_tone')*6).floor())
+                           + .8*within('skin_tone')).clamp(1, 6),
+                hair_colour=(pick('hair_colour', (r('hair_colour')*3).floor())
+                             + .5*within('hair_colour')).clamp(0, 2),
+                feminine=.125 + .75*pick('feminine', r('feminine') < .5) + .25*within('feminine'),
+                age=.18 + .64*pick('age', r('age') < .35) + .36*within('age'))
 
 # %% ../nbs/00b_drawn.ipynb #592dbbea
 def sample_hair(
@@ -154,18 +162,21 @@ def sample_identity(
     z = lambda key: column(len(f), *keys, key, start=start, draw=torch.randn).clamp(-2.2, 2.2)
     m = 1 - f
     return dict(
-        head_width=.480 + .020*z('head_width') - .012*f, head_height=.66 + .022*z('head_height') - .01*f,
+        head_width=.480 + .020*z('head_width') - .012*f,
+        head_height=.66 + .022*z('head_height') - .01*f,
         jaw=-.10 + .34*m + .06*z('jaw'),
         eye_spacing=.200 + .010*z('eye_spacing'), eye_height=-.03 + .014*z('eye_height'),
         eye_width=.108 + .007*z('eye_width') + .006*f, eye_cant=.04*z('eye_cant') + .05*f,
         iris_size=.053 + .003*z('iris_size'),
         iris_colour=r('iris_colour')*(5.4 - .8*attributes['skin_tone']).clamp(min=1),
-        brow_thickness=.021 + .013*m + .003*z('brow_thickness'), brow_arch=.022 + .012*f + .008*z('brow_arch'),
+        brow_thickness=.021 + .013*m + .003*z('brow_thickness'),
+        brow_arch=.022 + .012*f + .008*z('brow_arch'),
         nose_length=.215 + .02*z('nose_length'), nose_width=.076 + .010*z('nose_width') + .010*m,
         mouth_height=.375 + .014*z('mouth_height'), mouth_size=.190 + .014*z('mouth_size'),
         lip_thickness=.036 + .008*f + .006*z('lip_thickness'),
         lip_colour=(.15 + .45*f + .15*z('lip_colour')).clamp(0, 1),
-        blush=(.30 + .35*f + .15*z('blush')).clamp(0, 1), stubble=(1.2*m*r('stubble') - .35).clamp(0, .6),
+        blush=(.30 + .35*f + .15*z('blush')).clamp(0, 1),
+        stubble=(1.2*m*r('stubble') - .35).clamp(0, .6),
         shirt_colour=r('shirt_colour')*7) | sample_hair(attributes, *keys, start=start)
 
 # %% ../nbs/00b_drawn.ipynb #aeed0148
@@ -179,12 +190,13 @@ def sample_view(
     "Where the face stands, how it turns, the light, the wall behind it and the sensor's noise"
     r = lambda key: column(n, *keys, key, start=start)
     z = lambda key: column(n, *keys, key, start=start, draw=torch.randn).clamp(-2.2, 2.2)
-    return dict(
-        x=.025*z('x'), y=-.035 + .025*z('y'), scale=1.15 + .04*z('scale'),
-        tilt=.05*z('tilt'), yaw=.30*z('yaw'), pitch=.30*z('pitch'),
-        light_x=.55*z('light_x'), light_y=-.35 + .25*z('light_y'), gain=1 + .05*z('gain'), warmth=.02*z('warmth'),
-        wall_colour=r('wall_colour')*7, wall_value=.55 + .50*r('wall_value'), wall_shift=.8*z('wall_shift'),
-        noise=.006 + .014*r('noise'), noise_seed=(r('noise_seed')*NOISE_ROWS).floor())
+    return dict(x=.025*z('x'), y=-.035 + .025*z('y'), scale=1.15 + .04*z('scale'),
+                tilt=.05*z('tilt'), yaw=.30*z('yaw'), pitch=.30*z('pitch'),
+                light_x=.55*z('light_x'), light_y=-.35 + .25*z('light_y'),
+                gain=1 + .05*z('gain'), warmth=.02*z('warmth'),
+                wall_colour=r('wall_colour')*7, wall_value=.55 + .50*r('wall_value'),
+                wall_shift=.8*z('wall_shift'),
+                noise=.006 + .014*r('noise'), noise_seed=(r('noise_seed')*NOISE_ROWS).floor())
 
 # %% ../nbs/00b_drawn.ipynb #8cffb56d
 def named_class(
@@ -208,10 +220,12 @@ def check_labels(
 ) -> Tensor: # int64 (n,)
     "Labels as codes, or an error that lists the codes"
     labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or ((labels < 0) | (labels >= len(EXPRESSIONS))).any():
+    if (labels.ndim != 1 or labels.is_floating_point()
+        or ((labels < 0) | (labels >= len(EXPRESSIONS))).any()):
         codes = ', '.join(f'{i} {name}' for i, name in enumerate(EXPRESSIONS))
-        raise ValueError(f'labels must be a row of whole expression codes ({codes}); got shape {tuple(labels.shape)}'
-                         f', {labels.dtype}, values {sorted(set(labels.flatten().tolist()))[:10]}')
+        raise ValueError('labels must be a row of whole expression codes '
+                         f'({codes}); got shape {tuple(labels.shape)}, {labels.dtype}, values '
+                         f'{sorted(set(labels.flatten().tolist()))[:10]}')
     return labels.long()
 
 # %% ../nbs/00b_drawn.ipynb #5c843f15
@@ -225,8 +239,11 @@ def sample_faces(
     **fixed, # any parameter: a number or tensor, or a class of `CHOICES` by its name
 ) -> dict: # of float32 (n,), one a parameter, and 'label'
     "Parameters of faces: row i depends on (seed, name, start + i) and its label only"
-    labels = check_labels(labels); n = len(labels); keys = (seed, name)
-    classes = {k: c for k, v in fixed.items() if k in CHOICES and (c := named_class(k, v)) is not None}
+    labels = check_labels(labels)
+    n = len(labels)
+    keys = (seed, name)
+    classes = {k: c for k, v in fixed.items()
+               if k in CHOICES and (c := named_class(k, v)) is not None}
     exact = {k: torch.as_tensor(v, dtype=torch.float32).expand(n) for k, v in fixed.items()
              if k not in classes and named_class(k, v) is None}
     faces = sample_attributes(n, *keys, start=start, classes=classes)
@@ -234,7 +251,8 @@ def sample_faces(
     faces |= sample_identity(faces, *keys, start=start) | sample_view(n, *keys, start=start)
     faces |= sample_expression(labels, *keys, start=start, spread=spread, intensity=intensity)
     if unknown := [k for k in fixed if k not in faces]:
-        raise ValueError(f"{unknown[0]!r} is no parameter of a face; choose from {', '.join(sorted(faces))}")
+        raise ValueError(f"{unknown[0]!r} is no parameter of a face; choose from "
+                         f"{', '.join(sorted(faces))}")
     return faces | exact | dict(label=labels)
 
 # %% ../nbs/00b_drawn.ipynb #f1adc6bb
@@ -253,7 +271,8 @@ def with_expression(
     "The same people in the same pictures, with other expressions"
     labels = check_labels(labels)
     if len(labels) != len(faces['label']):
-        raise ValueError(f"{len(labels)} labels for {len(faces['label'])} faces; give one label a face")
+        raise ValueError(f"{len(labels)} labels for {len(faces['label'])} faces; give "
+                         "one label a face")
     axes = sample_expression(labels, seed, name, start=start, spread=spread, intensity=intensity)
     return faces | axes | dict(label=labels)
 
@@ -341,7 +360,8 @@ class Canvas:
         self.hair = torch.lerp(on_palette(HAIR, p.hair_colour), self.colour(*GREY), p.grey[:, None])
         self.shade = self.skin*self.colour(.70, .56, .52)
 
-    def colour(self, *rgb): return torch.tensor(rgb, device=self.u.device, dtype=self.u.dtype).view(1, 3, 1, 1)
+    def colour(self, *rgb):
+        return torch.tensor(rgb, device=self.u.device, dtype=self.u.dtype).view(1, 3, 1, 1)
 
 # %% ../nbs/00b_drawn.ipynb #f206150d
 @patch
@@ -380,7 +400,8 @@ def pixels_between(
     size:int, # pixels a side
 ) -> slice: # of rows or columns, two pixels wider on both sides
     "The pixels that hold an interval for every face of a batch"
-    first, last = torch.stack([low.detach().amin(), high.detach().amax()]).add(1).mul(size/2).clamp(0, size).tolist()
+    first, last = torch.stack([low.detach().amin(),
+                               high.detach().amax()]).add(1).mul(size/2).clamp(0, size).tolist()
     return slice(max(0, int(first)-2), min(size, int(last)+3))
 
 # %% ../nbs/00b_drawn.ipynb #410bc429
@@ -436,7 +457,8 @@ def hair_distance(c:Canvas, length) -> Tensor: # signed distance
     p = c.p
     down = c.v.clamp(min=0)
     width = p.head_width + p.hair_volume + .10*down*(length > .3)
-    dome = sdf_ellipse(c.u + .015*p.yaw, c.v.clamp(max=0), width, p.head_height + p.hair_volume + .015)
+    dome = sdf_ellipse(c.u + .015*p.yaw, c.v.clamp(max=0), width,
+                       p.head_height + p.hair_volume + .015)
     return smooth_max(dome, c.v - length + .22*c.u**2, .12)
 
 # %% ../nbs/00b_drawn.ipynb #97c05bba
@@ -444,7 +466,8 @@ def strands(c:Canvas, s:Tensor, amount=.045) -> Tensor: # shade, around 1
     "Fine light and dark lines along the hair, fading out where pixels are too coarse for them"
     fine = lambda f: math.exp(-.5*(f*1.2/c.size)**2)
     phase = 30*c.p.part
-    lines = .6*torch.cos(13*s + phase) + fine(41)*torch.cos(41*s + 2*phase) + .7*fine(97)*torch.cos(97*s + 3*phase)
+    lines = (.6*torch.cos(13*s + phase) + fine(41)*torch.cos(41*s + 2*phase)
+             + .7*fine(97)*torch.cos(97*s + 3*phase))
     return 1 + amount*lines
 
 # %% ../nbs/00b_drawn.ipynb #f8512112
@@ -487,19 +510,23 @@ def draw_ears(c:Canvas):
 def draw_head(c:Canvas):
     "Skin, the soft shadow of a side light, cheeks, stubble"
     p = c.p
-    d = head_distance(c); mask = c.cover(d)
+    d = head_distance(c)
+    mask = c.cover(d)
     uf, vf = c.turned(.10)
     nx, ny = c.u/p.head_width, c.v/p.head_height
     rim = c.cover(-d - .01, .20)
     shade = .24 - .30*(p.light_x*nx + p.light_y*ny) + .32*rim
-    shade = shade + .22*bump(uf.abs() - p.eye_spacing*.86, .085)*bump(vf - p.eye_height + .035, .055)
+    shade = shade + .22*bump(uf.abs() - p.eye_spacing*.86,
+                             .085)*bump(vf - p.eye_height + .035, .055)
     shade = shade + .16*bump(uf, .10)*bump(vf - p.mouth_height - .105, .022)
-    light = bump(uf - .12*p.light_x, .16)*bump(vf + .34, .10) + .8*bump(uf.abs() - .25, .07)*bump(vf - .10, .045)
+    light = bump(uf - .12*p.light_x,
+                 .16)*bump(vf + .34, .10) + .8*bump(uf.abs() - .25, .07)*bump(vf - .10, .045)
     c.paint(mask, torch.lerp(c.skin*1.03, c.shade, shade.clamp(0, 1)[:, None]))
     c.image = c.image + (mask*light*.055)[:, None]*c.colour(1., .93, .85)
     cheek = bump(uf.abs() - .285, .085)*bump(vf - .17 + .02*p.mouth_curve, .065)
     c.paint(mask*cheek*(.34*p.blush), c.skin*c.colour(1.02, .64, .60))
-    beard = c.cover(.24 - vf + .35*(uf.abs()-.30).clamp(max=0), .20)*(1 - .7*bump(uf, .13)*bump(vf-p.mouth_height, .05))
+    beard = c.cover(.24 - vf + .35*(uf.abs()-.30).clamp(max=0),
+                    .20)*(1 - .7*bump(uf, .13)*bump(vf-p.mouth_height, .05))
     c.paint(mask*beard*p.stubble*(1-p.feminine), torch.lerp(c.shade, c.hair, .45))
 
 # %% ../nbs/00b_drawn.ipynb #60f0aab3
@@ -519,13 +546,16 @@ def draw_hair(c:Canvas):
     long = ((p.hair_length-.15)/.2).clamp(0, 1)
     inner = p.head_width*(.985 - .075*long)
     opening = smooth_max(above, side - inner, .16)
-    c.paint(c.cover(head_distance(c))*c.cover(-opening - .05, .09)*c.cover(c.v - p.hair_length, .1)*.45, c.shade)
+    c.paint(c.cover(head_distance(c))*c.cover(-opening - .05,
+                                              .09)*c.cover(c.v - p.hair_length, .1)*.45, c.shade)
     mask = c.cover(smooth_max(hair_distance(c, p.hair_length.clamp(min=-.02)), -opening, .02))
     crown = c.v + p.head_height + .12
     fan = (c.u - p.part*.8)/(crown.clamp(.02, .62) + .16)*.75
-    shade = 1 + .16*(p.light_x*c.u - .8*c.v*(c.v < 0)) - .26*bump(above, .055)*(1 - .6*long*(c.v > -.1))
+    shade = 1 + .16*(p.light_x*c.u
+                     - .8*c.v*(c.v < 0)) - .26*bump(above, .055)*(1 - .6*long*(c.v > -.1))
     shade = shade*strands(c, fan)
-    sheen = bump(crown - .17 - .60*(c.u - .10*p.light_x)**2, .045)*(1 - p.grey*.5)*bump(c.u - .12*p.light_x, .30)
+    sheen = bump(crown - .17 - .60*(c.u - .10*p.light_x)**2,
+                 .045)*(1 - p.grey*.5)*bump(c.u - .12*p.light_x, .30)
     colour = c.hair*shade[:, None] + (sheen*.30)[:, None]*(c.hair*.8 + .10)
     c.paint(mask, colour)
 
@@ -537,9 +567,11 @@ def draw_age(c:Canvas):
     old = ((p.age-.5)*2.5).clamp(0, 1)
     brow = p.eye_height - .165 - .075*p.brow_height
     rows = torch.minimum((v - brow + .085 + .10*u*u).abs(), (v - brow + .145 + .14*u*u).abs())
-    lines = c.cover(torch.maximum(rows - .004, u.abs() - .21), .012)*(.60*old + .40*p.brow_height.clamp(0, 1))
+    lines = c.cover(torch.maximum(rows - .004, u.abs() - .21),
+                    .012)*(.60*old + .40*p.brow_height.clamp(0, 1))
     x, y = u.abs() - p.eye_spacing, v - p.eye_height
-    feet = torch.minimum(sdf_segment(x, y, (.135, -.005), (.185, -.03)), sdf_segment(x, y, (.135, .02), (.18, .035)))
+    feet = torch.minimum(sdf_segment(x, y, (.135, -.005), (.185, -.03)),
+                         sdf_segment(x, y, (.135, .02), (.18, .035)))
     bags = (y - .072 + .05*(x/.1)**2*.4).abs() + .004 + (x.abs()-.085).clamp(min=0)
     lines = lines + c.cover(feet - .004, .012)*(.65*old + .25*p.lower_lid.clamp(0, 1))
     lines = lines + c.cover(bags - .010, .02)*.60*old
@@ -553,17 +585,20 @@ def draw_eyes(c:Canvas):
     side = torch.where(u > 0, 1., -1.)
     x = u.abs() - p.eye_spacing
     y = v - p.eye_height + p.eye_cant*x
-    t = x/p.eye_width; arch = 1 - t*t
+    t = x/p.eye_width
+    arch = 1 - t*t
     upper = (.058*(1 + .72*p.lid_open)).clamp(.010, .125)*arch
     lower = (.042*(1 + .20*p.lid_open - .75*p.lower_lid)).clamp(.004, .09)*arch
     d = torch.maximum(-y - upper, y - lower)*.85
     white = c.cover(d)
-    c.paint(c.cover(-y - upper - .034, .02)*c.cover(y, .03)*c.cover(x.abs() - p.eye_width, .04)*.40, c.shade)
+    c.paint(c.cover(-y - upper - .034, .02)*c.cover(y, .03)*c.cover(x.abs() - p.eye_width, .04)*.40,
+            c.shade)
     sclera = 1 - .26*bump(y + upper, .020)
     c.paint(white, sclera[:, None]*c.colour(.965, .95, .935))
     draw_iris(c, x - side*p.gaze_x*.045, y - p.gaze_y*.022, side, white)
     draw_lashes(c, x, y, upper)
-    c.paint(c.cover((y - lower).abs().maximum(x.abs()-p.eye_width) - .004)*(.45 + .2*p.feminine), c.shade*.75)
+    c.paint(c.cover((y - lower).abs().maximum(x.abs()-p.eye_width) - .004)*(.45 + .2*p.feminine),
+            c.shade*.75)
     crease = (-y - upper - .030).abs().maximum(x.abs() - p.eye_width*.92)
     c.paint(c.cover(crease - .004)*.55, c.shade*.85)
 
@@ -633,10 +668,12 @@ def draw_nose(c:Canvas):
     c.paint((.42*bridge + .50*under + .55*c.cover(wings, .010)).clamp(0, .8), c.shade*.92)
     x = u.abs() - wide*.50
     c.paint(c.cover(sdf_ellipse(x, y - .006 + .3*x, wide*.27, .0115), .006)*.75, c.shade*.42)
-    tip = bump(u - .012*lamp, .026)*bump(y + .035, .020) + .5*bump(u - .008*lamp, .014)*bump(y + .12, .05)
+    tip = bump(u - .012*lamp, .026)*bump(y + .035,
+                                         .020) + .5*bump(u - .008*lamp, .014)*bump(y + .12, .05)
     c.image = c.image + (tip*.085)[:, None]*c.colour(1., .94, .88)
-    rows = torch.minimum(sdf_segment(u.abs(), v, (.022, p.eye_height-.055), (.050, p.eye_height-.015)),
-                         sdf_segment(u.abs(), v, (.020, p.eye_height+.025), (.065, p.eye_height+.002))) - .006
+    rows = torch.minimum(
+        sdf_segment(u.abs(), v, (.022, p.eye_height-.055), (.050, p.eye_height-.015)),
+        sdf_segment(u.abs(), v, (.020, p.eye_height+.025), (.065, p.eye_height+.002))) - .006
     c.paint(c.cover(rows, .008)*(.60*wrinkle).clamp(0, .75), c.shade*.78)
 
 # %% ../nbs/00b_drawn.ipynb #14c34e59
@@ -645,9 +682,11 @@ def draw_folds(c:Canvas):
     p = c.p
     u, v = c.turned(.13)
     base = p.eye_height + p.nose_length
-    d = sdf_segment(u.abs() + .10*(v-base)**2, v, (p.nose_width + .030, base - .02), (p.nose_width + .125, base + .115))
+    d = sdf_segment(u.abs() + .10*(v-base)**2, v, (p.nose_width + .030, base - .02),
+                    (p.nose_width + .125, base + .115))
     old = ((p.age-.5)*2.5).clamp(0, 1)
-    amount = (.55*p.nose_wrinkle.clamp(0, 1.3) + .35*p.mouth_curve.clamp(0, 1) + .42*old).clamp(0, .75)
+    amount = (.55*p.nose_wrinkle.clamp(0, 1.3)
+              + .35*p.mouth_curve.clamp(0, 1) + .42*old).clamp(0, .75)
     c.paint(c.cover(d - .005, .018)*amount, c.shade*.85)
 
 # %% ../nbs/00b_drawn.ipynb #2705b041
@@ -658,7 +697,9 @@ def mouth_lines(
     "The lips' four edges: upper lip, upper teeth, lower teeth, lower lip"
     p = c.p
     width = (p.mouth_size*(1 + .28*p.mouth_width)).clamp(.08, .34)
-    t = u/width; t2 = (t*t).clamp(max=1.5); body = (1-t2).clamp(min=0)
+    t = u/width
+    t2 = (t*t).clamp(max=1.5)
+    body = (1-t2).clamp(min=0)
     opening = p.mouth_open.clamp(min=0)
     pulled = (p.mouth_asymmetry*t).clamp(min=0)*t.abs()
     middle = p.mouth_height + .030*opening + .105*p.mouth_curve*(.35 - t2) - .115*pulled
@@ -667,7 +708,8 @@ def mouth_lines(
     bow = .80 + .55*t.abs() - .45*bump(t, .14)
     upper = p.lip_thickness*.80*press*(body*bow).clamp(min=.05)
     lower = p.lip_thickness*1.10*press*(body*(1.15 - .15*t2)).clamp(min=.05)
-    return t, middle - .85*gap - upper, middle - .85*gap, middle + 1.15*gap, middle + 1.15*gap + lower
+    return (t, middle - .85*gap - upper, middle - .85*gap,
+            middle + 1.15*gap, middle + 1.15*gap + lower)
 
 # %% ../nbs/00b_drawn.ipynb #6a7d1249
 def draw_mouth(c:Canvas):
@@ -709,24 +751,28 @@ def draw_light(c:Canvas):
     "Exposure, a side light on everything, a warm or cold cast, and the sensor's noise"
     p = c.p
     light = p.gain*(1 + .10*(p.light_x*c.X + p.light_y*c.Y))
-    cast = torch.cat([1 + p.warmth[:, None], torch.ones_like(p.warmth)[:, None], 1 - p.warmth[:, None]], 1)
+    cast = torch.cat([1 + p.warmth[:, None],
+                      torch.ones_like(p.warmth)[:, None], 1 - p.warmth[:, None]], 1)
     c.image = c.image*light[:, None]*cast
     noise = noise_table(3*c.size**2, str(c.u.device))[p.noise_seed.flatten().detach().long()]
     c.image = c.image + p.noise[:, None]*noise.view(-1, 3, c.size, c.size)
 
 # %% ../nbs/00b_drawn.ipynb #ebdad48e
-LAYERS = {draw_background: None, draw_back_hair: None, draw_body: (-1, 1, .28, 1), draw_ears: (-.68, .68, -.2, .3),
+LAYERS = {draw_background: None, draw_back_hair: None, draw_body: (-1, 1, .28, 1),
+          draw_ears: (-.68, .68, -.2, .3),
           draw_head: (-.68, .68, -.75, .85), draw_hair: None, draw_age: (-.48, .48, -.50, .25),
-          draw_folds: (-.36, .36, .05, .42), draw_nose: (-.26, .26, -.2, .32), draw_eyes: (-.46, .46, -.32, .24),
+          draw_folds: (-.36, .36, .05, .42), draw_nose: (-.26, .26, -.2, .32),
+          draw_eyes: (-.46, .46, -.32, .24),
           draw_brows: (-.48, .48, -.5, .1), draw_mouth: (-.42, .42, .1, .68), draw_light: None}
 
-def draw_faces(
-    faces:dict, # parameters, as from `sample_faces`
-    size:int, # pixels a side, at least 8
-    softness:float=1., # width of the edges: 1 antialiases; more blurs, and lets gradients see further
-) -> Tensor: # float32 (n, 3, size, size) in [0, 1], on the device of the parameters
+def draw_faces(faces:dict, # parameters, as from `sample_faces`
+               size:int, # pixels a side, at least 8
+               # width of the edges: 1 antialiases; more blurs, and lets gradients see further
+               softness:float=1.,
+              ) -> Tensor: # float32 (n, 3, size, size) in [0, 1], on the device of the parameters
     "Paint every layer of every face at once; differentiable in all continuous parameters"
-    if size < 8: raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
+    if size < 8:
+        raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
     if missing := [k for k in PARAMETERS if k not in faces]:
         raise ValueError(f"faces lacks {', '.join(missing)}; start from sample_faces(labels, seed)")
     c = Canvas({k: faces[k] for k in PARAMETERS}, size, softness)
@@ -776,7 +822,8 @@ def write_faces(
         for start in range(writer.done, len(labels), CHUNK):
             part = labels[start:start+CHUNK]
             pixels, faces = draw_images(part, size, seed, name, start, **options)
-            writer.write(pixels.numpy(), codes[part].numpy(), **{k: faces[k].numpy() for k in PARAMETERS})
+            writer.write(pixels.numpy(), codes[part].numpy(),
+                         **{k: faces[k].numpy() for k in PARAMETERS})
             bar.update(len(part))
     return writer.close()
 
@@ -793,9 +840,11 @@ def drawn_set(
     "A set of drawn faces: made once, then reused by every run"
     labels = expression_labels(n, protocol, f'{seed}/{name}', classes)
     classes = choose_classes(EXPRESSIONS, classes)
-    if size < 8: raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
+    if size < 8:
+        raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
     sample_faces(labels[:1], **options)
-    params = dict(n=n, size=size, protocol=protocol, seed=seed, name=name, classes=classes, options=options)
+    params = dict(n=n, size=size, protocol=protocol, seed=seed, name=name,
+                  classes=classes, options=options)
     make = lambda folder: write_faces(folder, labels, size, seed, name, classes, **options)
     return ImageSet(artefact('drawn', make, params))
 
@@ -811,13 +860,16 @@ def drawn_source(
     "Three drawn sets without a face in common"
     n = dict(train=3200, valid=400, test=4000) | {k: v for k, v in (n or {}).items() if v}
     protocols = dict(train='downsampled', valid='downsampled', test='balanced')
-    return {name: drawn_set(n[name], size, protocols[name], seed, name, classes or None) for name in protocols}
+    return {name: drawn_set(n[name], size, protocols[name], seed, name, classes or None)
+            for name in protocols}
 
 # %% ../nbs/00b_drawn.ipynb #572bcb17
-ATTRIBUTE_RATES = dict(hair_colour=[.40, .35, .25], feminine=[.42, .58], age=[.77, .23]) # in the order of CHOICES
+# in the order of CHOICES
+ATTRIBUTE_RATES = dict(hair_colour=[.40, .35, .25], feminine=[.42, .58], age=[.77, .23])
 EVEN_RATES = {k: [1/len(v)]*len(v) for k, v in CHOICES.items()}
-ATTRIBUTE_VALUES = dict(hair_colour=(0., 1., .35, 2.), feminine=(.125, .75, .20, 1.), age=(.18, .64, .30, 1.)) # first middle,
-#                                                                            step to the next, sigma, the largest value drawn
+ATTRIBUTE_VALUES = dict(hair_colour=(0., 1., .35, 2.), feminine=(.125, .75, .20, 1.),
+                        age=(.18, .64, .30, 1.)) # first middle,
+# step to the next, sigma, the largest value drawn
 
 def attribute_classes(
     n:int, # how many faces
@@ -827,7 +879,8 @@ def attribute_classes(
 ) -> dict: # attribute -> int64 (n,), codes into `CHOICES`
     "The class of each attribute of each face, with given shares; row i depends on its keys and i alone"
     edges = {k: torch.tensor(rates[k]).cumsum(0)[:-1] for k in CHOICES}
-    return {k: torch.bucketize(column(n, *keys, k + ' class', start=start), edges[k], right=True) for k in CHOICES}
+    return {k: torch.bucketize(column(n, *keys, k + ' class', start=start), edges[k], right=True)
+            for k in CHOICES}
 
 # %% ../nbs/00b_drawn.ipynb #2de92dda
 def attribute_values(
@@ -842,7 +895,8 @@ def attribute_values(
         out[k] = (first + step*classes[k] + sigma*luck).clamp(0, most)
     return out
 
-def attribute_codes(classes:dict) -> Tensor: # int64 (n,), codes of combinations of CELEBA_ATTRIBUTES
+def attribute_codes(classes:dict
+                   ) -> Tensor: # int64 (n,), codes of combinations of CELEBA_ATTRIBUTES
     "The combination of Black_Hair, Blond_Hair, Brown_Hair, Male and Young that a face's classes make"
     has = lambda key, name: classes[key] == CHOICES[key].index(name)
     bits = [has('hair_colour', 'black'), has('hair_colour', 'blond'), has('hair_colour', 'brown'),
@@ -863,8 +917,10 @@ def write_attribute_faces(
     writer = ImageSetWriter(folder, n, size, combination_names(CELEBA_ATTRIBUTES), meta=meta)
     with progress(total=n, initial=writer.done, desc=f'drawing {name}') as bar:
         for start in range(writer.done, n, CHUNK):
-            many = min(CHUNK, n - start); classes = attribute_classes(many, seed, name, start=start, rates=rates)
-            expression = (column(many, seed, name, 'expression', start=start)*len(EXPRESSIONS)).long()
+            many = min(CHUNK, n - start)
+            classes = attribute_classes(many, seed, name, start=start, rates=rates)
+            expression = (column(many, seed, name, 'expression',
+                                 start=start)*len(EXPRESSIONS)).long()
             values = attribute_values(classes, seed, name, start=start)
             pixels, faces = draw_images(expression, size, seed, name, start, **values)
             columns = {k: faces[k].numpy() for k in [*PARAMETERS, 'label']}
@@ -882,9 +938,11 @@ def drawn_attributes(
     rates:dict=ATTRIBUTE_RATES, # see `attribute_classes`
 ) -> ImageSet: # with `attributes`; its columns are the true parameters
     "A set of drawn faces with CelebA's five attributes: made once, then reused by every run"
-    if size < 8: raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
+    if size < 8:
+        raise ValueError(f'size={size} is too small to draw a face; give at least 8 pixels')
     make = lambda folder: write_attribute_faces(folder, n, size, seed, f'attributes {name}', rates)
-    params = dict(n=n, size=size, seed=seed, attributes=CELEBA_ATTRIBUTES, name=name, rates=rates, values=ATTRIBUTE_VALUES)
+    params = dict(n=n, size=size, seed=seed, attributes=CELEBA_ATTRIBUTES, name=name,
+                  rates=rates, values=ATTRIBUTE_VALUES)
     return ImageSet(artefact('drawn', make, params))
 
 @attribute_source('drawn')
@@ -896,7 +954,8 @@ def drawn_attributes_source(
 ) -> dict: # of ImageSet: 'train', 'valid', 'test'
     "Three drawn sets with attributes, of the same frequencies, without a face in common"
     n = dict(train=3200, valid=400, test=4000) | {k: v for k, v in (n or {}).items() if v}
-    return {name: drawn_attributes(n[name], size, seed, name) for name in ('train', 'valid', 'test')}
+    return {name: drawn_attributes(n[name], size, seed, name)
+            for name in ('train', 'valid', 'test')}
 
 # %% ../nbs/00b_drawn.ipynb #81aebddb
 def expression_posterior(
@@ -912,7 +971,8 @@ def expression_posterior(
     centres = torch.linspace(*intensity, 31)[:, None, None]*means
     centres = torch.stack([centres, centres*mirror])/width
     e = torch.stack([torch.as_tensor(faces[name]) for name in AXES], 1)/width
-    squared = (e**2).sum(1)[:, None, None, None] - 2*torch.einsum('na,sika->nsik', e, centres) + (centres**2).sum(-1)
+    squared = ((e**2).sum(1)[:, None, None, None]
+               - 2*torch.einsum('na,sika->nsik', e, centres) + (centres**2).sum(-1))
     log = (-.5*squared).flatten(1, 2).logsumexp(1)
     if prior is not None: log = log + torch.as_tensor(prior, dtype=torch.float32).log()
     return log.softmax(1)

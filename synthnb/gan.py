@@ -27,16 +27,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.ops import aten
 
-from .core import (artefact, atomic_path, default_device, generator, load_checkpoint, progress, save_checkpoint,
+from .core import (artefact, atomic_path, default_device, generator,
+                          load_checkpoint, progress, save_checkpoint,
                           save_json)
-from .data import (Images, ImageSet, ImageSetWriter, code_bits, combination_names, target_combinations, to_float,
+from .data import (Images, ImageSet, ImageSetWriter, code_bits,
+                          combination_names, target_combinations, to_float,
                           to_uint8)
 from .train import check_finite_state
 
 # %% ../nbs/01_gan.ipynb #c2ff4fce
 class InstanceNorm(nn.InstanceNorm2d):
     "Instance norm with weights and without running statistics, as a group norm. [Wu 2018]"
-    def __init__(self, dim:int, exact:bool=True): # channels; on a CPU: of a contiguous copy, exact for flat images too
+    def __init__(self, dim:int, exact:bool=True
+                ): # channels; on a CPU: of a contiguous copy, exact for flat images too
         super().__init__(dim, affine=True)
         self.exact = exact
     def forward(self, x):
@@ -60,7 +63,8 @@ class Generator(nn.Module):
     "Translates images to classes; keyed as yunjey/stargan. [Choi 2018, table 4]"
     def __init__(self, c_dim:int=8, # classes or attributes
                  conv_dim:int=64, repeats:int=6, # channels of the first layer, residual blocks
-                 kernel:int=7, residual:bool=False, # of the two outer convolutions; predict a change of the image
+                 kernel:int=7,
+                 residual:bool=False, # of the two outer convolutions; predict a change of the image
                  exact_norm:bool=True, # see InstanceNorm
                 ):
         super().__init__()
@@ -74,7 +78,8 @@ class Generator(nn.Module):
         if residual: nn.init.normal_(layers[-2].weight, std=.01)
         self.main = nn.Sequential(*layers)
 
-    def forward(self, x, c): # images in [-1, 1] (b, 3, h, w); classes one-hot, or attributes (b, c_dim)
+    def forward(self, x,
+                c): # images in [-1, 1] (b, 3, h, w); classes one-hot, or attributes (b, c_dim)
         planes = c.to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         y = self.main(torch.cat([x, planes], 1))
         return (x + 2*y).clamp(-1, 1) if self.residual else y
@@ -82,8 +87,9 @@ class Generator(nn.Module):
 # %% ../nbs/01_gan.ipynb #8fcbe1ee
 def check_size(size:int) -> int: # pixels; the same
     "Refuse images that the generator cannot give back as large as they were."
-    if size % 4 or size < 4: raise ValueError(
-        f'images of {size} px: the generator halves them twice and doubles them twice, so 4 must divide the size')
+    if size % 4 or size < 4:
+        raise ValueError(f'images of {size} px: the generator halves them twice and doubles them '
+                         'twice, so 4 must divide the size')
     return size
 
 # %% ../nbs/01_gan.ipynb #61e8dd2b
@@ -92,13 +98,16 @@ class Discriminator(nn.Module):
     def __init__(self, size:int=128, c_dim:int=8, # image size in pixels, classes or attributes
                  conv_dim:int=64, repeats:int=6, # channels of the first layer, strided convolutions
                  critic_outputs:int=1, # 1 or c_dim
-                 stem:bool=False, slope:float=.01): # a first convolution of stride 1; of the leaky ReLU
+                 stem:bool=False, slope:float=.01
+                ): # a first convolution of stride 1; of the leaky ReLU
         super().__init__()
-        if (last := size >> repeats) < 1: raise ValueError(
-            f'{repeats} strided convolutions need images of {2**repeats} px, got {size} px: lower critic_repeats')
+        if (last := size >> repeats) < 1:
+            raise ValueError(f'{repeats} strided convolutions need images of {2**repeats} px, got '
+                             f'{size} px: lower critic_repeats')
         dims, self.slope, layers = [conv_dim*2**i for i in range(repeats + stem)], slope, []
         for i, (a, b) in enumerate(zip([3, *dims], dims)):
-            layers += [nn.Conv2d(a, b, *((3, 1, 1) if stem and i == 0 else (4, 2, 1))), nn.LeakyReLU(slope)]
+            layers += [nn.Conv2d(a, b, *((3, 1, 1) if stem and i == 0 else (4, 2, 1))),
+                       nn.LeakyReLU(slope)]
         self.main = nn.Sequential(*layers)
         self.conv1 = nn.Conv2d(dims[-1], critic_outputs, 3, 1, 1, bias=False)
         self.conv2 = nn.Conv2d(dims[-1], c_dim, last, bias=False)
@@ -106,34 +115,62 @@ class Discriminator(nn.Module):
 
     def scale_weights(self):
         for c in self.convs: nn.init.kaiming_normal_(c.weight, self.slope)
-        for head in (self.conv1, self.conv2): nn.init.kaiming_normal_(head.weight, self.slope).data.mul_(.1)
+        for head in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(head.weight, self.slope).data.mul_(.1)
 
     @property
     def convs(self): return [m for m in self.main if isinstance(m, nn.Conv2d)]
 
-    def forward(self, x): # images in [-1, 1]; returns patch scores (b, critic_outputs, h, w), logits (b, c_dim)
+    def forward(
+        self,
+        x): # images in [-1, 1]; returns patch scores (b, critic_outputs, h, w), logits (b, c_dim)
         h = self.main(x)
         return self.conv1(h), self.conv2(h).flatten(1)
 
 # %% ../nbs/01_gan.ipynb #1a9d2f79
-CHOICES = dict(loss=('wgan-gp', 'hinge'), gp_patches=('sum', 'mean'), schedule=('official', 'paper', 'constant'),
+CHOICES = dict(loss=('wgan-gp', 'hinge'), gp_patches=('sum', 'mean'),
+               schedule=('official', 'paper', 'constant'),
                targets=('permutation', 'uniform'), precision=('auto', 'float32', 'bf16'))
 
 @dataclass(frozen=True)
 class StarGANConfig:
     "Networks, losses and schedule of a StarGAN; the defaults are the official code's. [Choi 2018; yunjey/stargan]"
-    conv_dim:int = 64; repeats:int = 6; kernel:int = 7; residual:bool = False # generator
-    exact_norm:bool = True # on a CPU, for flat images too; False as the records of `laptop` were made
-    critic_dim:int = 64; critic_repeats:int = 6; stem:bool = False; slope:float = .01 # discriminator
+    conv_dim:int = 64
+    repeats:int = 6
+    kernel:int = 7
+    residual:bool = False # generator
+    # on a CPU, for flat images too; False as the records of `laptop` were made
+    exact_norm:bool = True
+    critic_dim:int = 64
+    critic_repeats:int = 6
+    stem:bool = False
+    slope:float = .01 # discriminator
     conditional:bool = False # one critic output a class, instead of one
-    loss:str = 'wgan-gp'; gp_weight:float = 10.; gp_patches:str = 'sum' # penalty on the patches' sum or mean
-    cls_weight_d:float = 1.; cls_weight_g:float = 1.; rec_weight:float = 10.; mismatch_weight:float = 0.
-    augment:float = 0. # strength of random changes to all that D sees, real and fake; 1 is the source's
-    updates:int = 200_000; n_critic:int = 5; batch:int = 16 # updates of the discriminator; n_critic for each of G
-    lr_g:float = 1e-4; lr_d:float = 1e-4; beta1:float = .5; beta2:float = .999; schedule:str = 'official'
+    loss:str = 'wgan-gp'
+    gp_weight:float = 10.
+    gp_patches:str = 'sum' # penalty on the patches' sum or mean
+    cls_weight_d:float = 1.
+    cls_weight_g:float = 1.
+    rec_weight:float = 10.
+    mismatch_weight:float = 0.
+    # strength of random changes to all that D sees, real and fake; 1 is the source's
+    augment:float = 0.
+    updates:int = 200_000
+    n_critic:int = 5
+    batch:int = 16 # updates of the discriminator; n_critic for each of G
+    lr_g:float = 1e-4
+    lr_d:float = 1e-4
+    beta1:float = .5
+    beta2:float = .999
+    schedule:str = 'official'
     warmup:int = 0 # first updates, that train nothing but the classifier
-    balanced:bool = False; targets:str = 'permutation'; flips:bool = True; multi_label:bool = False
-    ema:float = 0.; precision:str = 'auto'; compile:bool = False # averaging of G's weights; on CUDA auto is bf16
+    balanced:bool = False
+    targets:str = 'permutation'
+    flips:bool = True
+    multi_label:bool = False
+    ema:float = 0.
+    precision:str = 'auto'
+    compile:bool = False # averaging of G's weights; on CUDA auto is bf16
 
     def __post_init__(self): self.check()
 
@@ -145,37 +182,43 @@ def check(self:StarGANConfig):
     "Refuse values that cannot train, saying what is allowed."
     for f in fields(self):
         v, kind = getattr(self, f.name), type(f.default)
-        good = isinstance(v, (int, float) if kind is float else kind) and (kind is bool or not isinstance(v, bool))
-        if not good: raise ValueError(f'StarGANConfig: {f.name}={v!r} should be of type {kind.__name__}')
+        good = isinstance(v, (int, float) if kind is float
+                          else kind) and (kind is bool or not isinstance(v, bool))
+        if not good:
+            raise ValueError(f'StarGANConfig: {f.name}={v!r} should be of type {kind.__name__}')
         if f.name in CHOICES and v not in CHOICES[f.name]:
-            raise ValueError(f"StarGANConfig: {f.name}={v!r} is unknown: choose {' or '.join(CHOICES[f.name])}")
+            raise ValueError(f"StarGANConfig: {f.name}={v!r} is unknown: choose "
+                             f"{' or '.join(CHOICES[f.name])}")
         low = 0 if kind is float or f.name in ('warmup', 'repeats') else 1
         if kind in (int, float) and not low <= v < float('inf'):
             raise ValueError(f'StarGANConfig: {f.name}={v!r} should be at least {low}')
     for name in ('beta1', 'beta2', 'ema', 'mismatch_weight'):
-        if not 0 <= getattr(self, name) < 1: raise ValueError(f'StarGANConfig: {name} should be in [0, 1)')
+        if not 0 <= getattr(self, name) < 1:
+            raise ValueError(f'StarGANConfig: {name} should be in [0, 1)')
     if self.kernel % 2 == 0: raise ValueError(f'StarGANConfig: kernel={self.kernel} should be odd')
     if self.mismatch_weight and not self.conditional:
-        raise ValueError('StarGANConfig: mismatch_weight needs conditional=True: a plain critic sees no class')
+        raise ValueError('StarGANConfig: mismatch_weight needs conditional=True: a plain '
+                         'critic sees no class')
     if self.multi_label and (self.conditional or self.targets == 'uniform' or self.balanced):
-        raise ValueError("StarGANConfig: multi_label needs conditional=False, balanced=False, targets='permutation'; "
-                         "see the preset 'laptop-attributes'")
+        raise ValueError("StarGANConfig: multi_label needs conditional=False, balanced=False, "
+                         "targets='permutation'; see the preset 'laptop-attributes'")
 
 # %% ../nbs/01_gan.ipynb #71f058c3
-PRESETS = dict(
-    official=StarGANConfig(),
-    laptop=StarGANConfig(conv_dim=16, repeats=3, kernel=3, residual=True, critic_dim=16, critic_repeats=3, stem=True,
-                         slope=.2, conditional=True, loss='hinge', mismatch_weight=.5, augment=.3, gp_patches='mean',
-                         cls_weight_g=.3, rec_weight=2., updates=2600, n_critic=2, lr_g=1e-3, lr_d=1e-3,
-                         schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99, exact_norm=False))
-PRESETS['laptop-attributes'] = replace(PRESETS['laptop'], conditional=False, mismatch_weight=0., balanced=False,
+PRESETS = dict(official=StarGANConfig(), laptop=StarGANConfig(
+    conv_dim=16, repeats=3, kernel=3, residual=True, critic_dim=16, critic_repeats=3, stem=True,
+    slope=.2, conditional=True, loss='hinge', mismatch_weight=.5, augment=.3, gp_patches='mean',
+    cls_weight_g=.3, rec_weight=2., updates=2600, n_critic=2, lr_g=1e-3, lr_d=1e-3,
+    schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99, exact_norm=False))
+PRESETS['laptop-attributes'] = replace(PRESETS['laptop'], conditional=False,
+                                       mismatch_weight=0., balanced=False,
                                        targets='permutation', multi_label=True, cls_weight_g=1.)
 
 def preset(name:str, # 'official', 'laptop' or 'laptop-attributes'
            **changes, # fields of StarGANConfig
           ) -> StarGANConfig:
     "A named configuration with some fields changed; an unknown field is an error that lists the known ones."
-    if name not in PRESETS: raise ValueError(f"unknown preset {name!r}: choose {' or '.join(PRESETS)}")
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose {' or '.join(PRESETS)}")
     known = [f.name for f in fields(StarGANConfig)]
     if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"StarGANConfig has no {', '.join(unknown)}; it has {', '.join(known)}")
@@ -217,8 +260,10 @@ def conv_forward(conv:nn.Conv2d, x:torch.Tensor, bias:bool=True) -> torch.Tensor
     "A convolution in its input's precision, with or without its bias."
     w, b = weight_like(conv, x), conv.bias.to(x.dtype) if bias and conv.bias is not None else None
     if not few_pixels(conv, x): return F.conv2d(x, w, b, conv.stride, conv.padding)
-    h, w_out = ((s + 2*p - k)//t + 1 for s, p, k, t in zip(x.shape[2:], conv.padding, conv.kernel_size, conv.stride))
-    return F.linear(patches(conv, x), w.flatten(1), b).view(len(x), h, w_out, -1).permute(0, 3, 1, 2)
+    h, w_out = ((s + 2*p - k)//t + 1
+                for s, p, k, t in zip(x.shape[2:], conv.padding, conv.kernel_size, conv.stride))
+    return F.linear(patches(conv, x), w.flatten(1),
+                    b).view(len(x), h, w_out, -1).permute(0, 3, 1, 2)
 
 # %% ../nbs/01_gan.ipynb #d737f391
 def conv_to_input(conv:nn.Conv2d, d:torch.Tensor, # the loss's derivative by the output
@@ -227,7 +272,8 @@ def conv_to_input(conv:nn.Conv2d, d:torch.Tensor, # the loss's derivative by the
     "A convolution's backward pass to its input."
     w = weight_like(conv, d)
     if not few_pixels(conv, x):
-        return aten.convolution_backward(d, x, w, None, conv.stride, conv.padding, (1, 1), False, (0, 0), 1,
+        return aten.convolution_backward(d, x, w, None, conv.stride,
+                                         conv.padding, (1, 1), False, (0, 0), 1,
                                          (True, False, False))[0]
     columns = (as_rows(d) @ w.flatten(1)).view(len(x), -1, w[0].numel()).transpose(1, 2)
     return F.fold(columns, x.shape[2:], conv.kernel_size, 1, conv.padding, conv.stride)
@@ -240,11 +286,14 @@ def conv_to_weight(conv:nn.Conv2d, d:torch.Tensor, # the loss's derivative by th
     "A convolution's backward pass to its weight."
     if few_pixels(conv, x) and d.dtype == out.dtype:
         torch.mm(as_rows(d).t(), patches(conv, x), out=out.view(len(out), -1))
-    else: out.copy_(aten.convolution_backward(d, x, weight_like(conv, d), None, conv.stride, conv.padding, (1, 1),
-                                              False, (0, 0), 1, (False, True, False))[1])
+    else:
+        out.copy_(aten.convolution_backward(d, x, weight_like(conv, d), None,
+                                            conv.stride, conv.padding, (1, 1),
+                                            False, (0, 0), 1, (False, True, False))[1])
 
 # %% ../nbs/01_gan.ipynb #e1580a6c
-def trunk_up(D:Discriminator, x:torch.Tensor) -> list: # the image and the activation after each layer
+def trunk_up(D:Discriminator,
+             x:torch.Tensor) -> list: # the image and the activation after each layer
     "The trunk's forward pass."
     hs = [x]
     for c in D.convs: hs.append(F.leaky_relu_(conv_forward(c, hs[-1]), D.slope))
@@ -253,7 +302,8 @@ def trunk_up(D:Discriminator, x:torch.Tensor) -> list: # the image and the activ
 def trunk_down(D:Discriminator, hs:list, # from `trunk_up`
                d:torch.Tensor, # the loss's derivative by the last activation
                first:int, # samples from here on get a derivative by the image
-              ) -> tuple[list, torch.Tensor|None]: # derivatives by each convolution's output; by the image
+              ) -> tuple[list, torch.Tensor
+                         |None]: # derivatives by each convolution's output; by the image
     "The trunk's backward pass to all layers."
     deltas = []
     for i, c in reversed(list(enumerate(D.convs))):
@@ -266,12 +316,14 @@ def trunk_up_frozen(D:Discriminator, hs:list, v:torch.Tensor, first:int):
     "Push `v` up with frozen masks and no biases, in the place of the activations of samples from `first` on."
     hs[0][first:] = v
     for c, h, out in zip(D.convs, hs, hs[1:]):
-        out[first:] = aten.leaky_relu_backward(conv_forward(c, h[first:], bias=False), out[first:], D.slope, True)
+        out[first:] = aten.leaky_relu_backward(conv_forward(c, h[first:], bias=False),
+                                               out[first:], D.slope, True)
 
 # %% ../nbs/01_gan.ipynb #d3ef3ae5
 def critic_loss(loss:str, # 'wgan-gp' or 'hinge'
                 real:torch.Tensor, fake:torch.Tensor, # scores (b,)
-                wrong:torch.Tensor|None=None, m:float=0., # scores of real images with a wrong class, their weight
+                wrong:torch.Tensor|None=None,
+                m:float=0., # scores of real images with a wrong class, their weight
                ) -> torch.Tensor:
     "The critic's loss on scores, the part of a fake being shared with mismatched images. [Arjovsky 2017; Lim 2017]"
     low = (lambda s: s) if loss == 'wgan-gp' else (lambda s: (1 + s).relu())
@@ -282,7 +334,8 @@ def critic_loss(loss:str, # 'wgan-gp' or 'hinge'
 def classification(logits:torch.Tensor, labels:torch.Tensor, # (b, k), one-hot or attributes
                    multi_label:bool) -> torch.Tensor:
     "Cross-entropy, or binary cross-entropy summed over the attributes. [Choi 2018; yunjey/stargan]"
-    if multi_label: return F.binary_cross_entropy_with_logits(logits, labels, reduction='sum')/len(logits)
+    if multi_label:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction='sum')/len(logits)
     return -(logits.log_softmax(1)*labels).sum(1).mean()
 
 # %% ../nbs/01_gan.ipynb #5e569ce0
@@ -292,10 +345,12 @@ def score_weights(D:Discriminator, labels:torch.Tensor) -> torch.Tensor: # (b, c
 
 def wrong_labels(y:torch.Tensor) -> torch.Tensor: # (b, k)
     "For each image a class that it does not have: its neighbour's in the batch, or else the next one."
-    other = y.roll(1, 0); same = (y*other).sum(1, True)
+    other = y.roll(1, 0)
+    same = (y*other).sum(1, True)
     return other*(1 - same) + y.roll(1, 1)*same
 
-def mixed_weights(wy:torch.Tensor, wt:torch.Tensor, alpha:torch.Tensor) -> torch.Tensor: # (b, critic_outputs)
+def mixed_weights(wy:torch.Tensor, wt:torch.Tensor,
+                  alpha:torch.Tensor) -> torch.Tensor: # (b, critic_outputs)
     "The class of an image between a real one and a fake lies between theirs, so the penalty sees both."
     return wt + alpha.flatten(1)*(wy - wt)
 
@@ -303,7 +358,8 @@ def score_if_wrong(out:torch.Tensor, y:torch.Tensor) -> torch.Tensor: # (b,)
     "The critic's score of real images that are said to be of a wrong class."
     return (out.mean((2, 3))*wrong_labels(y)).sum(1)
 
-def slopes(loss:str, real, fake) -> tuple: # the derivative of the mean loss by each real score, by each fake score
+def slopes(loss:str, real,
+           fake) -> tuple: # the derivative of the mean loss by each real score, by each fake score
     "How the critic's loss changes with each score."
     one = torch.ones_like(real)/len(real)
     return (-one, one) if loss == 'wgan-gp' else (-one*(real < 1), one*(fake > -1))
@@ -311,16 +367,19 @@ def slopes(loss:str, real, fake) -> tuple: # the derivative of the mean loss by 
 # %% ../nbs/01_gan.ipynb #810262d3
 def head_derivatives(D:Discriminator, out:torch.Tensor, # the critic's patches of all samples
                      y, t, alpha, # classes of real and fake (b, k); where the mixed images lie
-                     config:StarGANConfig) -> tuple[dict, torch.Tensor]: # losses; the derivative by `out`
+                     config:StarGANConfig
+                    ) -> tuple[dict, torch.Tensor]: # losses; the derivative by `out`
     "The critic's losses and their derivatives by its patches."
-    b, n_patches, scores, m = len(y), out[0, 0].numel(), out.float().mean((2, 3)), config.mismatch_weight
+    b, n_patches, scores, m = (len(y), out[0, 0].numel(),
+                               out.float().mean((2, 3)), config.mismatch_weight)
     wy, wt = score_weights(D, y), score_weights(D, t)
     real, fake = (scores[:b]*wy).sum(1), (scores[b:2*b]*wt).sum(1)
     wrong = score_if_wrong(out[:b].float(), y) if m else None
     d_real, d_fake = slopes(config.loss, real, fake)
     d = [d_real[:, None]*wy, (1 - m)*d_fake[:, None]*wt]
     if m: d[0] = d[0] + m*slopes(config.loss, real, wrong)[1][:, None]*wrong_labels(y)
-    if len(out) > 2*b: d.append(mixed_weights(wy, wt, alpha)*(n_patches if config.gp_patches == 'sum' else 1))
+    if len(out) > 2*b:
+        d.append(mixed_weights(wy, wt, alpha)*(n_patches if config.gp_patches == 'sum' else 1))
     d = (torch.cat(d)/n_patches).to(out.dtype)[:, :, None, None].expand_as(out)
     loss = critic_loss(config.loss, real, fake, wrong, m)
     return dict(real=real.mean(), fake=fake.mean(), adversarial=loss), d
@@ -340,7 +399,8 @@ def critic_gradients(D:Discriminator, real, fake, # (b, 3, h, w) in [-1, 1]
     logits = conv_forward(D.conv2, hs[-1][:b]).flatten(1).float()
     truth = logits.sigmoid() if config.multi_label else logits.softmax(1)
     d_logits = (config.cls_weight_d/b*(truth - y)).to(dtype)[:, :, None, None]
-    d = conv_to_input(D.conv1, d_out, hs[-1]); d[:b] += conv_to_input(D.conv2, d_logits, hs[-1][:b])
+    d = conv_to_input(D.conv1, d_out, hs[-1])
+    d[:b] += conv_to_input(D.conv2, d_logits, hs[-1][:b])
     deltas, g = trunk_down(D, hs, d, 2*b)
     losses['classes'] = classification(logits, y, config.multi_label)
     if penalised: losses['penalty'] = penalty_up(D, hs, g.float(), 2*b, config)
@@ -360,12 +420,14 @@ def weight_gradients(D, hs, deltas, d_out, d_logits, grads:list, first:int):
     "All parameters' gradients; mixed samples, from `first` on, have no say in the biases."
     out = iter(grads)
     for c, h, d in zip(D.convs, hs, deltas):
-        conv_to_weight(c, d, h, next(out)); next(out).copy_(d[:first].sum((0, 2, 3)))
+        conv_to_weight(c, d, h, next(out))
+        next(out).copy_(d[:first].sum((0, 2, 3)))
     conv_to_weight(D.conv1, d_out, hs[-1], next(out))
     conv_to_weight(D.conv2, d_logits, hs[-1][:len(d_logits)], next(out))
 
 # %% ../nbs/01_gan.ipynb #a9ca9850
-def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha, config:StarGANConfig) -> torch.Tensor:
+def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha,
+                      config:StarGANConfig) -> torch.Tensor:
     "The discriminator's loss in autograd's own way: the reference for tests and for the benchmark. [Choi 2018, eq. 5]"
     score = lambda out, labels: (out.mean((2, 3))*score_weights(D, labels)).sum(1)
     (out, logits), mixed = D(real), (alpha*real + (1 - alpha)*fake).requires_grad_()
@@ -373,7 +435,8 @@ def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha, config:StarGANCo
     loss = config.cls_weight_d*classification(logits, y, config.multi_label)
     loss = loss + critic_loss(config.loss, s_real, s_fake, score_if_wrong(out, y) if m else None, m)
     if config.loss == 'hinge': return loss
-    inside = D(mixed)[0]*mixed_weights(score_weights(D, y), score_weights(D, t), alpha)[:, :, None, None]
+    inside = D(mixed)[0]*mixed_weights(score_weights(D, y),
+                                       score_weights(D, t), alpha)[:, :, None, None]
     total = inside.sum() if config.gp_patches == 'sum' else inside.sum()/inside[0, 0].numel()
     g, = torch.autograd.grad(total, mixed, create_graph=True)
     return loss + config.gp_weight*((g.flatten(1).norm(2, 1) - 1)**2).mean()
@@ -382,26 +445,34 @@ def plain_critic_loss(D:Discriminator, real, fake, y, t, alpha, config:StarGANCo
 class Training:
     "The state of a StarGAN's training."
     def __init__(self, train:Images, config:StarGANConfig, seed:int, device):
-        k, c, self.config, self.seed, self.device = train.n_classes, config, config, seed, torch.device(device)
-        if c.multi_label != train.multi_label: raise ValueError(
-            f"the images have {'attributes' if train.multi_label else 'one class each'}, but the configuration says "
-            f"multi_label={c.multi_label}: take the preset {'laptop-attributes' if train.multi_label else 'laptop'}, or change it")
+        k, c, self.config, self.seed, self.device = (train.n_classes, config,
+                                                     config, seed, torch.device(device))
+        if c.multi_label != train.multi_label:
+            raise ValueError(
+                f"the images have {'attributes' if train.multi_label else 'one class each'}, but "
+                f"the configuration says multi_label={c.multi_label}: take the preset "
+                f"{'laptop-attributes' if train.multi_label else 'laptop'}, or change it")
         check_size(train.size)
-        self.train, self.step, self.generator_steps, self.history, self.recent = train.to(self.device), 0, 0, [], {}
+        self.train, self.step, self.generator_steps, self.history, self.recent = train.to(
+            self.device), 0, 0, [], {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(seed, 'gan', 'weights').initial_seed() % 2**31))
             self.G = Generator(k, c.conv_dim, c.repeats, c.kernel, c.residual, c.exact_norm)
             outputs = k if c.conditional else 1
-            self.D = Discriminator(train.size, k, c.critic_dim, c.critic_repeats, outputs, c.stem, c.slope)
-        self.G.to(self.device, memory_format=torch.channels_last); self.D.to(self.device).requires_grad_(False)
+            self.D = Discriminator(train.size, k, c.critic_dim,
+                                   c.critic_repeats, outputs, c.stem, c.slope)
+        self.G.to(self.device, memory_format=torch.channels_last)
+        self.D.to(self.device).requires_grad_(False)
         self.average = deepcopy(self.G).requires_grad_(False) if c.ema else None
         adam = dict(betas=(c.beta1, c.beta2), fused=self.device.type != 'mps')
         self.opt_g = torch.optim.Adam(self.G.parameters(), c.lr_g, **adam)
         self.opt_d = torch.optim.Adam(self.D.parameters(), c.lr_d, **adam)
-        self.dtype, self.grads = compute_dtype(c.precision, self.device), [torch.zeros_like(p) for p in self.D.parameters()]
+        self.dtype, self.grads = (compute_dtype(c.precision, self.device),
+                                  [torch.zeros_like(p) for p in self.D.parameters()])
         for p, g in zip(self.D.parameters(), self.grads): p.grad = g
         fast = torch.compile if c.compile else lambda f: f
-        self.translate, self.judge, self.critic_gradients = map(fast, (self.G, self.D, critic_gradients))
+        self.translate, self.judge, self.critic_gradients = map(
+            fast, (self.G, self.D, critic_gradients))
         self.sampling = sampling_weights(train.labels) if c.balanced else None
 
 # %% ../nbs/01_gan.ipynb #46a3090a
@@ -424,10 +495,12 @@ def augmented(x:torch.Tensor, # images in [-1, 1], (b, 3, h, w)
              ) -> torch.Tensor:
     "Images with a random brightness, contrast and place. [Zhao 2020, DiffAugment]"
     if not strength: return x
-    h, w = x.shape[2:]; d, every = (2*draws - 1)*strength, torch.arange(len(x), device=x.device)
+    h, w = x.shape[2:]
+    d, every = (2*draws - 1)*strength, torch.arange(len(x), device=x.device)
     grey = x.mean((1, 2, 3), keepdim=True)
     x = grey + (x - grey)*(1 + .5*d[:, 1].view(-1, 1, 1, 1)) + .25*d[:, 0].view(-1, 1, 1, 1)
-    place = lambda n, shift: (torch.arange(n, device=x.device) + (shift*n/8).round().long()[:, None]).clamp(0, n - 1)
+    place = lambda n, shift: (torch.arange(n, device=x.device)
+                              + (shift*n/8).round().long()[:, None]).clamp(0, n - 1)
     down, right = place(h, d[:, 2]), place(w, d[:, 3])
     x = x.permute(0, 2, 3, 1)[every[:, None, None], down[:, :, None], right[:, None, :]]
     return x.permute(0, 3, 1, 2)
@@ -437,7 +510,8 @@ def augmented(x:torch.Tensor, # images in [-1, 1], (b, 3, h, w)
 def rows(self:Training, gen:torch.Generator) -> torch.Tensor: # (b,)
     "Which images make the batch: class-balanced draws, or the next part of a shuffled epoch."
     b, n = self.config.batch, len(self.train)
-    if self.sampling is not None: return torch.multinomial(self.sampling, b, replacement=True, generator=gen)
+    if self.sampling is not None:
+        return torch.multinomial(self.sampling, b, replacement=True, generator=gen)
     if n < b: return torch.randint(n, (b,), generator=gen)
     epoch, at = divmod(self.step, n//b)
     if getattr(self, 'order', (None,))[0] != epoch:
@@ -450,15 +524,18 @@ def batch(self:Training) -> tuple: # real, y, t, alpha
     "This step's real images, their classes, their targets, and where the mixed images lie."
     gen, c, k = generator(self.seed, 'gan', self.step), self.config, self.train.n_classes
     rows = self.rows(gen)
-    flip, order, alpha = torch.rand(len(rows), generator=gen) < .5, torch.randperm(len(rows), generator=gen), \
-        torch.rand(len(rows), 1, 1, 1, generator=gen)
+    flip, order, alpha = (torch.rand(len(rows), generator=gen) < .5,
+                          torch.randperm(len(rows), generator=gen),
+                          torch.rand(len(rows), 1, 1, 1, generator=gen))
     rows, flip, order, alpha = (v.to(self.device) for v in (rows, flip, order, alpha))
     x, labels = to_float(self.train.pixels[rows]), self.train.labels[rows]
     if c.flips: x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
-    uniform, self.draws = (v.to(self.device) for v in (torch.randint(k, (len(rows),), generator=gen),
-                                                       torch.rand(3, len(rows), 4, generator=gen)))
+    uniform, self.draws = (v.to(self.device)
+                           for v in (torch.randint(k, (len(rows),), generator=gen),
+                                     torch.rand(3, len(rows), 4, generator=gen)))
     targets = labels[order] if c.targets == 'permutation' else uniform
-    y, t = (v.float() if v.dim() == 2 else torch.eye(k, device=self.device)[v] for v in (labels, targets))
+    y, t = (v.float() if v.dim() == 2 else torch.eye(k, device=self.device)[v]
+            for v in (labels, targets))
     return x.contiguous(memory_format=torch.channels_last), y, t, alpha
 
 # %% ../nbs/01_gan.ipynb #4e546074
@@ -467,16 +544,19 @@ def as_planes(labels, # int (b,), or attributes (b, k)
     "Classes as the generator sees them."
     labels = torch.as_tensor(labels)
     if labels.dim() == 2 and labels.shape[1] == k: return labels.float()
-    if labels.dim() != 1: raise ValueError(f'expected labels (b,) or attributes (b, {k}), got {tuple(labels.shape)}')
+    if labels.dim() != 1:
+        raise ValueError(f'expected labels (b,) or attributes (b, {k}), got {tuple(labels.shape)}')
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < k:
-        raise ValueError(f'labels from {int(labels.min())} to {int(labels.max())}, but there are {k} classes')
+        raise ValueError(f'labels from {int(labels.min())} to {int(labels.max())}, but '
+                         f'there are {k} classes')
     return F.one_hot(labels.long(), k).float()
 
 # %% ../nbs/01_gan.ipynb #53adeced
 @patch
 def update(self:Training) -> dict: # losses
     "One update of D, and one of G when it is due. [Choi 2018, eqs. 5-6]"
-    c = self.config; real, y, t, alpha = self.batch()
+    c = self.config
+    real, y, t, alpha = self.batch()
     for opt, lr in ((self.opt_g, c.lr_g), (self.opt_d, c.lr_d)):
         opt.param_groups[0]['lr'] = lr*learning_rate_factor(c, self.step)
     warm = self.step < c.warmup
@@ -491,10 +571,13 @@ def update(self:Training) -> dict: # losses
 @patch
 def discriminator_update(self:Training, real, fake, y, t, alpha, warm:bool) -> dict:
     "Update D on real and fake images; while warming up, its classifier alone."
-    real, fake = (augmented(x, d, self.config.augment) for x, d in ((real, self.draws[0]), (fake, self.draws[1])))
+    real, fake = (augmented(x, d, self.config.augment)
+                  for x, d in ((real, self.draws[0]), (fake, self.draws[1])))
     with torch.autocast(self.device.type, enabled=False):
         if warm: losses = self.classifier_gradients(real, y)
-        else: losses = self.critic_gradients(self.D, real, fake, y, t, alpha, self.grads, self.config, self.dtype)
+        else:
+            losses = self.critic_gradients(self.D, real, fake, y, t, alpha,
+                                           self.grads, self.config, self.dtype)
     self.opt_d.step()
     return {f'D {k}': v for k, v in losses.items()}
 
@@ -507,19 +590,22 @@ def classifier_gradients(self:Training, real, y) -> dict:
         loss = classification(self.D(real)[1], y, self.config.multi_label)
         params = [p for n, p in self.D.named_parameters() if not n.startswith('conv1')]
         for p, g in zip(params, torch.autograd.grad(loss, params)): p.grad.copy_(g)
-        self.D.conv1.weight.grad.zero_(); self.D.requires_grad_(False)
+        self.D.conv1.weight.grad.zero_()
+        self.D.requires_grad_(False)
     return dict(classes=loss.detach())
 
 @patch
 def generator_update(self:Training, real, fake, y, t) -> dict:
     "Update G to fool the critic, to please the classifier, and to find the way back. [Choi 2018, eq. 6]"
-    c = self.config; out, logits = self.judge(augmented(fake, self.draws[2], c.augment))
+    c = self.config
+    out, logits = self.judge(augmented(fake, self.draws[2], c.augment))
     score = (out.float().mean((2, 3))*score_weights(self.D, t)).sum(1).mean()
     classes = classification(logits.float(), t, c.multi_label)
     back = (self.translate(fake, y).float() - real).abs().mean()
     self.opt_g.zero_grad()
     (c.cls_weight_g*classes + c.rec_weight*back - score).backward()
-    self.opt_g.step(); self.generator_steps += 1
+    self.opt_g.step()
+    self.generator_steps += 1
     if self.average is not None: self.move_average()
     return {'G score': score.detach(), 'G classes': classes.detach(), 'G back': back.detach()}
 
@@ -528,16 +614,19 @@ def generator_update(self:Training, real, fake, y, t) -> dict:
 def move_average(self:Training):
     "Move the averaged generator towards the present one; early on it follows closely."
     keep = min(self.config.ema, self.generator_steps/(self.generator_steps + 10))
-    with torch.no_grad(): torch._foreach_lerp_(list(self.average.parameters()), list(self.G.parameters()), 1 - keep)
+    with torch.no_grad():
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.G.parameters()), 1 - keep)
 
 @patch
 def state(self:Training) -> dict:
     "All that a killed run needs to go on to the same numbers."
     nets = dict(G=self.G, D=self.D, opt_g=self.opt_g, opt_d=self.opt_d)
     if self.average is not None: nets['average'] = self.average
-    about = dict(config=asdict(self.config), seed=self.seed, classes=self.train.classes, size=self.train.size)
+    about = dict(config=asdict(self.config), seed=self.seed,
+                 classes=self.train.classes, size=self.train.size)
     recent = {k: float(v) for k, v in self.recent.items()}
-    return dict(about=about, step=self.step, generator_steps=self.generator_steps, history=self.history,
+    return dict(about=about, step=self.step,
+                generator_steps=self.generator_steps, history=self.history,
                 recent=recent, **{k: v.state_dict() for k, v in nets.items()})
 
 @patch
@@ -545,8 +634,8 @@ def load_state(self:Training, state:dict, path):
     "Go on from a checkpoint of the same run; one of another run is an error."
     mine = self.state()['about']
     if differs := [k for k in mine if mine[k] != state.get('about', {}).get(k)]:
-        raise ValueError(f'{path} belongs to another training (other {", ".join(differs)}): train in another folder, '
-                         'or delete this one')
+        raise ValueError(f'{path} belongs to another training (other {", ".join(differs)}): train '
+                         'in another folder, or delete this one')
     for k in ('step', 'generator_steps', 'history', 'recent'): setattr(self, k, state[k])
     for k in ('G', 'D', 'opt_g', 'opt_d', 'average'):
         if getattr(self, k) is not None: getattr(self, k).load_state_dict(state[k])
@@ -554,30 +643,36 @@ def load_state(self:Training, state:dict, path):
 # %% ../nbs/01_gan.ipynb #d063814c
 class StarGAN:
     "A trained generator and its discriminator, on pixels."
-    def __init__(self, G:Generator, D:Discriminator|None, classes:list, size:int, # class names, image size in pixels
+    def __init__(self, G:Generator, D:Discriminator|None, classes:list,
+                 size:int, # class names, image size in pixels
                  device='cpu', about:dict|None=None, # how it was trained
-                 attributes:list|None=None, # of one trained on attributes, their names; needs no classes
+                 attributes:list
+                 |None=None, # of one trained on attributes, their names; needs no classes
                  precision:str='auto'): # of its convolutions, as in StarGANConfig
         self.device, self.size, self.about = torch.device(device), check_size(size), about or {}
-        self.attributes, self.precision, self.dtype = attributes, precision, compute_dtype(precision, device)
+        self.attributes, self.precision, self.dtype = (attributes, precision,
+                                                       compute_dtype(precision, device))
         self.classes = combination_names(attributes) if attributes else list(classes)
         self.G = G.to(self.device, memory_format=torch.channels_last).requires_grad_(False)
         self.D = None if D is None else D.to(self.device).requires_grad_(False)
 
     def prepare(self, pixels): # uint8 (b, h, w, c) -> float (b, c, h, w) on the device
         pixels = torch.as_tensor(pixels)
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != (self.size, self.size, 3): raise ValueError(
-            f'expected uint8 pixels (b, {self.size}, {self.size}, 3), got {pixels.dtype} {tuple(pixels.shape)}')
+        if pixels.dtype != torch.uint8 or pixels.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+f'expected uint8 pixels (b, {self.size}, {self.size}, 3), got {pixels.dtype} {tuple(pixels.shape)}')
         return to_float(pixels.to(self.device))
 
-    def planes(self, labels): # int (b,), classes or codes of combinations; or attributes (b, m) -> float (b, m)
+    def planes(self, labels
+              ): # int (b,), classes or codes of combinations; or attributes (b, m) -> float (b, m)
         labels = torch.as_tensor(labels)
         k = len(self.attributes or self.classes)
         if not self.attributes or labels.dim() == 2: return as_planes(labels, k).to(self.device)
         return torch.from_numpy(code_bits(labels.cpu().numpy(), k)).float().to(self.device)
 
     def __repr__(self):
-        what = f'{len(self.attributes)} attributes' if self.attributes else f'{len(self.classes)} classes'
+        what = (f'{len(self.attributes)} attributes' if self.attributes
+                else f'{len(self.classes)} classes')
         return f'StarGAN({self.size} px, {what}, {self.device})'
 
 # %% ../nbs/01_gan.ipynb #b7971b99
@@ -588,17 +683,21 @@ def translate(self:StarGAN, pixels, # uint8 (b, h, w, 3)
              ) -> torch.Tensor: # uint8 (b, h, w, 3), on the CPU
     "Images translated to their targets. [Choi 2018, eq. 1]"
     x, t = self.prepare(pixels), self.planes(targets)
-    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32): y = self.G(x, t)
-    if not torch.isfinite(y).all(): raise ValueError(
-        f'{self} makes pixels that are not finite (NaN or infinite), so its training diverged: train it '
-        'again with smaller lr_g and lr_d, or take an earlier checkpoint')
+    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
+        y = self.G(x, t)
+    if not torch.isfinite(y).all():
+        raise ValueError(
+f'{self} makes pixels that are not finite (NaN or infinite), so its training diverged: train it '
+'again with smaller lr_g and lr_d, or take an earlier checkpoint')
     return to_uint8(y).cpu()
 
 @patch
 @torch.no_grad()
 def judge(self:StarGAN, pixels) -> tuple: # patch scores (b, critic_outputs), logits (b, k)
     "Both of the discriminator's answers, the critic's averaged over patches."
-    if self.D is None: raise ValueError('this StarGAN has no discriminator: load it with its D file to score images')
+    if self.D is None:
+        raise ValueError('this StarGAN has no discriminator: load it with its D '
+                         'file to score images')
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
         out, logits = self.D(self.prepare(pixels))
     return out.float().mean((2, 3)), logits.float()
@@ -622,20 +721,24 @@ def class_logits(self:StarGAN, pixels) -> torch.Tensor: # (b, k)
 def save(self:StarGAN, path:Path):
     "Write the model to one file, atomically."
     nets = dict(G=self.G.state_dict(), D=None if self.D is None else self.D.state_dict())
-    shape = dict(residual=self.G.residual, exact_norm=self.G.exact_norm, slope=self.D.slope if self.D is not None else .01)
+    shape = dict(residual=self.G.residual, exact_norm=self.G.exact_norm,
+                 slope=self.D.slope if self.D is not None else .01)
     shape['precision'] = self.precision
     if self.attributes: shape['attributes'] = self.attributes
-    save_checkpoint(path, dict(kind='StarGAN', classes=self.classes, size=self.size, about=self.about, **shape, **nets))
+    save_checkpoint(path, dict(kind='StarGAN', classes=self.classes, size=self.size,
+                               about=self.about, **shape, **nets))
 
 @patch(cls_method=True)
 def load(cls:StarGAN, path:Path, # written by `save`
          device='cpu') -> StarGAN:
     "Read a model; a file of another kind is one clear error."
     state = load_checkpoint(path)
-    if not isinstance(state, dict) or state.get('kind') != 'StarGAN': raise ValueError(
-        f'{path} is not a StarGAN written by save(); for files of yunjey/stargan use load_official(path_G, path_D)')
+    if not isinstance(state, dict) or state.get('kind') != 'StarGAN':
+        raise ValueError(f'{path} is not a StarGAN written by save(); for files of yunjey/stargan '
+                         'use load_official(path_G, path_D)')
     G = build_generator(state['G'], path, state['residual'], state.get('exact_norm', True))
-    D = None if state['D'] is None else build_discriminator(state['D'], state['size'], path, state['slope'])
+    D = None if state['D'] is None else build_discriminator(state['D'],
+                                                            state['size'], path, state['slope'])
     trained = state['about'].get('config', {}).get('precision', 'auto') # of older files
     return cls(G, D, state['classes'], state['size'], device, state['about'],
                state.get('attributes'), state.get('precision', trained))
@@ -644,8 +747,8 @@ def load(cls:StarGAN, path:Path, # written by `save`
 def plain_keys(state:dict, path) -> dict:
     "A state dict without running statistics and without the prefix of data-parallel training."
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f'{path} is not a state dict of tensors: expected what yunjey/stargan saves, G.state_dict() '
-                         f'or D.state_dict(), found {type(state).__name__}')
+        raise ValueError(f'{path} is not a state dict of tensors: expected what yunjey/stargan '
+                         f'saves, G.state_dict() or D.state_dict(), found {type(state).__name__}')
     stray = ('running_mean', 'running_var', 'num_batches_tracked')
     return {k.removeprefix('module.'): v for k, v in state.items() if not k.endswith(stray)}
 
@@ -654,10 +757,11 @@ def fill(net:nn.Module, state:dict, path, what:str) -> nn.Module:
     for k, want in net.state_dict().items():
         found = tuple(state[k].shape) if k in state else 'nothing'
         if found != tuple(want.shape):
-            raise ValueError(f'{path} is not a {what} of this architecture: expected {k} of shape {tuple(want.shape)}, '
-                             f'found {found}')
+            raise ValueError(f'{path} is not a {what} of this architecture: expected {k} of shape '
+                             f'{tuple(want.shape)}, found {found}')
     if extra := sorted(set(state) - set(net.state_dict())):
-        raise ValueError(f'{path} is not a {what} of this architecture: expected no key {extra[0]}, found one')
+        raise ValueError(f'{path} is not a {what} of this architecture: expected no key '
+                         f'{extra[0]}, found one')
     net.load_state_dict(check_finite_state(state, f'{path} ({what})'))
     return net
 
@@ -665,8 +769,10 @@ def fill(net:nn.Module, state:dict, path, what:str) -> nn.Module:
 def first_shape(state:dict, key:str, path, what:str) -> tuple:
     "The shape of a convolution that must be there."
     if key not in state or state[key].dim() != 4:
-        found = tuple(state[key].shape) if key in state else f"the keys {', '.join(list(state)[:4])} ..."
-        raise ValueError(f'{path} is not a {what}: expected {key} to be a convolution of 4 dimensions, found {found}')
+        found = (tuple(state[key].shape) if key in state
+                 else f"the keys {', '.join(list(state)[:4])} ...")
+        raise ValueError(f'{path} is not a {what}: expected {key} to be a convolution of 4 '
+                         f'dimensions, found {found}')
     return tuple(state[key].shape)
 
 def build_generator(state:dict, path, residual:bool=False, exact_norm:bool=True) -> Generator:
@@ -674,8 +780,9 @@ def build_generator(state:dict, path, residual:bool=False, exact_norm:bool=True)
     what, state = 'StarGAN generator', plain_keys(state, path)
     d, c, kernel, _ = first_shape(state, 'main.0.weight', path, what)
     repeats = sum(k.startswith('main.') and k.endswith('.main.0.weight') for k in state)
-    if c < 4: raise ValueError(f'{path} is not a {what}: expected main.0.weight of shape ({d}, 3 + classes, k, k), '
-                               f'found {(d, c, kernel, kernel)}')
+    if c < 4:
+        raise ValueError(f'{path} is not a {what}: expected main.0.weight of shape ({d}, 3 + '
+                         f'classes, k, k), found {(d, c, kernel, kernel)}')
     return fill(Generator(c - 3, d, repeats, kernel, residual, exact_norm), state, path, what)
 
 # %% ../nbs/01_gan.ipynb #cdafb2b3
@@ -690,38 +797,45 @@ def build_discriminator(state:dict, size:int, path, slope:float=.01) -> Discrimi
     k, _, last, _ = first_shape(state, 'conv2.weight', path, what)
     outputs, stem = first_shape(state, 'conv1.weight', path, what)[0], stem_of(state)
     repeats = sum(key.startswith('main.') and key.endswith('.weight') for key in state) - stem
-    if size >> repeats != last: raise ValueError(
-        f'{path} was trained at {last << repeats} px (conv2.weight has kernel {last} after {repeats} halvings), but '
-        f'size={size} was asked for: pass size={last << repeats}')
+    if size >> repeats != last:
+        raise ValueError(
+            f'{path} was trained at {last << repeats} px (conv2.weight has kernel {last} after '
+            f'{repeats} halvings), but size={size} was asked for: pass size={last << repeats}')
     return fill(Discriminator(size, k, d, repeats, outputs, stem, slope), state, path, what)
 
 # %% ../nbs/01_gan.ipynb #0902a1b6
 def load_official(path_G:Path, path_D:Path|None=None, # e.g. 200000-G.ckpt and 200000-D.ckpt
                   size:int=128, # image size in pixels
-                  classes:list|None=None, device='cpu', # names of the classes; default 'class 0', ...
+                  classes:list|None=None,
+                  device='cpu', # names of the classes; default 'class 0', ...
                   attributes:list|None=None, # or, of a generator of attributes, their names
                   precision:str='float32') -> StarGAN: # the official code's; 'auto' is bf16 on CUDA
     "A StarGAN from the files of the official code. [yunjey/stargan, model.py]"
     G = build_generator(load_checkpoint(path_G), path_G)
     D = None if path_D is None else build_discriminator(load_checkpoint(path_D), size, path_D)
     k = G.main[0].in_channels - 3
-    if D is not None and D.conv2.out_channels != k: raise ValueError(
-        f'{path_D} knows {D.conv2.out_channels} classes, but {path_G} knows {k}: are they of the same training?')
+    if D is not None and D.conv2.out_channels != k:
+        raise ValueError(f'{path_D} knows {D.conv2.out_channels} classes, but {path_G} knows {k}: '
+                         'are they of the same training?')
     names = attributes or classes
-    if names is not None and len(names) != k: raise ValueError(f'{len(names)} names for {k} classes in {path_G}')
+    if names is not None and len(names) != k:
+        raise ValueError(f'{len(names)} names for {k} classes in {path_G}')
     names = classes or [f'class {i}' for i in range(k)]
     return StarGAN(G, D, names, size, device, attributes=attributes, precision=precision)
 
 # %% ../nbs/01_gan.ipynb #3d30bc43
 def train_stargan(train:Images, # real images at the stored size
                   config:StarGANConfig, folder:Path, # where checkpoints, samples and the model go
-                  seed:int=0, device='auto', log_every:int=50, sample_every:int=500, # in updates of D
-                  save_every:int=0, save_seconds:float=60., # a checkpoint after so many updates (0: never) or seconds
+                  seed:int=0, device='auto', log_every:int=50,
+                  sample_every:int=500, # in updates of D
+                  save_every:int=0,
+                  save_seconds:float=60., # a checkpoint after so many updates (0: never) or seconds
                   stop_after:int|None=None, # interrupt here, as a kill would; for tests
                  ) -> StarGAN:
     "Train a StarGAN, going on from the folder's checkpoint; a finished training is just loaded. [Choi 2018]"
     folder, device = Path(folder), default_device(device) if isinstance(device, str) else device
-    run = Training(train, config, seed, device); last = time.time()
+    run = Training(train, config, seed, device)
+    last = time.time()
     path, final = folder/'checkpoint.pt', folder/'stargan.pt'
     if path.exists(): run.load_state(load_checkpoint(path, device), path)
     with progress(total=config.updates, initial=run.step, desc='training the GAN') as bar:
@@ -732,8 +846,11 @@ def train_stargan(train:Images, # real images at the stored size
             if stop_after == run.step: return run.finished()
             due = save_every and run.step % save_every == 0 or time.time() - last > save_seconds
             if due or run.step == config.updates:
-                check_finite(losses, run, path, now=True); save_checkpoint(path, run.state()); last = time.time()
-    gan = run.finished(); gan.save(final)
+                check_finite(losses, run, path, now=True)
+                save_checkpoint(path, run.state())
+                last = time.time()
+    gan = run.finished()
+    gan.save(final)
     save_json(folder/'history.json', run.history)
     return gan
 
@@ -742,8 +859,9 @@ def check_finite(losses:dict, run:Training, path, now:bool=False) -> dict:
     "The losses, unless one is not a number: on a GPU they are looked at every 50 updates, so as not to wait for it."
     if now or run.device.type != 'cuda' or run.step % 50 == 0:
         if bad := [f'{k} is {float(v)}' for k, v in losses.items() if not torch.isfinite(v)]:
-            raise ValueError(f'training the GAN: {bad[0]} at step {run.step}; lower lr_g and lr_d (now '
-                             f'{run.config.lr_g:g}, {run.config.lr_d:g}). The last good checkpoint is kept at {path}')
+            raise ValueError(f'training the GAN: {bad[0]} at step {run.step}; lower lr_g and lr_d '
+                             f'(now {run.config.lr_g:g}, {run.config.lr_d:g}). The last good '
+                             f'checkpoint is kept at {path}')
     return losses
 
 @patch
@@ -752,9 +870,11 @@ def log(self:Training, losses:dict, bar, every:int):
     self.recent = self.recent | losses
     bar.update()
     if self.step % every == 0:
-        self.history.append(dict(step=self.step) | {k: round(float(v), 6) for k, v in self.recent.items()})
+        self.history.append(dict(step=self.step)
+                            | {k: round(float(v), 6) for k, v in self.recent.items()})
         shown = {'D adversarial': 'D', 'D classes': 'Dcls', 'G classes': 'Gcls', 'G back': 'rec'}
-        bar.set_postfix({v: f'{float(self.recent[k]):.2f}' for k, v in shown.items() if k in self.recent})
+        bar.set_postfix({v: f'{float(self.recent[k]):.2f}' for k, v in shown.items()
+                         if k in self.recent})
 
 # %% ../nbs/01_gan.ipynb #2bc21349
 @patch
@@ -763,13 +883,16 @@ def finished(self:Training) -> StarGAN:
     G = deepcopy(self.G if self.average is None else self.average)
     about, c = dict(config=asdict(self.config), seed=self.seed, step=self.step), self.config
     names, size, device = self.train.classes, self.train.size, self.device
-    return StarGAN(G, deepcopy(self.D), names, size, device, about, names if c.multi_label else None, c.precision)
+    return StarGAN(G, deepcopy(self.D), names, size, device, about,
+                   names if c.multi_label else None, c.precision)
 
 @patch
-def translations(self:StarGAN, pixels, # uint8 (n, h, w, 3), at most some dozens
-                ) -> torch.Tensor: # uint8 (n, 1 + t, h, w, 3): each image, then its translation to every target
+def translations(
+    self:StarGAN, pixels, # uint8 (n, h, w, 3), at most some dozens
+   ) -> torch.Tensor: # uint8 (n, 1 + t, h, w, 3): each image, then its translation to every target
     "Every image translated to every class, or to every combination of attributes with one hair colour."
-    targets = torch.from_numpy(target_combinations(self.attributes) if self.attributes else np.arange(len(self.classes)))
+    targets = torch.from_numpy(target_combinations(self.attributes) if self.attributes
+                               else np.arange(len(self.classes)))
     n, k = len(pixels), len(targets)
     out = self.translate(pixels.repeat_interleave(k, 0), targets.repeat(n))
     return torch.cat([pixels.cpu()[:, None], out.view(n, k, *pixels.shape[1:])], 1)
@@ -782,7 +905,8 @@ def save_samples(self:Training, folder:Path):
     rows = [int(r[0]) for c in range(k) if len(r := has[:, c].nonzero())]
     grid = self.finished().translations(self.train.pixels[rows])
     picture = grid.permute(0, 2, 1, 3, 4).reshape(len(rows)*self.train.size, -1, 3).numpy()
-    with atomic_path(folder/f'{self.step:07d}.png') as p: Image.fromarray(picture).save(p, format='png')
+    with atomic_path(folder/f'{self.step:07d}.png') as p:
+        Image.fromarray(picture).save(p, format='png')
 
 # %% ../nbs/01_gan.ipynb #0bb57b0c
 def target_counts(targets, # {class name: share} or shares in the order of the classes
@@ -791,18 +915,23 @@ def target_counts(targets, # {class name: share} or shares in the order of the c
     "Exact numbers of rows for each target, by largest remainder."
     if isinstance(targets, dict):
         if unknown := [c for c in targets if c not in classes]:
-            raise ValueError(f"targets name the unknown class {', '.join(unknown)}: the set has {', '.join(classes)}")
+            raise ValueError(f"targets name the unknown class {', '.join(unknown)}: the set has "
+                             f"{', '.join(classes)}")
         targets = [targets.get(c, 0) for c in classes]
     shares = np.asarray(targets, float)
-    if shares.shape != (len(classes),) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
-        raise ValueError(f'targets={targets!r}: expected {len(classes)} shares that are not negative, one for each of '
+    if (shares.shape != (len(classes),) or not np.isfinite(shares).all()
+        or (shares < 0).any() or shares.sum() <= 0):
+        raise ValueError(f'targets={targets!r}: expected {len(classes)} shares that are '
+                         'not negative, one for each of '
                          f"{', '.join(classes)}, or 'others'")
-    exact = shares/shares.sum()*n; counts = np.floor(exact).astype(np.int64)
+    exact = shares/shares.sum()*n
+    counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind='stable')[:n - counts.sum()]] += 1
     return counts
 
 # %% ../nbs/01_gan.ipynb #4acb70cf
-def plan_others(labels:np.ndarray, k:int) -> tuple[int, Callable]: # rows in all; rows -> (sources, targets)
+def plan_others(labels:np.ndarray,
+                k:int) -> tuple[int, Callable]: # rows in all; rows -> (sources, targets)
     "Each image translated to all other classes: row r is image r // (k - 1). [Bhattarai 2020, Synthetic data]"
     def rows(r):
         source, target = r//(k - 1), r % (k - 1)
@@ -817,7 +946,8 @@ def plan_shares(labels:np.ndarray, counts:np.ndarray, seed:int) -> tuple[int, Ca
         raise ValueError(f'class {bad[0]} has no image of another class to be translated from')
     def rows(r):
         target = np.searchsorted(ends, r, side='right')
-        draw = torch.rand(len(r), generator=generator(seed, 'pool', int(r[0])), dtype=torch.float64).numpy()
+        draw = torch.rand(len(r), generator=generator(seed, 'pool', int(r[0])),
+                          dtype=torch.float64).numpy()
         j = np.minimum((draw*rest[target]).astype(np.int64), rest[target] - 1)
         return order[j + (j >= begins[target])*sizes[target]], target
     return int(counts.sum()), rows
@@ -834,19 +964,24 @@ def shrink(images:torch.Tensor, # uint8 (b, h, w, c)
            size:int, # pixels, at most h
           ) -> torch.Tensor: # uint8 (b, size, size, c)
     "Smaller images, antialiased."
-    if size > images.shape[1]: raise ValueError(f'images of {images.shape[1]} px cannot be shrunk to {size} px')
+    if size > images.shape[1]:
+        raise ValueError(f'images of {images.shape[1]} px cannot be shrunk to {size} px')
     x = images.permute(0, 3, 1, 2).float()
     small = F.interpolate(x, (size, size), mode='bicubic', antialias=True, align_corners=False)
     return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 # %% ../nbs/01_gan.ipynb #216c41c0
-def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to translate
-              folder:Path, # where the pool goes; a killed run goes on from what it holds
-              targets='others', # 'others'; of attributes 'combinations'; or shares of the targets, see `target_counts`
-              fold:float|None=None, # with shares: rows in all, as a multiple of the real set
-              batch:int=256, seed:int=0, # images at once; for the choice of sources
-              size:int|None=None, # stored size where the pool is to be smaller than the generator's images, pixels
-             ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`; of a smaller pool also `realism`
+def make_pool(
+    gan:StarGAN, real:ImageSet, # the trained model and the images to translate
+    folder:Path, # where the pool goes; a killed run goes on from what it holds
+    # 'others'; of attributes 'combinations'; or shares of the targets, see
+    # `target_counts`
+    targets='others',
+    fold:float|None=None, # with shares: rows in all, as a multiple of the real set
+    batch:int=256, seed:int=0, # images at once; for the choice of sources
+    size:int
+    |None=None, # stored size where the pool is to be smaller than the generator's images, pixels
+   ) -> ImageSet: # with columns `source` (row in the real set) and `source_label`; of a smaller pool also `realism`
     "Translate a real set into a pool, straight to disk. [Bhattarai 2020, Synthetic data]"
     n, rows = pool_plan(gan, real, targets, fold, seed)
     smaller = size is not None and size != real.size
@@ -858,27 +993,34 @@ def make_pool(gan:StarGAN, real:ImageSet, # the trained model and the images to 
         while writer.done < n:
             source, target = rows(np.arange(writer.done, min(writer.done + batch, n)))
             images, more = gan.translate(real.gather(source), torch.from_numpy(target)), {}
-            if smaller and gan.D is not None: more = dict(realism=gan.critic_score(images, torch.from_numpy(target)).numpy())
+            if smaller and gan.D is not None:
+                more = dict(realism=gan.critic_score(images, torch.from_numpy(target)).numpy())
             if smaller: images = shrink(images, size)
-            writer.write(images, target, source=source, source_label=real.labels[source], **more); bar.update(len(source))
+            writer.write(images, target, source=source, source_label=real.labels[source], **more)
+            bar.update(len(source))
     return writer.close()
 
 # %% ../nbs/01_gan.ipynb #fbe6d1da
 def pool_plan(gan:StarGAN, real:ImageSet, targets, fold, seed) -> tuple[int, Callable]:
     "How many rows the pool has, and what each is made from; what does not fit is an error."
-    if gan.size != real.size or gan.classes != real.classes: raise ValueError(
-        f'the GAN was trained on {gan.attributes or gan.classes} at {gan.size} px, but the real set has '
-        f'{real.attributes or real.classes} at {real.size} px')
+    if gan.size != real.size or gan.classes != real.classes:
+        raise ValueError(
+f'the GAN was trained on {gan.attributes or gan.classes} at {gan.size} px, but the real set has '
+f'{real.attributes or real.classes} at {real.size} px')
     wanted = 'combinations' if real.attributes else 'others'
     if isinstance(targets, str) and targets != wanted:
-        raise ValueError(f"unknown targets {targets!r}: choose '{wanted}', or give one share for each class")
+        raise ValueError(f"unknown targets {targets!r}: choose '{wanted}', or give one "
+                         "share for each class")
     if isinstance(targets, str):
-        if fold is not None: raise ValueError(f"targets='{wanted}' decides how large the pool is: leave fold out")
-        if real.attributes: return plan_combinations(len(real), target_combinations(real.attributes))
+        if fold is not None:
+            raise ValueError(f"targets='{wanted}' decides how large the pool is: leave fold out")
+        if real.attributes:
+            return plan_combinations(len(real), target_combinations(real.attributes))
         return plan_others(real.labels, len(real.classes))
     if fold is None or not fold > 0: raise ValueError(
         f'fold={fold!r}: with shares of targets, say how many times the real set the pool shall be')
-    return plan_shares(real.labels, target_counts(targets, real.classes, round(fold*len(real))), seed)
+    return plan_shares(real.labels,
+                       target_counts(targets, real.classes, round(fold*len(real))), seed)
 
 # %% ../nbs/01_gan.ipynb #186ee9fa
 def fit_stargan(real:ImageSet, # the real training set
@@ -886,7 +1028,8 @@ def fit_stargan(real:ImageSet, # the real training set
                ) -> tuple[StarGAN, Path]: # the model, and its artefact's folder
     "Train a StarGAN on a real set, or load the one that was trained so before."
     device = default_device(str(device))
-    make = lambda folder: train_stargan(Images.from_sets((real, None)), config, folder, seed, device)
+    make = lambda folder: train_stargan(Images.from_sets((real, None)),
+                                        config, folder, seed, device)
     what = dict(real=real, config=asdict(config), seed=seed, device=device.type)
     folder = artefact('gan', make, what)
     return StarGAN.load(folder/'stargan.pt', device), folder
@@ -905,24 +1048,29 @@ def pool_of(gan_folder:Path, # from `fit_stargan`
     return ImageSet(artefact('pool', make, what))
 
 # %% ../nbs/01_gan.ipynb #906b45a1
-def official_pool(path_G:Path, path_D:Path|None, # files of the official code; without D there is no realism
-                  large:ImageSet, # the real set at the generator's size, with attributes
-                  real:ImageSet, # the same images in the same order, at the size that the pool shall have
-                  device='auto') -> tuple[StarGAN, ImageSet]: # the model, and its pool
+def official_pool(
+    path_G:Path, path_D:Path|None, # files of the official code; without D there is no realism
+    large:ImageSet, # the real set at the generator's size, with attributes
+    real:ImageSet, # the same images in the same order, at the size that the pool shall have
+    device='auto') -> tuple[StarGAN, ImageSet]: # the model, and its pool
     "Make the pool of the official StarGAN, or open the one that was made so before. [yunjey/stargan]"
     device = default_device(str(device))
-    if not large.attributes or large.attributes != real.attributes or not np.array_equal(large.labels, real.labels): raise ValueError(
-        'the two real sets must hold the same images with the same attributes, at two sizes')
+    if (not large.attributes or large.attributes != real.attributes
+        or not np.array_equal(large.labels, real.labels)):
+        raise ValueError(
+'the two real sets must hold the same images with the same attributes, at two sizes')
     gan = load_official(path_G, path_D, large.size, device=device, attributes=large.attributes)
     make = lambda folder: make_pool(gan, large, folder, 'combinations', size=real.size)
-    return gan, ImageSet(artefact('pool', make, dict(gan=gan, large=large, size=real.size, device=device.type)))
+    return gan, ImageSet(artefact('pool', make,
+                                  dict(gan=gan, large=large, size=real.size, device=device.type)))
 
 # %% ../nbs/01_gan.ipynb #4e82e5cc
 class PlainTraining(Training):
     "The same networks trained the official code's way, for the benchmark. [yunjey/stargan, solver.py]"
     def __init__(self, train, config, seed, device):
         super().__init__(train, replace(config, precision='float32', compile=False), seed, device)
-        c = self.config; self.D.requires_grad_(True)
+        c = self.config
+        self.D.requires_grad_(True)
         self.G.to(memory_format=torch.contiguous_format)
         for m in self.G.modules():
             if isinstance(m, InstanceNorm): m.__class__ = nn.InstanceNorm2d
@@ -930,24 +1078,35 @@ class PlainTraining(Training):
                                   for net, lr in ((self.G, c.lr_g), (self.D, c.lr_d)))
 
     def update(self):
-        real, y, t, alpha = self.batch(); c = self.config; real = real.contiguous()
+        real, y, t, alpha = self.batch()
+        c = self.config
+        real = real.contiguous()
         loss = plain_critic_loss(self.D, real, self.G(real, t).detach(), y, t, alpha, c)
-        self.opt_g.zero_grad(); self.opt_d.zero_grad(); loss.backward(); self.opt_d.step()
+        self.opt_g.zero_grad()
+        self.opt_d.zero_grad()
+        loss.backward()
+        self.opt_d.step()
         self.step += 1
         if self.step % c.n_critic: return {}
-        fake = self.G(real, t); out, logits = self.D(fake)
+        fake = self.G(real, t)
+        out, logits = self.D(fake)
         loss = c.cls_weight_g*classification(logits, t, c.multi_label) - out.mean()
         loss = loss + c.rec_weight*(self.G(fake, y) - real).abs().mean()
-        self.opt_g.zero_grad(); self.opt_d.zero_grad(); loss.backward(); self.opt_g.step()
+        self.opt_g.zero_grad()
+        self.opt_d.zero_grad()
+        loss.backward()
+        self.opt_g.step()
         return {}
 
 # %% ../nbs/01_gan.ipynb #42997595
-def bench_stargan(size:int=64, batch:int=16, conv_dim:int=64, # pixels, images, channels of the first layers
-                  cycles:int=1, device='auto', **changes, # timed cycles, after a warm-up; fields of StarGANConfig
-                 ) -> dict: # seconds an update of D (its share of G's included) both ways, and their ratio
+def bench_stargan(
+    size:int=64, batch:int=16, conv_dim:int=64, # pixels, images, channels of the first layers
+    cycles:int=1, device='auto', **changes, # timed cycles, after a warm-up; fields of StarGANConfig
+   ) -> dict: # seconds an update of D (its share of G's included) both ways, and their ratio
     "A training iteration of ours against the plain eager float32 loop, side by side."
     device = default_device(device) if isinstance(device, str) else device
-    shape = dict(conv_dim=conv_dim, critic_dim=conv_dim, critic_repeats=min(6, int(np.log2(size))), batch=batch)
+    shape = dict(conv_dim=conv_dim, critic_dim=conv_dim,
+                 critic_repeats=min(6, int(np.log2(size))), batch=batch)
     ours = preset('official', **(shape | dict(compile=device.type == 'cuda') | changes))
     pixels = torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8)
     images = Images(pixels, torch.arange(4*batch) % 8, [*'01234567'])
@@ -956,9 +1115,11 @@ def bench_stargan(size:int=64, batch:int=16, conv_dim:int=64, # pixels, images, 
         for _ in range(updates): run.update()
         if device.type == 'cuda': torch.cuda.synchronize()
         return (time.perf_counter() - start)/ours.n_critic
-    runs = dict(plain=PlainTraining(images, ours, 0, device), ours=Training(images, ours, 0, device))
+    runs = dict(plain=PlainTraining(images, ours, 0, device),
+                ours=Training(images, ours, 0, device))
     for run in runs.values(): cycle(run, 2*ours.n_critic if device.type == 'cuda' else 1)
     seconds = [{name: cycle(run) for name, run in runs.items()} for _ in range(cycles)]
     mid = {name: float(np.median([s[name] for s in seconds])) for name in runs}
-    return dict(size=size, batch=batch, conv_dim=conv_dim, **{f'{n}_seconds': v for n, v in mid.items()},
+    return dict(size=size, batch=batch, conv_dim=conv_dim,
+                **{f'{n}_seconds': v for n, v in mid.items()},
                 ratio=float(np.median([s['plain']/s['ours'] for s in seconds])))

@@ -8,10 +8,10 @@ __all__ = ['STATISTICS', 'as_labels', 'as_pair', 'confusion', 'accuracy', 'class
            'mean_class_accuracy_of', 'macro_f1_of', 'statistic_of', 'check_level', 'bootstrap_draws',
            'bootstrap_interval', 'plot_bootstrap', 'as_values', 'seed_interval', 'seed_table', 'Comparison', 'mcnemar',
            'paired_draws', 'paired_comparison', 't_test_power', 'seeds_needed', 'SeedComparison', 'paired_seeds',
-           'said_small', 'finite_features', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance',
-           'inception_score', 'distance_blocks', 'knn_radii', 'check_pair', 'rounding', 'warn_of_copies', 'prdc',
-           'inception_file', 'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures',
-           'image_rows', 'image_features', 'check_comparable', 'as_extractor', 'image_scores']
+           'finite_features', 'check_features', 'frechet_distance', 'kid_size', 'kernel_distance', 'inception_score',
+           'distance_blocks', 'knn_radii', 'check_pair', 'rounding', 'warn_of_copies', 'prdc', 'inception_file',
+           'InceptionFeatures', 'ClassifierFeatures', 'image_extractor', 'ImageFeatures', 'image_rows',
+           'image_features', 'check_comparable', 'as_extractor', 'image_scores']
 
 # %% ../nbs/00d_metrics.ipynb #0e050467
 import math, os, warnings
@@ -30,9 +30,11 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import (KEY_METRIC_FID,
+                                       fid_features_to_statistics, fid_statistics_to_metric)
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from torch_fidelity.metric_kid import (KEY_METRIC_KID_MEAN,
+                                       KEY_METRIC_KID_STD, kid_features_to_metric)
 
 from .core import default_device, progress
 
@@ -44,18 +46,23 @@ def as_labels(values, # labels: array, tensor or list of integers
     "Class labels as an integer array, or a ValueError that says what is wrong with them."
     if np.ma.is_masked(values): raise ValueError(f'{what} are partly masked: drop these rows first')
     a = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if a.ndim != 1: raise ValueError(f'{what} have shape {a.shape}, expected (n,); of probabilities take .argmax(1)')
+    if a.ndim != 1:
+        raise ValueError(f'{what} have shape {a.shape}, expected (n,); of probabilities '
+                         'take .argmax(1)')
     if len(a) == 0: raise ValueError(f'{what} are empty: a score needs at least one image')
-    if a.dtype.kind not in 'iuf': raise ValueError(f'{what} are {a.dtype}, expected integers; map names to codes')
+    if a.dtype.kind not in 'iuf':
+        raise ValueError(f'{what} are {a.dtype}, expected integers; map names to codes')
     if a.dtype.kind == 'f' and not np.isfinite(a).all():
-        raise ValueError(f'{what} hold {(~np.isfinite(a)).sum()} NaN or infinite values; drop these rows first')
+        raise ValueError(f'{what} hold {(~np.isfinite(a)).sum()} NaN or infinite values; drop '
+                         'these rows first')
     if len(huge := a[np.abs(a.astype(float)) >= 2**53]):
         raise ValueError(f'{what} lie outside 0..2^53, e.g. {huge[0]}')
     if len(odd := a[a != a.astype(np.int64)]):
         raise ValueError(f'{what} are not whole numbers, e.g. {odd[0]}')
     a, top = a.astype(np.int64), np.inf if k is None else k
     if bad := int(((a < 0) | (a >= top)).sum()):
-        raise ValueError(f'{bad} {what} lie outside 0..{"" if k is None else k - 1}: found {a.min()}..{a.max()}')
+        raise ValueError(f'{bad} {what} lie outside 0..{"" if k is None else k - 1}: found '
+                         f'{a.min()}..{a.max()}')
     return a
 
 # %% ../nbs/00d_metrics.ipynb #cfc80e3a
@@ -63,7 +70,8 @@ def as_pair(y, pred, k:int|None=None) -> tuple[np.ndarray, np.ndarray, int]: # y
     "True and predicted labels, checked against each other, and the number of classes."
     y, pred = as_labels(y, k, 'true labels'), as_labels(pred, k, 'predicted labels')
     if len(y) != len(pred):
-        raise ValueError(f'{len(y)} true labels but {len(pred)} predictions: they must come from the same images')
+        raise ValueError(f'{len(y)} true labels but {len(pred)} predictions: they must come '
+                         'from the same images')
     return y, pred, (int(max(y.max(), pred.max())) + 1 if k is None else k)
 
 # %% ../nbs/00d_metrics.ipynb #76d0663c
@@ -93,12 +101,14 @@ def mean_class_accuracy(y, pred, k:int|None=None) -> float: # in [0, 1]
     "The mean of the class accuracies over the classes that are present; warns which are not. [Bhattarai 2020, table 2]"
     a = class_accuracy(y, pred, k)
     absent = np.flatnonzero(np.isnan(a)).tolist()
-    if absent: warnings.warn(f'mean class accuracy over {len(a) - len(absent)} of {len(a)} classes: '
-                             f'no image has the true label {absent}', stacklevel=2)
+    if absent:
+        warnings.warn(f'mean class accuracy over {len(a) - len(absent)} of {len(a)} classes: '
+                      f'no image has the true label {absent}', stacklevel=2)
     return float(np.nanmean(a))
 
 # %% ../nbs/00d_metrics.ipynb #af048346
-def precision_recall(y, pred, k:int|None=None) -> tuple[np.ndarray, np.ndarray]: # precision (k,), recall (k,)
+def precision_recall(y, pred, k:int|None=None
+                    ) -> tuple[np.ndarray, np.ndarray]: # precision (k,), recall (k,)
     "Precision (nan where a class was never predicted) and recall (nan where it is absent) of each class."
     y, pred, k = as_pair(y, pred, k)
     p, r, *_ = precision_recall_fscore_support(y, pred, labels=range(k), zero_division=np.nan)
@@ -119,13 +129,15 @@ def classification_table(y, # true labels, (n,)
     y, pred, k = as_pair(y, pred, len(classes))
     p, r, f, n = precision_recall_fscore_support(y, pred, labels=range(k), zero_division=np.nan)
     f = np.where((n > 0) & np.isnan(f), 0, f)
-    table = pd.DataFrame(dict(n=n, precision=p, recall=r, F1=f), index=pd.Index(classes, name='class'))
+    table = pd.DataFrame(dict(n=n, precision=p, recall=r, F1=f),
+                         index=pd.Index(classes, name='class'))
     mean = table[n > 0].drop(columns='n').mean()
     table.loc['mean'] = pd.Series({'n': n.sum(), **mean})
     return table.astype({'n': int})
 
 # %% ../nbs/00d_metrics.ipynb #36c5999c
-def plot_confusion(y, pred, classes:list[str], # true and predicted labels, and the names of the classes
+def plot_confusion(y, pred,
+                   classes:list[str], # true and predicted labels, and the names of the classes
                    title:str='', # above the picture
                    ax:plt.Axes|None=None, # draw here instead of in a new figure
                   ) -> plt.Figure:
@@ -133,9 +145,12 @@ def plot_confusion(y, pred, classes:list[str], # true and predicted labels, and 
     c = confusion(y, pred, len(classes))
     n = c.sum(1)
     share = np.divide(100. * c, n[:, None], out=np.full(c.shape, np.nan), where=n[:, None] > 0)
-    if ax is None: _, ax = plt.subplots(figsize=(1.5 + .54 * len(classes), 1.1 + .42 * len(classes)))
-    sns.heatmap(share, annot=True, fmt='.0f', annot_kws={'size': 9}, cmap='Greys', vmin=0, vmax=100, ax=ax,
-                linewidths=.5, xticklabels=classes, yticklabels=[f'{s} (n={m})' for s, m in zip(classes, n)],
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.5 + .54 * len(classes), 1.1 + .42 * len(classes)))
+    sns.heatmap(share, annot=True, fmt='.0f', annot_kws={'size': 9},
+                cmap='Greys', vmin=0, vmax=100, ax=ax,
+                linewidths=.5, xticklabels=classes,
+                yticklabels=[f'{s} (n={m})' for s, m in zip(classes, n)],
                 cbar_kws={'label': 'share of the true class (%)'})
     ax.set(xlabel='predicted class', ylabel='true class', title=title)
     ax.tick_params(axis='x', rotation=40)
@@ -169,29 +184,32 @@ def macro_f1_of(c:np.ndarray) -> np.ndarray: # counts (…, k, k) -> (…,)
     return (2 * c.diagonal(0, -2, -1) / np.maximum(n + c.sum(-2), 1)).sum(-1) / (n > 0).sum(-1)
 
 # %% ../nbs/00d_metrics.ipynb #1d3d0bfd
-STATISTICS = {'accuracy': accuracy_of, 'mean class accuracy': mean_class_accuracy_of, 'macro F1': macro_f1_of}
+STATISTICS = {'accuracy': accuracy_of,
+              'mean class accuracy': mean_class_accuracy_of, 'macro F1': macro_f1_of}
 
 # %% ../nbs/00d_metrics.ipynb #56273efa
 def statistic_of(statistic:str|Callable) -> Callable: # from counts (…, k, k) to values (…,)
     "The statistic of that name; a function is taken as it is."
     if callable(statistic): return statistic
     if statistic not in STATISTICS:
-        raise ValueError(f'unknown statistic {statistic!r}: choose one of {list(STATISTICS)}, or give a function of '
-                         'confusion matrices (…, k, k)')
+        raise ValueError(f'unknown statistic {statistic!r}: choose one of {list(STATISTICS)}, or '
+                         'give a function of confusion matrices (…, k, k)')
     return STATISTICS[statistic]
 
 # %% ../nbs/00d_metrics.ipynb #b2bcc9ea
 def check_level(level:float) -> float:
     "The level, if it is one: confidence is a share such as .95, not a percentage."
-    if not 0 < level < 1: raise ValueError(f'level {level} is not between 0 and 1; for 95 percent give .95')
+    if not 0 < level < 1:
+        raise ValueError(f'level {level} is not between 0 and 1; for 95 percent give .95')
     return level
 
 # %% ../nbs/00d_metrics.ipynb #ac3d74c9
-def bootstrap_draws(y, pred, # true and predicted labels, (n,)
-                    statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
-                    n_boot:int=2000, # resamples
-                    seed:int=0, # of the resampling
-                   ) -> np.ndarray: # (n_boot,)
+def bootstrap_draws(
+    y, pred, # true and predicted labels, (n,)
+    statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
+    n_boot:int=2000, # resamples
+    seed:int=0, # of the resampling
+   ) -> np.ndarray: # (n_boot,)
     "The statistic on test sets resampled with replacement within each true class."
     c, rng = confusion(y, pred), np.random.default_rng(seed)
     draws = [rng.multinomial(row.sum(), row / max(row.sum(), 1), n_boot) if row.sum()
@@ -199,28 +217,32 @@ def bootstrap_draws(y, pred, # true and predicted labels, (n,)
     return statistic_of(statistic)(np.stack(draws, 1))
 
 # %% ../nbs/00d_metrics.ipynb #ce61d4de
-def bootstrap_interval(y, pred, # true and predicted labels, (n,)
-                       statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
-                       n_boot:int=2000, # resamples
-                       level:float=.95, # confidence
-                       seed:int=0, # of the resampling
-                      ) -> Interval: # the statistic and its percentile interval
+def bootstrap_interval(
+    y, pred, # true and predicted labels, (n,)
+    statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
+    n_boot:int=2000, # resamples
+    level:float=.95, # confidence
+    seed:int=0, # of the resampling
+   ) -> Interval: # the statistic and its percentile interval
     "How far the statistic of this one model would move with another test set of the same class sizes."
     tail = 50 * (1 - check_level(level))
     lo, hi = np.percentile(bootstrap_draws(y, pred, statistic, n_boot, seed), [tail, 100 - tail])
     return Interval(float(statistic_of(statistic)(confusion(y, pred))), float(lo), float(hi))
 
 # %% ../nbs/00d_metrics.ipynb #27bf8f9c
-def plot_bootstrap(y, pred, statistic:str='mean class accuracy', level:float=.95, ax:plt.Axes|None=None, # as above
+def plot_bootstrap(y, pred, statistic:str='mean class accuracy', level:float=.95,
+                   ax:plt.Axes|None=None, # as above
                    **kwargs, # n_boot and seed
                   ) -> plt.Figure:
     "The bootstrap distribution of a statistic, its estimate and its interval."
     value, lo, hi = bootstrap_interval(y, pred, statistic, level=level, **kwargs)
     if ax is None: _, ax = plt.subplots(figsize=(5, 2.8))
-    counts, *_ = ax.hist(bootstrap_draws(y, pred, statistic, **kwargs), bins=40, color='.75', edgecolor='.5')
+    counts, *_ = ax.hist(bootstrap_draws(y, pred, statistic, **kwargs),
+                         bins=40, color='.75', edgecolor='.5')
     ax.axvspan(lo, hi, color='.2', alpha=.12, label=f'{level:.0%} interval [{lo:.3f}, {hi:.3f}]')
     ax.axvline(value, color='k', ls='--', label=f'estimate {value:.3f}')
-    ax.set(xlabel=statistic, ylabel='resamples', ylim=(0, 1.45 * counts.max())); ax.legend(loc='upper left', fontsize=8)
+    ax.set(xlabel=statistic, ylabel='resamples', ylim=(0, 1.45 * counts.max()))
+    ax.legend(loc='upper left', fontsize=8)
     return ax.figure
 
 # %% ../nbs/00d_metrics.ipynb #94836bf2
@@ -235,8 +257,8 @@ def as_values(values, what:str='values') -> np.ndarray: # (n,) float64
     x = x.astype(float).reshape(-1)
     if len(x) == 0: raise ValueError(f'{what} are empty: give one number a seed')
     if not np.isfinite(x).all():
-        raise ValueError(f'{what} at positions {np.flatnonzero(~np.isfinite(x)).tolist()} are not finite; '
-                         'did a run fail? Leave it out by hand, and say so')
+        raise ValueError(f'{what} at positions {np.flatnonzero(~np.isfinite(x)).tolist()} are not '
+                         'finite; did a run fail? Leave it out by hand, and say so')
     return x
 
 # %% ../nbs/00d_metrics.ipynb #2739393c
@@ -266,7 +288,8 @@ def seed_table(runs:pd.DataFrame, # one row a run
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             i = seed_interval(group[value], level)
-        rows.append(dict(zip(np.atleast_1d(by), np.atleast_1d(key)), seeds=len(group), mean=i.value, lo=i.lo, hi=i.hi))
+        rows.append(dict(zip(np.atleast_1d(by), np.atleast_1d(key)), seeds=len(group),
+                         mean=i.value, lo=i.lo, hi=i.hi))
     return pd.DataFrame(rows)
 
 # %% ../nbs/00d_metrics.ipynb #afde427d
@@ -291,7 +314,8 @@ def mcnemar(only_a:int, # images that only a got right
 
 # %% ../nbs/00d_metrics.ipynb #574286ea
 def paired_draws(y, a, b, k:int, # true labels, predictions of a and of b, number of classes
-                 n_boot:int, rng:np.random.Generator) -> tuple[np.ndarray, np.ndarray]: # two of (n_boot, k, k)
+                 n_boot:int, rng:np.random.Generator
+                ) -> tuple[np.ndarray, np.ndarray]: # two of (n_boot, k, k)
     "Confusion matrices of both models on the same resampled test sets."
     ca, cb = np.zeros((n_boot, k, k)), np.zeros((n_boot, k, k))
     for c in np.unique(y):
@@ -302,10 +326,11 @@ def paired_draws(y, a, b, k:int, # true labels, predictions of a and of b, numbe
     return ca, cb
 
 # %% ../nbs/00d_metrics.ipynb #976e3f73
-def paired_comparison(y, pred_a, pred_b, # true labels and two models' predictions on the same images
-                      statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
-                      n_boot:int=2000, level:float=.95, seed:int=0, # resamples, confidence, resampling seed
-                     ) -> Comparison: # b minus a
+def paired_comparison(
+    y, pred_a, pred_b, # true labels and two models' predictions on the same images
+    statistic:str|Callable='mean class accuracy', # a name of STATISTICS, or a function of (…, k, k)
+    n_boot:int=2000, level:float=.95, seed:int=0, # resamples, confidence, resampling seed
+   ) -> Comparison: # b minus a
     "Whether b beats a on this test set: difference, paired bootstrap interval, McNemar's p."
     (y, a, ka), (_, b, kb) = as_pair(y, pred_a), as_pair(y, pred_b)
     k, f, tail = max(ka, kb), statistic_of(statistic), 50 * (1 - check_level(level))
@@ -313,7 +338,8 @@ def paired_comparison(y, pred_a, pred_b, # true labels and two models' predictio
     lo, hi = np.percentile(f(cb) - f(ca), [tail, 100 - tail])
     only_a, only_b = int(((a == y) & (b != y)).sum()), int(((a != y) & (b == y)).sum())
     difference = float(f(confusion(y, b, k)) - f(confusion(y, a, k)))
-    return Comparison(difference, float(lo), float(hi), mcnemar(only_a, only_b), only_a, only_b, len(y),
+    return Comparison(difference, float(lo), float(hi),
+                      mcnemar(only_a, only_b), only_a, only_b, len(y),
                       getattr(statistic, '__name__', statistic))
 
 # %% ../nbs/00d_metrics.ipynb #624fce53
@@ -332,7 +358,8 @@ def seeds_needed(sd:float, # standard deviation of the paired differences over s
     "How many seeds a paired t test needs to find an effect."
     if not (np.isfinite([sd, effect]).all() and sd >= 0):
         raise ValueError(f'sd {sd}, effect {effect}: expected finite numbers, and sd >= 0')
-    if not 0 < power < 1: raise ValueError(f'power {power} is not between 0 and 1; the usual choice is .8')
+    if not 0 < power < 1:
+        raise ValueError(f'power {power} is not between 0 and 1; the usual choice is .8')
     if effect == 0: return math.inf
     if sd == 0: return 2
     z = stats.norm.ppf((1 + check_level(level)) / 2) + stats.norm.ppf(power)
@@ -360,35 +387,24 @@ def paired_seeds(a, b, # one number a seed, in the same order of seeds
     "Whether setting b beats setting a over seeds, and how many seeds would tell."
     a, b = as_values(a, 'values of a'), as_values(b, 'values of b')
     if len(a) != len(b):
-        raise ValueError(f'{len(a)} seeds of a but {len(b)} of b: give the same seeds in the same order')
+        raise ValueError(f'{len(a)} seeds of a but {len(b)} of b: give the same seeds '
+                         'in the same order')
     d = b - a
     mean, lo, hi = seed_interval(d, level)
     effect = mean if effect is None else effect
     if len(d) == 1: return SeedComparison(mean, lo, hi, math.nan, 1, math.nan, effect, math.nan)
     sd = float(d.std(ddof=1))
     p = float(stats.ttest_1samp(d, 0).pvalue) if sd > 0 else float(mean == 0)
-    return SeedComparison(mean, lo, hi, sd, len(d), p, effect, seeds_needed(sd, effect, level=level))
-
-# %% ../nbs/00d_metrics.ipynb #602f7d7a
-def said_small(d:SeedComparison|None, # the paired difference, None where nothing was run
-               margin:float, # a difference that would not matter, in the unit of d, above 0
-               kind:str='within', # 'within': it is small either way; 'at most': it is no gain
-               least:int=5, # seeds, below which nothing is decided
-              ) -> str: # reproduced, not reproduced, undecided
-    "The verdict on a claim of no difference, or of no improvement. [Schuirmann 1987]"
-    if kind not in ('within', 'at most'): raise ValueError(f"kind={kind!r}: choose 'within' or 'at most'")
-    if not margin > 0: raise ValueError(f'margin={margin}: it must be above 0; no interval is narrower than nothing')
-    if d is None: return 'not run'
-    if d.n < least: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
-    if d.hi < margin and (kind == 'at most' or d.lo > -margin): return 'reproduced'
-    return 'not reproduced' if d.lo > 0 or (kind == 'within' and d.hi < 0) else 'undecided'
+    return SeedComparison(mean, lo, hi, sd, len(d), p, effect,
+                          seeds_needed(sd, effect, level=level))
 
 # %% ../nbs/00d_metrics.ipynb #d220e7ae
 def finite_features(*sets:Tensor): # each (n, d)
     "A ValueError unless all are finite (n, d) with one d."
     for f in sets:
         if f.ndim != 2 or f.shape[1] != sets[0].shape[-1]:
-            raise ValueError(f'features have shapes {[tuple(s.shape) for s in sets]}, expected (n, d) with one d')
+            raise ValueError(f'features have shapes {[tuple(s.shape) for s in sets]}, expected '
+                             '(n, d) with one d')
         if not torch.isfinite(f).all():
             raise ValueError('features hold NaN or infinity: look at the extractor and its input')
 
@@ -397,10 +413,14 @@ def check_features(*sets:Tensor): # each (n, d)
     finite_features(*sets)
     d = sets[0].shape[-1]
     for f in sets:
-        if len(f) < 2: raise ValueError(f'{len(f)} image(s): a covariance needs at least 2, a good one more than {d}')
+        if len(f) < 2:
+            raise ValueError(f'{len(f)} image(s): a covariance needs at least 2, a good '
+                             f'one more than {d}')
     n = min(map(len, sets))
-    if n <= d: warnings.warn(f'{n} images for {d} features: their covariance has rank {n - 1} at most, and FID is far '
-                             f'too large; use more than {d} images, or KID, which has no such bias', stacklevel=3)
+    if n <= d:
+        warnings.warn(f'{n} images for {d} features: their covariance has rank {n - 1} at most, '
+                      f'and FID is far too large; use more than {d} images, or KID, which has no '
+                      'such bias', stacklevel=3)
 
 # %% ../nbs/00d_metrics.ipynb #d922ad69
 def frechet_distance(real:Tensor, fake:Tensor) -> float: # features (n, d) -> >= 0
@@ -417,7 +437,8 @@ def kid_size(n:int) -> int: # images in the smaller set -> images in a subset
 # %% ../nbs/00d_metrics.ipynb #09e10bc0
 def kernel_distance(real:Tensor, fake:Tensor, # features (n, d)
                     subsets:int=100, # random subsets
-                    subset_size:int|None=None, # images in each; half of the smaller set, at most 1000, if None
+                    subset_size:int
+                    |None=None, # images in each; half of the smaller set, at most 1000, if None
                     seed:int=0, # of the subsets
                    ) -> tuple[float, float]: # mean over subsets (may be below 0), sd over subsets
     "Unbiased squared MMD under the cubic kernel. [Binkowski 2018]"
@@ -426,16 +447,19 @@ def kernel_distance(real:Tensor, fake:Tensor, # features (n, d)
     if subsets < 1: raise ValueError(f'{subsets} subsets: KID is a mean over at least one')
     size = kid_size(n) if subset_size is None else subset_size
     if not 2 <= size <= n:
-        raise ValueError(f'KID subsets of {size} images from sets of {len(real)} and {len(fake)}: give 2..{n}')
-    got = kid_features_to_metric(real.double(), fake.double(), kid_subsets=subsets, kid_subset_size=size,
+        raise ValueError(f'KID subsets of {size} images from sets of {len(real)} and '
+                         f'{len(fake)}: give 2..{n}')
+    got = kid_features_to_metric(real.double(), fake.double(),
+                                 kid_subsets=subsets, kid_subset_size=size,
                                  rng_seed=seed, verbose=False)
     return got[KEY_METRIC_KID_MEAN], got[KEY_METRIC_KID_STD]
 
 # %% ../nbs/00d_metrics.ipynb #fe1aac62
-def inception_score(logits:Tensor, # (n, k)
-                    splits:int|None=None, # parts whose scores are averaged; 10 from 1000 images on, else 1, if None
-                    seed:int=0, # of the shuffling
-                   ) -> float: # in [1, k]
+def inception_score(
+    logits:Tensor, # (n, k)
+    splits:int|None=None, # parts whose scores are averaged; 10 from 1000 images on, else 1, if None
+    seed:int=0, # of the shuffling
+   ) -> float: # in [1, k]
     "The exponential of the mean divergence of an image's label distribution from the set's. [Salimans 2016]"
     if logits.ndim != 2 or not len(logits):
         raise ValueError(f'logits have shape {tuple(logits.shape)}, expected (n, k)')
@@ -448,16 +472,19 @@ def inception_score(logits:Tensor, # (n, k)
     return isc_features_to_metric(logits.cpu(), splits=splits, rng_seed=seed)[KEY_METRIC_ISC_MEAN]
 
 # %% ../nbs/00d_metrics.ipynb #bda34f7a
-def distance_blocks(a:Tensor, b:Tensor, # features (n, d), (m, d)
-                    chunk:int=2048, # rows and columns of a block
-                   ) -> Iterator[tuple[slice, slice, Tensor]]: # rows of a, rows of b, float64 distances between them
+def distance_blocks(
+    a:Tensor, b:Tensor, # features (n, d), (m, d)
+    chunk:int=2048, # rows and columns of a block
+   ) -> Iterator[tuple[slice, slice,
+                       Tensor]]: # rows of a, rows of b, float64 distances between them
     "The table of Euclidean distances, block by block, in memory that does not grow with the sets."
     centre = b.double().mean(0)
     for i in range(0, len(a), chunk):
         mine = a[i:i + chunk].double() - centre
         for j in range(0, len(b), chunk):
-            yield slice(i, i + chunk), slice(j, j + chunk), torch.cdist(mine, b[j:j + chunk].double() - centre,
-                                                                        compute_mode='use_mm_for_euclid_dist')
+            yield (slice(i, i + chunk), slice(j, j + chunk),
+                   torch.cdist(mine, b[j:j + chunk].double() - centre,
+                               compute_mode='use_mm_for_euclid_dist'))
 
 # %% ../nbs/00d_metrics.ipynb #542096b7
 def knn_radii(features:Tensor, # (n, d), n > k
@@ -466,7 +493,8 @@ def knn_radii(features:Tensor, # (n, d), n > k
              ) -> Tensor: # float64 (n,)
     "The distance of each image to its k-th nearest neighbour in its own set. [Kynkaanniemi 2019, eq. 1]"
     if not 0 < k < len(features):
-        raise ValueError(f'k={k} neighbours in a set of {len(features)} images: give k from 1 to {len(features) - 1}, or more images')
+        raise ValueError(f'k={k} neighbours in a set of {len(features)} images: give k from 1 to '
+                         f'{len(features) - 1}, or more images')
     radii = torch.empty(len(features), dtype=torch.float64, device=features.device)
     nearest = None
     for rows, cols, d in distance_blocks(features, features, chunk):
@@ -476,15 +504,19 @@ def knn_radii(features:Tensor, # (n, d), n > k
     return radii
 
 # %% ../nbs/00d_metrics.ipynb #db1493f8
-def check_pair(real:Tensor, fake:Tensor, k:int) -> tuple[Tensor, Tensor]: # the same, where float64 exists
+def check_pair(real:Tensor, fake:Tensor,
+               k:int) -> tuple[Tensor, Tensor]: # the same, where float64 exists
     "Two sets of features that can be compared, or an error that says why not."
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise ValueError(f'features have shapes {tuple(real.shape)} and {tuple(fake.shape)}, expected (n, d) with one d')
+        raise ValueError(f'features have shapes {tuple(real.shape)} and {tuple(fake.shape)}, '
+                         'expected (n, d) with one d')
     for name, f in (('real', real), ('fake', fake)):
         if bad := int((~torch.isfinite(f).all(1)).sum()):
-            raise ValueError(f'{bad} of {len(f)} {name} images have features that are NaN or infinite: look at the network and its input')
+            raise ValueError(f'{bad} of {len(f)} {name} images have features that are NaN or '
+                             'infinite: look at the network and its input')
     if not len(fake) or len(real) <= k:
-        raise ValueError(f'{len(real)} real and {len(fake)} fake images, k={k}: at least {k + 1} real and one fake are needed')
+        raise ValueError(f'{len(real)} real and {len(fake)} fake images, k={k}: at least {k + 1} '
+                         'real and one fake are needed')
     return (real.cpu(), fake.cpu()) if real.device.type == 'mps' else (real, fake)
 
 # %% ../nbs/00d_metrics.ipynb #26cd3c72
@@ -516,16 +548,21 @@ def prdc(real_features, # (n, d), of the images to be resembled and covered
     slack, loose = (rounding(f, centres, chunk) for f in (real, fake))
     radii, own = knn_radii(real, k, chunk).square(), None
     if len(fake) > k: own = knn_radii(fake, k, chunk).square()
-    else: warnings.warn(f'{len(fake)} fake images for k={k} neighbours: their recall is nan', stacklevel=2)
+    else:
+        warnings.warn(f'{len(fake)} fake images for k={k} neighbours: their '
+                      'recall is nan', stacklevel=2)
     warn_of_copies(real=(radii, slack), **{} if own is None else dict(fake=(own, loose)))
-    balls, covered, recalled = (torch.zeros(len(s), dtype=torch.int64, device=real.device) for s in (fake, real, real))
+    balls, covered, recalled = (torch.zeros(len(s), dtype=torch.int64, device=real.device)
+                                for s in (fake, real, real))
     for i, j, d in distance_blocks(real, fake, chunk):
         d = d.square() + slack[i, None] + loose[j]
         inside = d < radii[i, None]
-        balls[j] += inside.sum(0); covered[i] += inside.sum(1)
+        balls[j] += inside.sum(0)
+        covered[i] += inside.sum(1)
         if own is not None: recalled[i] += (d < own[j]).sum(1)
     share = lambda counts: float((counts > 0).double().mean())
-    return dict(precision=share(balls), recall=math.nan if own is None else share(recalled), density=float(balls.double().mean()/k),
+    return dict(precision=share(balls), recall=math.nan if own is None else share(recalled),
+                density=float(balls.double().mean()/k),
                 coverage=share(covered))
 
 # %% ../nbs/00d_metrics.ipynb #17f8191f
@@ -537,39 +574,51 @@ def inception_file(weights:str|Path|None=None, # a file, or None to look where i
         cached = Path(torch.hub.get_dir())/'checkpoints'/Path(inception.URL_INCEPTION_V3).name
         return cached if cached.is_file() else None
     if not Path(asked).is_file():
-        raise FileNotFoundError(f'no Inception weights at {asked}; they are published at {inception.URL_INCEPTION_V3}')
+        raise FileNotFoundError(f'no Inception weights at {asked}; they are published at '
+                                f'{inception.URL_INCEPTION_V3}')
     return Path(asked)
 
 # %% ../nbs/00d_metrics.ipynb #286efbc0
 class InceptionFeatures(inception.FeatureExtractorInceptionV3):
     "torch-fidelity's Inception: 2048 features, unbiased logits, and a fixed, antialiased resize."
-    score_name, resize = '{} (inception-v3-compat)', 'bilinear (TensorFlow 1) to 299 px; above 299 px antialiased first'
+    score_name, resize = ('{} (inception-v3-compat)',
+                          'bilinear (TensorFlow 1) to 299 px; above 299 px antialiased first')
     def __init__(self, weights:str|Path): # a file in the layout of torch-fidelity
         expected = ('Conv2d_1a_3x3.conv.weight', 'fc.weight')
         try: state = torch.load(weights, map_location='cpu', weights_only=True)
-        except Exception as e: raise ValueError(f'{weights} is not a readable torch file of tensors: {e}') from e
+        except Exception as e:
+            raise ValueError(f'{weights} is not a readable torch file of tensors: {e}') from e
         if not (isinstance(state, dict) and all(key in state for key in expected)):
-            raise ValueError(f"{weights} is not torch-fidelity's Inception: no {' and '.join(expected)} in it; "
-                             f'torchvision lays its own out otherwise. Expected {inception.URL_INCEPTION_V3}')
+            raise ValueError(
+                f"{weights} is not torch-fidelity's Inception: no {' and '.join(expected)} in it; "
+                f'torchvision lays its own out otherwise. Expected {inception.URL_INCEPTION_V3}')
         super().__init__('inception-v3-compat', ['2048', 'logits_unbiased'],
                          feature_extractor_weights_path=str(weights))
 
     def forward(self, x:Tensor) -> tuple[Tensor, Tensor]: # (b, 3, h, w) uint8 -> features, logits
         if max(x.shape[2:]) > 299:
-            x = F.interpolate(x.float(), (299, 299), mode='bilinear', antialias=True).round().clamp(0, 255).byte()
+            x = F.interpolate(x.float(), (299, 299), mode='bilinear',
+                              antialias=True).round().clamp(0, 255).byte()
         return super().forward(x)
 
 # %% ../nbs/00d_metrics.ipynb #0da03404
 class ClassifierFeatures(FeatureExtractorBase):
     "Features of a trained classifier: what its last linear layer sees, and its logits."
     resize = "the classifier's own preprocessing"
-    def __init__(self, classifier, # has `net`, an nn.Module, and `logits(uint8 (b, h, w, c))`, as train.Classifier
-                 name:str): # network and training data, e.g. 'resnet10-drawn'
-        if not name: raise ValueError("an extractor of our own needs a name that says what it is: 'resnet10-drawn'")
+    def __init__(
+        self,
+        classifier, # has `net`, an nn.Module, and `logits(uint8 (b, h, w, c))`, as train.Classifier
+        name:str): # network and training data, e.g. 'resnet10-drawn'
+        if not name:
+            raise ValueError("an extractor of our own needs a name that says what it "
+                             "is: 'resnet10-drawn'")
         layers = [m for m in classifier.net.modules() if isinstance(m, nn.Linear)]
-        if not layers: raise ValueError(f'{type(classifier.net).__name__} has no linear layer, hence no features')
+        if not layers:
+            raise ValueError(f'{type(classifier.net).__name__} has no linear layer, '
+                             'hence no features')
         super().__init__(name, ['penultimate', 'logits'])
-        self.net, self.classifier, self.last, self.score_name = classifier.net, classifier, layers[-1], f'{{}}[{name}]'
+        self.net, self.classifier, self.last, self.score_name = (
+            classifier.net, classifier, layers[-1], f'{{}}[{name}]')
 
     @staticmethod
     def get_provided_features_list(): return 'penultimate', 'logits'
@@ -577,7 +626,8 @@ class ClassifierFeatures(FeatureExtractorBase):
     @torch.no_grad()
     def forward(self, x:Tensor) -> tuple[Tensor, Tensor]: # (b, 3, h, w) uint8 -> features, logits
         seen = []
-        hook = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+        hook = self.last.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].flatten(1)))
         try: logits = self.classifier.logits(x.permute(0, 2, 3, 1))
         finally: hook.remove()
         return seen[-1].float(), logits.float()
@@ -585,13 +635,15 @@ class ClassifierFeatures(FeatureExtractorBase):
 # %% ../nbs/00d_metrics.ipynb #a9d2323e
 def image_extractor(classifier=None, # a train.Classifier to fall back on
                     name:str='', # what to call it, e.g. 'resnet10-drawn'
-                    inception_weights:str|Path|None=None, # a file, or None to look where it usually lies
+                    inception_weights:str|Path
+                    |None=None, # a file, or None to look where it usually lies
                    ) -> FeatureExtractorBase:
     "Inception where its weights are there, else the classifier."
     if file := inception_file(inception_weights): return InceptionFeatures(file)
     if classifier is not None: return ClassifierFeatures(classifier, name)
-    raise FileNotFoundError(f'no Inception weights: download {inception.URL_INCEPTION_V3} and name the file in '
-                            'inception_weights or $SYNTHNB_INCEPTION, or give a classifier and its name instead')
+    raise FileNotFoundError(f'no Inception weights: download {inception.URL_INCEPTION_V3} and '
+                            'name the file in inception_weights or $SYNTHNB_INCEPTION, or give a '
+                            'classifier and its name instead')
 
 # %% ../nbs/00d_metrics.ipynb #278ab50b
 @dataclass
@@ -612,24 +664,30 @@ def image_rows(images, # Tensor or array (n, h, w, 3) uint8, data.Images or data
     else:
         pixels = torch.as_tensor(getattr(images, 'pixels', images))
         take = lambda rows: pixels[torch.as_tensor(rows, device=pixels.device)]
-        if pixels.ndim != 4: raise ValueError(f'images have shape {tuple(pixels.shape)}, expected (n, h, w, 3)')
+        if pixels.ndim != 4:
+            raise ValueError(f'images have shape {tuple(pixels.shape)}, expected (n, h, w, 3)')
     if len(images) == 0: raise ValueError('no images: a set of features needs at least 2')
     first = torch.as_tensor(take(np.arange(1)))
-    if first.dtype != torch.uint8: raise ValueError(f'images are {first.dtype}, expected uint8; data.to_uint8 converts')
-    if first.shape[-1] != 3: raise ValueError(f'images have {first.shape[-1]} channels, expected (n, h, w, 3)')
+    if first.dtype != torch.uint8:
+        raise ValueError(f'images are {first.dtype}, expected uint8; data.to_uint8 converts')
+    if first.shape[-1] != 3:
+        raise ValueError(f'images have {first.shape[-1]} channels, expected (n, h, w, 3)')
     return take, len(images), tuple(first.shape[1:3])
 
 # %% ../nbs/00d_metrics.ipynb #3401f75d
 @torch.no_grad()
 def image_features(images, # uint8 (n, h, w, 3), data.Images or data.ImageSet
                    extractor:FeatureExtractorBase, # of `image_extractor`
-                   device='auto', batch:int=128, # where the network runs, on how many images at once
-                   max_images:int=50_000, seed:int=0, # of a larger set a random part is used, drawn by this seed
+                   device='auto',
+                   batch:int=128, # where the network runs, on how many images at once
+                   max_images:int=50_000,
+                   seed:int=0, # of a larger set a random part is used, drawn by this seed
                   ) -> ImageFeatures:
     "Stream images through a feature extractor."
     take, total, size = image_rows(images)
     rows = np.arange(total)
-    if total > max_images: rows = np.sort(np.random.default_rng(seed).choice(total, max_images, replace=False))
+    if total > max_images:
+        rows = np.sort(np.random.default_rng(seed).choice(total, max_images, replace=False))
     device = default_device(device) if isinstance(device, str) else device
     extractor.to(device).eval()
     out, parts = [], np.array_split(rows, -(-len(rows) // batch))
@@ -640,44 +698,51 @@ def image_features(images, # uint8 (n, h, w, 3), data.Images or data.ImageSet
     return ImageFeatures(features, logits, extractor.name, size, total)
 
 # %% ../nbs/00d_metrics.ipynb #c5eb1835
-def check_comparable(real:ImageFeatures, fake:ImageFeatures, extractor:str): # and the extractor's name
+def check_comparable(real:ImageFeatures, fake:ImageFeatures,
+                     extractor:str): # and the extractor's name
     "A ValueError where two sets of features do not belong together."
     if real.size != fake.size:
-        raise ValueError(f'real images are {real.size} px and fake ones {fake.size}: resize both the same way first, '
-                         'or the score measures the resizing')
+        raise ValueError(f'real images are {real.size} px and fake ones {fake.size}: resize both '
+                         'the same way first, or the score measures the resizing')
     if {real.extractor, fake.extractor} != {extractor}:
         raise ValueError(f'features come from {real.extractor!r} and {fake.extractor!r}, '
                          f'expected both from {extractor!r}')
 
 # %% ../nbs/00d_metrics.ipynb #c6fad55d
 def as_extractor(extractor, # an extractor, a train.Classifier, or None for Inception
-                 name:str, inception_weights:str|Path|None, # what to call a classifier; Inception's file
+                 name:str, inception_weights:str|Path
+                 |None, # what to call a classifier; Inception's file
                 ) -> FeatureExtractorBase: # one whose scores carry its name
     "The extractor to use, exactly the one that was asked for."
     if extractor is None: return image_extractor(inception_weights=inception_weights)
     if not isinstance(extractor, FeatureExtractorBase): return ClassifierFeatures(extractor, name)
     if not hasattr(extractor, 'score_name'):
-        raise ValueError(f'{type(extractor).__name__} lacks score_name and resize: a score must say what made it')
+        raise ValueError(f'{type(extractor).__name__} lacks score_name and resize: a score must '
+                         'say what made it')
     return extractor
 
 # %% ../nbs/00d_metrics.ipynb #d7eb10b9
-def image_scores(real, fake, # images as for `image_features`, or ImageFeatures
-                 extractor=None, # an extractor, a train.Classifier, or None for Inception
-                 name:str='', # what to call a classifier, e.g. 'resnet10-drawn'
-                 inception_weights:str|Path|None=None, # a file, or None to look where it usually lies
-                 device='auto', seed:int=0, # where the network runs; the seed of subsets and of shuffling
-                 kid_subsets:int=100, kid_subset_size:int|None=None, # as for `kernel_distance`
-                 **kwargs, # batch and max_images, as for `image_features`
-                ) -> dict: # FID, KID, IS, each with the extractor in its name, and what they depend on
+def image_scores(
+    real, fake, # images as for `image_features`, or ImageFeatures
+    extractor=None, # an extractor, a train.Classifier, or None for Inception
+    name:str='', # what to call a classifier, e.g. 'resnet10-drawn'
+    inception_weights:str|Path|None=None, # a file, or None to look where it usually lies
+    device='auto', seed:int=0, # where the network runs; the seed of subsets and of shuffling
+    kid_subsets:int=100, kid_subset_size:int|None=None, # as for `kernel_distance`
+    **kwargs, # batch and max_images, as for `image_features`
+   ) -> dict: # FID, KID, IS, each with the extractor in its name, and what they depend on
     "How far fake images are from real ones; no number leaves without the name of its network."
     extractor = as_extractor(extractor, name, inception_weights)
-    real, fake = (x if isinstance(x, ImageFeatures) else image_features(x, extractor, device, seed=seed, **kwargs)
+    real, fake = (x if isinstance(x, ImageFeatures)
+                  else image_features(x, extractor, device, seed=seed, **kwargs)
                   for x in (real, fake))
     check_comparable(real, fake, extractor.name)
     size = kid_size(min(len(real), len(fake))) if kid_subset_size is None else kid_subset_size
     kid, kid_sd = kernel_distance(real.features, fake.features, kid_subsets, size, seed)
     scores = {'FID': frechet_distance(real.features, fake.features), 'KID': kid, 'KID sd': kid_sd,
-              'IS': inception_score(fake.logits, seed=seed), 'IS of real': inception_score(real.logits, seed=seed)}
+              'IS': inception_score(fake.logits, seed=seed),
+              'IS of real': inception_score(real.logits, seed=seed)}
     return {extractor.score_name.format(k): v for k, v in scores.items()} | dict(
-        extractor=extractor.name, resize=extractor.resize, pixels=list(real.size), n_real=len(real), n_fake=len(fake),
+        extractor=extractor.name, resize=extractor.resize, pixels=list(real.size),
+        n_real=len(real), n_fake=len(fake),
         kid_subsets=kid_subsets, kid_subset_size=size, seed=seed)

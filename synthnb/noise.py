@@ -29,11 +29,13 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import (artefact, default_device, generator, load_checkpoint, load_model, name_of, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, load_checkpoint, load_model,
+                          name_of, progress, save_checkpoint,
                           save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (CHOICES, Classifier, TrainConfig, Training, check_finite_state, check_images, classifier_net,
+from .train import (CHOICES, Classifier, TrainConfig, Training,
+                           check_finite_state, check_images, classifier_net,
                            label_loss, no_denormals, pixel_batches, place, precision)
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
@@ -50,21 +52,26 @@ def auto_relu(x:Tensor, # features, of any shape
               divide:str='abs', # 'abs': by |w|, as the text says; 'w': as equation 2 says
              ) -> Tensor: # like x
     "CliffReLU of x w, scaled back: ReLU(x) for w > 0 and ReLU(-x) for w < 0, below the cliff. [paper 5, 3.2.1]"
-    if divide not in ('abs', 'w'): raise ValueError(f"divide={divide!r}: choose 'abs' (the text) or 'w' (equation 2)")
+    if divide not in ('abs', 'w'):
+        raise ValueError(f"divide={divide!r}: choose 'abs' (the text) or 'w' (equation 2)")
     return cliff_relu(x*w, cliff)/(w.abs() if divide == 'abs' else w)
 
 # %% ../nbs/06_noise.ipynb #166e551a
 class SignedCliff(torch.autograd.Function):
     "What AutoReLU does before its ReLU: the sign of w times x, and 0 above the cliff; w gets its derivative, which is 0. [paper 5, 3.2.1]"
     @staticmethod
-    def forward(ctx, x, w, cliff, uniform, inplace): # w broadcasts with x; uniform: all w are equal; inplace: x is overwritten
+    def forward(ctx, x, w, cliff, uniform,
+                inplace): # w broadcasts with x; uniform: all w are equal; inplace: x is overwritten
         ctx.w, ctx.sign, ctx.kept, low = w, 1., None, 0.
         if inplace: ctx.mark_dirty(x)
-        if uniform and not x.is_cuda: low = w.flatten()[0].item(); ctx.sign = -1. if low < 0 else 1.
+        if uniform and not x.is_cuda:
+            low = w.flatten()[0].item()
+            ctx.sign = -1. if low < 0 else 1.
         else: ctx.sign = torch.where(w < 0, -1., 1.).to(x.dtype) # asks the GPU nothing
         y = times(x, ctx.sign, inplace)
         if x.is_cuda or y.amax().item()*(abs(low) if uniform else w.abs().max().item()) >= cliff:
-            ctx.kept = y*w.abs() < cliff; y = y.mul_(ctx.kept) if inplace else y*ctx.kept
+            ctx.kept = y*w.abs() < cliff
+            y = y.mul_(ctx.kept) if inplace else y*ctx.kept
         return y
     @staticmethod
     def backward(ctx, g):
@@ -83,34 +90,44 @@ def times(x:Tensor, # features
 # %% ../nbs/06_noise.ipynb #03ba75d5
 class AutoReLU(nn.Module):
     "A ReLU whose input's sign is that of a parameter that is never taught. [paper 5, 3.2.1]"
-    def __init__(self, channels:int, # c
-                 per:str='channel', # one w for each 'channel', for the 'layer', or for each 'element'
-                 w0:float=.1, # where w starts; above 0 and below 1
-                 cliff:float=6., # C
-                 reinit:str='mean', # before each forward pass all w are set to their 'mean'; or 'none'
-                 divide:str='abs', # 'abs' or 'w', see `auto_relu`
-                 shape:tuple|None=None, # (c, h, w) of one image's features, for per='element'
-                 gradient:str='exact', # of w: 'exact', 0; or 'autograd', what rounding leaves of it
-                 rectify:bool=True, # False: without the ReLU
-                 channel_dim:int=1): # axis of the channels: 1, or -1 for the last
+    def __init__(
+        self, channels:int, # c
+        per:str='channel', # one w for each 'channel', for the 'layer', or for each 'element'
+        w0:float=.1, # where w starts; above 0 and below 1
+        cliff:float=6., # C
+        reinit:str='mean', # before each forward pass all w are set to their 'mean'; or 'none'
+        divide:str='abs', # 'abs' or 'w', see `auto_relu`
+        shape:tuple|None=None, # (c, h, w) of one image's features, for per='element'
+        gradient:str='exact', # of w: 'exact', 0; or 'autograd', what rounding leaves of it
+        rectify:bool=True, # False: without the ReLU
+        channel_dim:int=1): # axis of the channels: 1, or -1 for the last
         super().__init__()
         check_auto(per, w0, cliff, reinit, divide, shape, gradient, rectify)
-        size = shape if per == 'element' else (1,) if per == 'layer' else (channels,) + (1,)*(2 if channel_dim == 1 else 0)
-        self.w, self.cliff, self.reinit, self.divide = nn.Parameter(torch.full(size, float(w0))), cliff, reinit, divide
+        size = (shape if per == 'element' else (1,) if per == 'layer'
+                else (channels,) + (1,)*(2 if channel_dim == 1 else 0))
+        self.w, self.cliff, self.reinit, self.divide = (nn.Parameter(torch.full(size, float(w0))),
+                                                        cliff, reinit, divide)
         self.gradient, self.rectify = gradient, rectify
-    def extra_repr(self): return f'w {tuple(self.w.shape)}, cliff={self.cliff:g}, reinit={self.reinit!r}, gradient={self.gradient!r}'
+    def extra_repr(self):
+        return f'w {tuple(self.w.shape)}, cliff={self.cliff:g}, reinit={self.reinit!r}, gradient={self.gradient!r}'
 
 # %% ../nbs/06_noise.ipynb #4ec9746f
 def check_auto(per, w0, cliff, reinit, divide, shape, gradient, rectify=True): # as in `AutoReLU`
     "Refuse settings that AutoReLU does not have."
-    for name, value, allowed in (('per', per, ('channel', 'layer', 'element')), ('reinit', reinit, ('mean', 'none')),
-                                 ('divide', divide, ('abs', 'w')), ('gradient', gradient, ('exact', 'autograd'))):
-        if value not in allowed: raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+    for name, value, allowed in (('per', per, ('channel', 'layer', 'element')),
+                                 ('reinit', reinit, ('mean', 'none')),
+                                 ('divide', divide, ('abs', 'w')),
+                                 ('gradient', gradient, ('exact', 'autograd'))):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     if not 0 < w0 < 1: raise ValueError(f'w0={w0}: AutoReLU starts with a w above 0 and below 1')
     if not cliff > 0: raise ValueError(f'cliff={cliff}: it must be above 0')
-    if per == 'element' and shape is None: raise ValueError("per='element' needs shape=(c, h, w) of one image's features")
-    if divide == 'w' and not rectify: raise ValueError("divide='w' gives min(x, 0), of which the ReLU of a block would leave nothing: it "
-                                                       "is for an AutoReLU in a ReLU's place; inject with divide='abs'")
+    if per == 'element' and shape is None:
+        raise ValueError("per='element' needs shape=(c, h, w) of one image's features")
+    if divide == 'w' and not rectify:
+        raise ValueError("divide='w' gives min(x, 0), of which the ReLU of a block would "
+                         "leave nothing: it is for an AutoReLU in a ReLU's place; inject "
+                         "with divide='abs'")
 
 # %% ../nbs/06_noise.ipynb #bc6fff7e
 @patch
@@ -125,8 +142,10 @@ def forward(self:AutoReLU, x:Tensor) -> Tensor: # features (b, c, h, w) -> the s
         with torch.no_grad(): self.w.fill_(self.w.mean())
     w = self.w if self.training else self.current()
     if self.gradient == 'autograd': return self.as_written(x, w)
-    y = SignedCliff.apply(x, w, self.cliff, self.reinit == 'mean' or w.numel() == 1, not self.rectify)
-    return y if not self.rectify else F.relu(y) if self.divide == 'abs' else F.relu(y)*torch.where(w < 0, -1., 1.)
+    y = SignedCliff.apply(x, w, self.cliff,
+                          self.reinit == 'mean' or w.numel() == 1, not self.rectify)
+    return (y if not self.rectify else F.relu(y) if self.divide == 'abs'
+            else F.relu(y)*torch.where(w < 0, -1., 1.))
 
 # %% ../nbs/06_noise.ipynb #d1f9b915
 @patch
@@ -138,46 +157,64 @@ def as_written(self:AutoReLU, x:Tensor, w:Tensor) -> Tensor: # features, like x
     return (torch.where(a < self.cliff, a, 0)/w.abs()).to(x.dtype)
 
 # %% ../nbs/06_noise.ipynb #1a832c2d
-def flip_experiment(w0:float=.1, # where w starts
-                    weight_decay:float=1e-4, # inside the gradient for 'adam' and 'sgd', beside it for 'adamw'
-                    optimiser:str='adam', # 'adam', 'adamw' or 'sgd'
-                    lr:float=1e-4, # learning rate
-                    dtype:str='float32', # of the whole network, or 'float64'
-                    steps:int=15000, # updates
-                    seed=0, # one seed of data and weights, or a list of them
-                    reinit:str='mean', gradient:str='autograd', cliff:float=6., # see AutoReLU
-                    reverse:bool=False, # the images of each batch in reverse order, which changes nothing but the rounding
-                   ) -> tuple[pd.DataFrame, np.ndarray]: # one row a seed: seed, first (step), flips; w (steps + 1, seeds)
+def flip_experiment(
+    w0:float=.1, # where w starts
+    weight_decay:float=1e-4, # inside the gradient for 'adam' and 'sgd', beside it for 'adamw'
+    optimiser:str='adam', # 'adam', 'adamw' or 'sgd'
+    lr:float=1e-4, # learning rate
+    dtype:str='float32', # of the whole network, or 'float64'
+    steps:int=15000, # updates
+    seed=0, # one seed of data and weights, or a list of them
+    reinit:str='mean', gradient:str='autograd', cliff:float=6., # see AutoReLU
+    # the images of each batch in reverse order, which changes nothing but the
+    # rounding
+    reverse:bool=False,
+   ) -> tuple[pd.DataFrame,
+              np.ndarray]: # one row a seed: seed, first (step), flips; w (steps + 1, seeds)
     "When the sign of w turns in a small network on random labels: made once, then reused. [paper 5, 3.2.1]"
-    for name, value, allowed in (('optimiser', optimiser, ('adam', 'adamw', 'sgd')), ('dtype', dtype, ('float32', 'float64'))):
-        if value not in allowed: raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+    for name, value, allowed in (('optimiser', optimiser, ('adam', 'adamw', 'sgd')),
+                                 ('dtype', dtype, ('float32', 'float64'))):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
     check_auto('channel', w0, cliff, reinit, 'abs', None, gradient)
-    params = dict(w0=w0, weight_decay=weight_decay, optimiser=optimiser, lr=lr, dtype=dtype, steps=steps,
-                  seeds=[int(s) for s in np.atleast_1d(seed)], reinit=reinit, gradient=gradient, cliff=cliff, reverse=reverse)
+    params = dict(w0=w0, weight_decay=weight_decay, optimiser=optimiser,
+                  lr=lr, dtype=dtype, steps=steps,
+                  seeds=[int(s) for s in np.atleast_1d(seed)], reinit=reinit,
+                  gradient=gradient, cliff=cliff, reverse=reverse)
     folder = artefact('flips', lambda f: np.save(f/'w.npy', follow_w(**params)), params, quiet=True)
-    w = np.load(folder/'w.npy'); turned = np.diff(w < 0, axis=0)
+    w = np.load(folder/'w.npy')
+    turned = np.diff(w < 0, axis=0)
     first = [int(np.argmax(t)) + 1 if t.any() else np.nan for t in turned.T]
     return pd.DataFrame(dict(seed=params['seeds'], first=first, flips=turned.sum(0))), w
 
 # %% ../nbs/06_noise.ipynb #e567702f
-def follow_w(w0, weight_decay, optimiser, lr, dtype, steps, seeds, reinit, gradient, cliff, reverse) -> np.ndarray: # (steps + 1, seeds)
+def follow_w(w0, weight_decay, optimiser, lr, dtype, steps, seeds, reinit, gradient, cliff,
+             reverse) -> np.ndarray: # (steps + 1, seeds)
     "The mean w of one layer after every step; the networks of all seeds are trained side by side."
     s, kind = len(seeds), getattr(torch, dtype)
-    rand = lambda what, *shape: torch.stack([torch.randn(shape, generator=generator(k, 'flips', what)) for k in seeds]).to(kind)
+    rand = lambda what, *shape: torch.stack(
+        [torch.randn(shape, generator=generator(k, 'flips', what)) for k in seeds]).to(kind)
     x, y = rand('x', 256, 8), rand('y', 256, 4).argmax(2)
-    p = [rand('a', 8, 16)/8**.5, torch.ones(s, 1, 16), torch.zeros(s, 1, 16), rand('b', 16, 4)/16**.5, torch.full((s, 1, 16), w0)]
+    p = [rand('a', 8, 16)/8**.5, torch.ones(s, 1, 16), torch.zeros(s, 1, 16),
+         rand('b', 16, 4)/16**.5, torch.full((s, 1, 16), w0)]
     a, gamma, beta, b, w = p = [t.to(kind).requires_grad_() for t in p]
     make = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=torch.optim.SGD)[optimiser]
-    opt, trace = make([w] if gradient == 'exact' else p, lr=lr, weight_decay=weight_decay, fused=True), [w.detach().mean((1, 2))]
+    opt, trace = make([w] if gradient == 'exact' else p, lr=lr, weight_decay=weight_decay,
+                      fused=True), [w.detach().mean((1, 2))]
     for t in progress(range(steps), desc='flips'):
         if reinit == 'mean': w.data.copy_(w.data.mean((1, 2), keepdim=True).expand_as(w))
         if gradient == 'exact': w.grad = torch.zeros_like(w)
         else:
-            rows = torch.randint(256, (64,), generator=generator('flips', t)); rows = rows.flip(0) if reverse else rows
-            h = x[:, rows] @ a; h = gamma*(h - h.mean(1, keepdim=True))/(h.var(1, keepdim=True) + 1e-5).sqrt() + beta
-            loss = F.cross_entropy((auto_relu(h, w, cliff) @ b).flatten(0, 1), y[:, rows].flatten())*s
-            opt.zero_grad(); loss.backward()
-        opt.step(); trace.append(w.detach().mean((1, 2)))
+            rows = torch.randint(256, (64,), generator=generator('flips', t))
+            rows = rows.flip(0) if reverse else rows
+            h = x[:, rows] @ a
+            h = gamma*(h - h.mean(1, keepdim=True))/(h.var(1, keepdim=True) + 1e-5).sqrt() + beta
+            loss = F.cross_entropy((auto_relu(h, w, cliff) @ b).flatten(0, 1),
+                                   y[:, rows].flatten())*s
+            opt.zero_grad()
+            loss.backward()
+        opt.step()
+        trace.append(w.detach().mean((1, 2)))
     return torch.stack(trace).double().numpy()
 
 # %% ../nbs/06_noise.ipynb #d49234fb
@@ -186,7 +223,8 @@ class SignFlip(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer('sign', torch.ones(()))
-    def forward(self, x): return x*self.sign.to(x.dtype) if x.is_cuda else -x if self.sign.item() < 0 else x
+    def forward(self, x):
+        return x*self.sign.to(x.dtype) if x.is_cuda else -x if self.sign.item() < 0 else x
 
 # %% ../nbs/06_noise.ipynb #b0baf1fc
 class NoisyNorm(nn.Module):
@@ -205,16 +243,19 @@ def plain_norm(norm:nn.Module) -> nn.Module: # the network's own norm inside any
 BLOCK_TYPES = (BasicBlock, Bottleneck, CNBlock, MBConv, FusedMBConv)
 NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, NoisyNorm)
 
-def norm_units(net:nn.Module, # ResNet, ConvNeXt or EfficientNet: torchvision's, or train.classifier_net's
-              ) -> list: # for each block the (parent, name) of its norms, in order
+def norm_units(
+    net:nn.Module, # ResNet, ConvNeXt or EfficientNet: torchvision's, or train.classifier_net's
+   ) -> list: # for each block the (parent, name) of its norms, in order
     "Where noise can go: the norms of each residual block, without its shortcut's."
     def inside(module):
         for name, child in module.named_children():
             if isinstance(child, NORM_TYPES): yield module, name
             elif name != 'downsample': yield from inside(child)
     blocks = [list(inside(m)) for m in net.modules() if isinstance(m, BLOCK_TYPES)]
-    if not blocks: raise ValueError(f'{type(net).__name__} has no residual block that is known here: give a ResNet, ConvNeXt or '
-                                    'EfficientNet of torchvision, or a network of train.classifier_net')
+    if not blocks:
+        raise ValueError(f'{type(net).__name__} has no residual block that is known here: '
+                         'give a ResNet, ConvNeXt or EfficientNet of torchvision, or a network of '
+                         'train.classifier_net')
     return blocks
 
 # %% ../nbs/06_noise.ipynb #224739e9
@@ -224,9 +265,11 @@ def chosen_units(net:nn.Module, # see `norm_units`
                 ) -> list: # of (parent, name)
     "The units that a choice names. [paper 5, 4.3]"
     found = norm_units(net)
-    if units not in ('first', 'last', 'all'): raise ValueError(f"units={units!r}: choose 'first', 'last' or 'all'")
-    if blocks is not None and not 1 <= blocks <= len(found): raise ValueError(
-        f'blocks={blocks}: the network has {len(found)} residual blocks; give 1 to {len(found)}, or None for all')
+    if units not in ('first', 'last', 'all'):
+        raise ValueError(f"units={units!r}: choose 'first', 'last' or 'all'")
+    if blocks is not None and not 1 <= blocks <= len(found):
+        raise ValueError(f'blocks={blocks}: the network has {len(found)} residual blocks; give 1 '
+                         f'to {len(found)}, or None for all')
     cut = dict(first=slice(0, 1), last=slice(-1, None), all=slice(None))[units]
     return [u for block in found[:blocks] for u in block[cut]]
 
@@ -238,7 +281,8 @@ def after_norms(net:nn.Module, # changed in place
     "Put a new module behind the chosen norms, before whatever comes next."
     for parent, name in chosen_units(net, units, blocks):
         norm = getattr(parent, name)
-        setattr(parent, name, NoisyNorm(norm, make(norm)).to(next(net.parameters()).device).train(norm.training))
+        setattr(parent, name,
+                NoisyNorm(norm, make(norm)).to(next(net.parameters()).device).train(norm.training))
     return net
 
 # %% ../nbs/06_noise.ipynb #0b1f5d02
@@ -249,15 +293,20 @@ def inject(net:nn.Module, # see `norm_units`; changed in place
            **settings, # of AutoReLU: per, w0, cliff, reinit, gradient
           ) -> nn.Module: # the same network
     "Give a network units whose sign can turn. [paper 5, 3.1 and 3.2]"
-    if how not in ('periodic', 'dynamic'): raise ValueError(f"how={how!r}: choose 'periodic' or 'dynamic'")
+    if how not in ('periodic', 'dynamic'):
+        raise ValueError(f"how={how!r}: choose 'periodic' or 'dynamic'")
     if noise_units(net): raise ValueError('the network has such units already; give a fresh one')
     if how == 'periodic':
-        if settings: raise ValueError(f"{', '.join(settings)}: only how='dynamic' has such settings; a schedule sets periodic signs")
+        if settings:
+            raise ValueError(f"{', '.join(settings)}: only how='dynamic' has such settings; a "
+                             "schedule sets periodic signs")
         return after_norms(net, lambda norm: SignFlip(), units, blocks)
     shapes = feature_shapes(net, size) if settings.get('per') == 'element' else {}
     def make(norm):
-        own = plain_norm(norm); last = type(own) is nn.LayerNorm # its channels are the last axis
-        return AutoReLU(own.weight.shape[0], shape=shapes.get(own), rectify=False, channel_dim=-1 if last else 1, **settings)
+        own = plain_norm(norm)
+        last = type(own) is nn.LayerNorm # its channels are the last axis
+        return AutoReLU(own.weight.shape[0], shape=shapes.get(own), rectify=False,
+                        channel_dim=-1 if last else 1, **settings)
     return after_norms(net, make, units, blocks)
 
 # %% ../nbs/06_noise.ipynb #d13cb4ac
@@ -265,11 +314,15 @@ def inject(net:nn.Module, # see `norm_units`; changed in place
 def feature_shapes(net:nn.Module, size:int|None, # side of the input images, px
                   ) -> dict: # norm -> shape of its output for one image
     "What each norm of a network puts out for images of a size."
-    if size is None: raise ValueError("per='element' needs the side of the input images: give size= in pixels")
-    shapes, mode, norms = {}, net.training, [plain_norm(getattr(p, n)) for block in norm_units(net) for p, n in block]
-    hooks = [n.register_forward_hook(lambda m, _, y: shapes.__setitem__(m, tuple(y.shape[1:]))) for n in norms]
+    if size is None:
+        raise ValueError("per='element' needs the side of the input images: give size= in pixels")
+    shapes, mode, norms = {}, net.training, [plain_norm(getattr(p, n))
+                                             for block in norm_units(net) for p, n in block]
+    hooks = [n.register_forward_hook(lambda m, _, y: shapes.__setitem__(m, tuple(y.shape[1:])))
+             for n in norms]
     first = next(p for p in net.parameters() if p.dim() == 4)
-    net.eval()(torch.zeros(1, first.shape[1], size, size, device=first.device)); net.train(mode)
+    net.eval()(torch.zeros(1, first.shape[1], size, size, device=first.device))
+    net.train(mode)
     for h in hooks: h.remove()
     return shapes
 
@@ -278,10 +331,13 @@ def noise_units(net:nn.Module) -> list: # of SignFlip and AutoReLU, in the order
     "The units of a network whose sign can turn."
     return [m for m in net.modules() if isinstance(m, (SignFlip, AutoReLU))]
 
-def signs(net:nn.Module) -> Tensor: # (units,), +1 or -1; between them where a unit's channels differ
+def signs(net:nn.Module
+         ) -> Tensor: # (units,), +1 or -1; between them where a unit's channels differ
     "The sign of each unit as a forward pass sees it."
-    one = lambda m: m.sign if isinstance(m, SignFlip) else torch.where(m.current() < 0, -1., 1.).mean()
-    return torch.stack([one(m).cpu() for m in noise_units(net)]) if noise_units(net) else torch.ones(0)
+    one = lambda m: m.sign if isinstance(m,
+                                         SignFlip) else torch.where(m.current() < 0, -1., 1.).mean()
+    return (torch.stack([one(m).cpu() for m in noise_units(net)])
+            if noise_units(net) else torch.ones(0))
 
 # %% ../nbs/06_noise.ipynb #4739f993
 @torch.no_grad()
@@ -289,9 +345,11 @@ def set_signs(net:nn.Module, # changed in place
               sign, # +1 or -1 for all units, or one for each
              ) -> nn.Module: # the same network
     "Set the sign of every unit; of a dynamic one the size of w stays."
-    units = noise_units(net); values = torch.as_tensor(sign, dtype=torch.float32).flatten().tolist()
-    if len(values) not in (1, len(units)) or any(v not in (-1, 1) for v in values): raise ValueError(
-        f'signs {values}: give one number, +1 or -1, or one for each of the {len(units)} units')
+    units = noise_units(net)
+    values = torch.as_tensor(sign, dtype=torch.float32).flatten().tolist()
+    if len(values) not in (1, len(units)) or any(v not in (-1, 1) for v in values):
+        raise ValueError(
+f'signs {values}: give one number, +1 or -1, or one for each of the {len(units)} units')
     for m, s in zip(units, values*len(units) if len(values) == 1 else values):
         if isinstance(m, SignFlip): m.sign.fill_(s)
         else: m.w.copy_(s*m.w.abs().clamp_min(torch.finfo(m.w.dtype).tiny))
@@ -301,7 +359,8 @@ def set_signs(net:nn.Module, # changed in place
 @contextmanager
 def without_noise(net:nn.Module): # yields the network
     "All signs positive inside the block; afterwards every sign and every w is what it was."
-    units = noise_units(net); kept = [(m.sign if isinstance(m, SignFlip) else m.w).detach().clone() for m in units]
+    units = noise_units(net)
+    kept = [(m.sign if isinstance(m, SignFlip) else m.w).detach().clone() for m in units]
     set_signs(net, 1)
     try: yield net
     finally:
@@ -317,7 +376,8 @@ class Never:
 def check_interval(interval, step:str): # as in `Periodic`
     "Refuse what is no interval."
     if not interval >= 1: raise ValueError(f'interval={interval}: it must be at least 1')
-    if step not in ('epoch', 'iteration'): raise ValueError(f"step={step!r}: choose 'epoch' or 'iteration'")
+    if step not in ('epoch', 'iteration'):
+        raise ValueError(f"step={step!r}: choose 'epoch' or 'iteration'")
 
 # %% ../nbs/06_noise.ipynb #4024a1af
 @dataclass(frozen=True)
@@ -343,7 +403,8 @@ class RandomIntervals:
     def __post_init__(self): check_interval(self.mean, self.step)
     def sign(self, epoch:int, step:int, history:list) -> int: # as in `Periodic`
         done = epoch if self.step == 'epoch' else step
-        return -1 if np.searchsorted(toggle_times(self.mean, self.seed), done, side='right') % 2 else 1
+        return -1 if np.searchsorted(toggle_times(self.mean, self.seed),
+                                     done, side='right') % 2 else 1
 
 # %% ../nbs/06_noise.ipynb #b644cbf4
 @lru_cache
@@ -365,21 +426,26 @@ class GapTriggered:
     def __post_init__(self):
         if self.patience < 1 or self.length < 1: raise ValueError(
             f'patience={self.patience}, length={self.length}: both are at least 1 epoch')
-    def sign(self, epoch:int, step:int, history:list) -> int: # of rows with train_loss and valid_loss
+    def sign(self, epoch:int, step:int,
+             history:list) -> int: # of rows with train_loss and valid_loss
         wide = left = 0
         for row in history[:epoch]:
-            if left: left -= 1; continue
+            if left:
+                left -= 1
+                continue
             wide = wide + 1 if row['valid_loss'] - row['train_loss'] > self.gap else 0
             if wide == self.patience: wide, left = 0, self.length
         return -1 if left else 1
 
 # %% ../nbs/06_noise.ipynb #01133a85
-METHODS = ['plain', 'dropout', 'periodic', 'dynamic', 'dropout+periodic', 'label-smoothing', 'weight-decay', 'mixup',
+METHODS = ['plain', 'dropout', 'periodic', 'dynamic', 'dropout+periodic',
+           'label-smoothing', 'weight-decay', 'mixup',
            'stochastic-depth', 'gaussian', 'random-intervals', 'gap-triggered']
 
 def check_method(method:str) -> str: # the same
     "Refuse a method that is none."
-    if method not in METHODS: raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     return method
 
 # %% ../nbs/06_noise.ipynb #e813852c
@@ -392,7 +458,8 @@ class Recipe:
     crop: int = 128 # what the network sees, px
     epochs: int = 60 # passes over the training images
     batch_size: int = 64 # images an update
-    optimiser: str = 'adam' # 'adam': weight decay in the gradient; 'adamw': beside it; 'sgd': with momentum
+    # 'adam': weight decay in the gradient; 'adamw': beside it; 'sgd': with momentum
+    optimiser: str = 'adam'
     lr: float = 1e-4 # constant
     weight_decay: float = 1e-4 # of all parameters
     augment: str = 'none' # see train.TrainConfig
@@ -423,16 +490,19 @@ class NoiseConfig(Recipe):
     length: int = 5 # epochs
 
 # %% ../nbs/06_noise.ipynb #8b817e4b
-NOISE_PRESETS = dict(paper=NoiseConfig(), gpu=NoiseConfig(width=32, stem='small', crop=64, lr=1e-3, w0=.03),
+NOISE_PRESETS = dict(paper=NoiseConfig(),
+                     gpu=NoiseConfig(width=32, stem='small', crop=64, lr=1e-3, w0=.03),
                      laptop=NoiseConfig(width=8, stem='small', crop=32, lr=1e-3, w0=.03),
-                     smoke=NoiseConfig(arch='resnet10', width=4, stem='small', crop=16, epochs=4, lr=1e-3, interval=2,
+                     smoke=NoiseConfig(arch='resnet10', width=4, stem='small',
+                                       crop=16, epochs=4, lr=1e-3, interval=2,
                                        patience=1, length=1))
 
 def noise_preset(name:str, # paper, gpu, laptop, smoke
                  **changes, # fields of NoiseConfig
                 ) -> NoiseConfig: # checked
     "Named settings with some fields changed; an unknown name or field is an error that lists the choices."
-    if name not in NOISE_PRESETS: raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(NOISE_PRESETS)}")
+    if name not in NOISE_PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(NOISE_PRESETS)}")
     known = NoiseConfig.__dataclass_fields__
     if unknown := [k for k in changes if k not in known]:
         raise ValueError(f"unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
@@ -442,16 +512,21 @@ def noise_preset(name:str, # paper, gpu, laptop, smoke
 def check_noise(config:NoiseConfig) -> NoiseConfig: # the same
     "Refuse settings that cannot work before anything is computed."
     allowed = {k: CHOICES[k] for k in ('arch', 'stem', 'augment', 'mirror', 'precision')}
-    allowed |= dict(optimiser=['adam', 'adamw', 'sgd'], units=['first', 'last', 'all'], step=['epoch', 'iteration'])
+    allowed |= dict(optimiser=['adam', 'adamw', 'sgd'],
+                    units=['first', 'last', 'all'], step=['epoch', 'iteration'])
     for name, choices in allowed.items():
         if (value := getattr(config, name)) not in choices:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
-    for name in ('width', 'crop', 'epochs', 'batch_size', 'interval', 'patience', 'length', 'lr', 'mixup_alpha'):
-        if not getattr(config, name) > 0: raise ValueError(f'{name}={getattr(config, name)}: it must be above 0')
+    for name in ('width', 'crop', 'epochs', 'batch_size', 'interval', 'patience',
+                 'length', 'lr', 'mixup_alpha'):
+        if not getattr(config, name) > 0:
+            raise ValueError(f'{name}={getattr(config, name)}: it must be above 0')
     for name in ('dropout', 'smoothing', 'depth_rate'):
-        if not 0 <= getattr(config, name) < 1: raise ValueError(f'{name}={getattr(config, name)}: it must be from 0 to below 1')
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f'{name}={getattr(config, name)}: it must be from 0 to below 1')
     for name in ('weight_decay', 'strong_decay', 'gaussian_std'):
-        if not getattr(config, name) >= 0: raise ValueError(f'{name}={getattr(config, name)}: it must not be negative')
+        if not getattr(config, name) >= 0:
+            raise ValueError(f'{name}={getattr(config, name)}: it must not be negative')
     check_auto(config.per, config.w0, config.cliff, config.reinit, 'abs', (), config.gradient)
     return config
 
@@ -470,9 +545,11 @@ def noisy_net(net:nn.Module, # as for `inject`; changed in place
              ) -> nn.Module: # the same network
     "Give a network what a method puts into it. [paper 5, 3 and 4.4]"
     c, parts = config, check_method(method).split('+')
-    if method in ('random-intervals', 'gap-triggered') or 'periodic' in parts: inject(net, 'periodic', c.units, c.blocks)
+    if method in ('random-intervals', 'gap-triggered') or 'periodic' in parts:
+        inject(net, 'periodic', c.units, c.blocks)
     if method == 'dynamic':
-        inject(net, 'dynamic', c.units, c.blocks, c.crop, per=c.per, w0=c.w0, cliff=c.cliff, reinit=c.reinit, gradient=c.gradient)
+        inject(net, 'dynamic', c.units, c.blocks, c.crop, per=c.per, w0=c.w0, cliff=c.cliff,
+               reinit=c.reinit, gradient=c.gradient)
     if 'dropout' in parts: after_norms(net, lambda norm: nn.Dropout(c.dropout))
     if method == 'gaussian': after_norms(net, lambda norm: GaussianNoise(c.gaussian_std))
     if method == 'stochastic-depth':
@@ -490,34 +567,41 @@ def schedule_of(method:str, config:NoiseConfig, seed:int=0, # the seed is for ra
     return Never()
 
 # %% ../nbs/06_noise.ipynb #5de1ad8e
-def coupled_optimiser(net:nn.Module, method:str, config:NoiseConfig, device:torch.device) -> torch.optim.Optimizer:
+def coupled_optimiser(net:nn.Module, method:str, config:NoiseConfig,
+                      device:torch.device) -> torch.optim.Optimizer:
     "Adam with the weight decay inside its gradient, on all parameters; or one of its rivals. [paper 5, 4.2]"
     decay = config.strong_decay if method == 'weight-decay' else config.weight_decay
-    kind = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=torch.optim.SGD)[config.optimiser]
+    kind = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW,
+                sgd=torch.optim.SGD)[config.optimiser]
     more = dict(momentum=.9) if config.optimiser == 'sgd' else {}
-    return kind(net.parameters(), lr=config.lr, weight_decay=decay, fused=device.type in ('cpu', 'cuda'), **more)
+    return kind(net.parameters(), lr=config.lr, weight_decay=decay,
+                fused=device.type in ('cpu', 'cuda'), **more)
 
 # %% ../nbs/06_noise.ipynb #13499898
 class NoisyClassifier(Classifier):
     "A classifier with the units and signs of its epoch. [paper 5, 4.3; that the sign is kept is ours]"
-    def __init__(self, net:nn.Module, classes:list, crop:int, spec:dict, mean:list, std:list, # as train.Classifier
+    def __init__(self, net:nn.Module, classes:list, crop:int, spec:dict, mean:list,
+                 std:list, # as train.Classifier
                  method:str='plain', # one of METHODS
                  config:NoiseConfig|None=None): # how it was trained
         super().__init__(net, classes, crop, spec, mean, std)
         self.method, self.config = check_method(method), config or NoiseConfig()
     def __repr__(self):
-        turned = f', {int((signs(self.net) < 0).sum())} of {len(noise_units(self.net))} units turned' if noise_units(self.net) else ''
+        turned = (f', {int((signs(self.net) < 0).sum())} of {len(noise_units(self.net))} '
+                  'units turned' if noise_units(self.net) else '')
         return f'{super().__repr__()[:-1]}, {self.method}{turned})'
     def positive(self): # a copy
         "The same weights with all signs positive."
-        other = copy.deepcopy(self); set_signs(other.net, 1)
+        other = copy.deepcopy(self)
+        set_signs(other.net, 1)
         return other
 
 # %% ../nbs/06_noise.ipynb #d158c47e
 @patch
 def save(self:NoisyClassifier, path:Path) -> Path: # where it was written
     "Write the classifier as one safetensors file, atomically."
-    about = dict(classes=self.classes, crop=self.crop, spec=self.spec, mean=self.mean, std=self.std, method=self.method)
+    about = dict(classes=self.classes, crop=self.crop, spec=self.spec, mean=self.mean,
+                 std=self.std, method=self.method)
     return save_model(path, 'synthnb_noisy', about | dict(config=asdict(self.config)), self.net)
 
 # %% ../nbs/06_noise.ipynb #6933eecc
@@ -527,44 +611,58 @@ def load(cls:NoisyClassifier, path:Path, # written by `save`
         ) -> NoisyClassifier:
     "Read a classifier with its units and their signs; another file is one clear error."
     wrong = f'{path} was not saved by NoisyClassifier.save; a file of Classifier.save is read by Classifier.load'
-    about, state = load_model(path, 'synthnb_noisy', 'classifier', wrong); about['config'] = NoiseConfig(**about['config'])
-    net = noisy_net(classifier_net(n_classes=len(about['classes']), **about['spec']), about['method'], about['config'])
+    about, state = load_model(path, 'synthnb_noisy', 'classifier', wrong)
+    about['config'] = NoiseConfig(**about['config'])
+    net = noisy_net(classifier_net(n_classes=len(about['classes']), **about['spec']),
+                    about['method'], about['config'])
     net.load_state_dict(check_finite_state(state, path))
     return cls(net, **about).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc
 class NoisyTraining(Training):
     "A classifier in the making under one of the methods. [paper 5, 4.2]"
-    def __init__(self, train:Images, valid:Images, method:str, config:NoiseConfig, seed:int, device:torch.device,
+    def __init__(self, train:Images, valid:Images, method:str,
+                 config:NoiseConfig, seed:int, device:torch.device,
                  watch:Images|None=None): # looked at after every epoch, and never used for a choice
-        self.method, self.noise, self.steps = check_method(method), check_noise(config), max(1, len(train)//config.batch_size)
+        self.method, self.noise, self.steps = (check_method(method), check_noise(config),
+                                               max(1, len(train)//config.batch_size))
         same = ('arch', 'width', 'stem', 'crop', 'batch_size', 'augment', 'mirror', 'precision')
         same = {k: getattr(config, k) for k in same}
         smoothing = config.smoothing if method == 'label-smoothing' else 0.
-        base = TrainConfig(**same, updates=config.epochs*self.steps, label_smoothing=smoothing, lr=config.lr, schedule='constant')
+        base = TrainConfig(**same, updates=config.epochs*self.steps, label_smoothing=smoothing,
+                           lr=config.lr, schedule='constant')
         for images, what in ((train, 'training'), (valid, 'validation'), (watch, 'watched')):
             if images is not None: check_images(images, what, base, train.classes)
-        if train.multi_label: raise ValueError('these images have attributes; noise injection is for images of one class each')
+        if train.multi_label:
+            raise ValueError('these images have attributes; noise injection is for images '
+                             'of one class each')
         super().__init__(train, base, seed, device)
-        self.valid, self.watch = place(valid, device), None if watch is None else place(watch, device)
+        self.valid, self.watch = place(valid,
+                                       device), None if watch is None else place(watch, device)
         self.schedule, self.last, self.began = schedule_of(method, config, seed), None, time.time()
         noisy_net(self.net, method, config).to(device)
         self.optimiser = coupled_optimiser(self.net, method, config, device)
-        self.counts = torch.zeros(train.n_classes, train.n_classes, device=device) # this epoch's true and predicted classes
+        # this epoch's true and predicted classes
+        self.counts = torch.zeros(train.n_classes, train.n_classes, device=device)
 
 # %% ../nbs/06_noise.ipynb #6c3809e3
 @patch
 def update(self:NoisyTraining):
     "One step of the optimiser, with the sign and the randomness that belong to it."
-    x, y = self.batch(); own = [self.device] if self.device.type == 'cuda' else []
+    x, y = self.batch()
+    own = [self.device] if self.device.type == 'cuda' else []
     if not isinstance(self.schedule, Never):
         set_signs(self.net, self.schedule.sign(self.step//self.steps, self.step, self.history))
     with torch.random.fork_rng(devices=own), precision(self.config.precision, self.device):
         torch.manual_seed(generator(self.seed, 'noise', self.step).initial_seed())
         loss, logits = self.blended(x, y) if self.method == 'mixup' else self.as_it_is(x, y)
-    self.optimiser.zero_grad(set_to_none=True); loss.backward(); self.optimiser.step()
-    self.counts.index_put_((y, logits.detach().argmax(1)), torch.ones((), device=self.device), accumulate=True)
-    self.loss += loss.detach(); self.step += 1
+    self.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    self.optimiser.step()
+    self.counts.index_put_((y, logits.detach().argmax(1)),
+                           torch.ones((), device=self.device), accumulate=True)
+    self.loss += loss.detach()
+    self.step += 1
 
 # %% ../nbs/06_noise.ipynb #63636282
 @patch
@@ -576,9 +674,11 @@ def as_it_is(self:NoisyTraining, x:Tensor, y:Tensor) -> tuple[Tensor, Tensor]: #
 @patch
 def blended(self:NoisyTraining, x:Tensor, y:Tensor) -> tuple[Tensor, Tensor]: # loss, logits
     "The loss of a batch of which each image is blended with another one. [Zhang 2018, mixup]"
-    gen = generator(self.seed, 'mixup', self.step); alpha = self.noise.mixup_alpha
+    gen = generator(self.seed, 'mixup', self.step)
+    alpha = self.noise.mixup_alpha
     share = np.random.default_rng(gen.initial_seed()).beta(alpha, alpha)
-    share, other = float(max(share, 1 - share)), torch.randperm(len(y), generator=gen).to(y.device) # the first label weighs more
+    # the first label weighs more
+    share, other = float(max(share, 1 - share)), torch.randperm(len(y), generator=gen).to(y.device)
     logits = self.net(share*x + (1 - share)*x[other])
     return share*label_loss(logits, y) + (1 - share)*label_loss(logits, y[other]), logits
 
@@ -589,35 +689,48 @@ def score(self:NoisyTraining, images:Images) -> tuple[float, float]: # loss, nat
     "Loss and macro F1 of the current weights and signs."
     model = Classifier(self.net, images.classes, self.config.crop, self.spec, **self.look)
     logits = torch.cat([model.logits(x) for _, x in pixel_batches(images, 512)]).float()
-    self.net.train(); y = images.labels.to(logits.device)
-    return F.cross_entropy(logits, y).item(), macro_f1(y.cpu().numpy(), logits.argmax(1).cpu().numpy())
+    self.net.train()
+    y = images.labels.to(logits.device)
+    return F.cross_entropy(logits, y).item(), macro_f1(y.cpu().numpy(),
+                                                       logits.argmax(1).cpu().numpy())
 
 # %% ../nbs/06_noise.ipynb #4fdf7613
 @patch
 def validate(self:NoisyTraining):
     "Add the epoch's row to the history, and keep weights and signs if they are the best so far."
-    row = dict(epoch=self.step//self.steps, train_loss=self.loss.item()/self.steps, train_f1=float(macro_f1_of(self.counts.cpu().numpy())))
-    if not np.isfinite(row['train_loss']): raise ValueError(f"the training loss is {row['train_loss']} in epoch {row['epoch']}: the "
-        f'training diverged. Try a smaller lr than {self.noise.lr:g}, or look for broken images')
-    now = signs(self.net); flipped = float((1 - now).mean()/2) if len(now) else 0.
+    row = dict(epoch=self.step//self.steps, train_loss=self.loss.item()/self.steps,
+               train_f1=float(macro_f1_of(self.counts.cpu().numpy())))
+    if not np.isfinite(row['train_loss']):
+        raise ValueError(f"the training loss is {row['train_loss']} in epoch {row['epoch']}: the "
+f'training diverged. Try a smaller lr than {self.noise.lr:g}, or look for broken images')
+    now = signs(self.net)
+    flipped = float((1 - now).mean()/2) if len(now) else 0.
     row |= dict(zip(('valid_loss', 'valid_f1'), self.score(self.valid)))
-    with without_noise(self.net): off = self.score(self.valid) if flipped else (row['valid_loss'], row['valid_f1'])
+    with without_noise(self.net):
+        off = self.score(self.valid) if flipped else (row['valid_loss'], row['valid_f1'])
     row |= dict(valid_loss_off=off[0], valid_f1_off=off[1])
     if self.watch is not None: row |= dict(zip(('watch_loss', 'watch_f1'), self.score(self.watch)))
     ws = [m.w.detach().mean() for m in noise_units(self.net) if isinstance(m, AutoReLU)]
-    row |= dict(flipped=flipped, w=float(torch.stack(ws).mean()) if ws else np.nan, seconds=time.time() - self.began)
-    rank, state = (row['valid_f1'], -row['valid_loss']), lambda: {k: v.clone() for k, v in self.net.state_dict().items()}
-    if self.best is None or rank > tuple(self.best['rank']): self.best = dict(rank=rank, state=state(), epoch=row['epoch'])
+    row |= dict(flipped=flipped, w=float(torch.stack(ws).mean()) if ws else np.nan,
+                seconds=time.time() - self.began)
+    rank, state = ((row['valid_f1'], -row['valid_loss']),
+                   lambda: {k: v.clone() for k, v in self.net.state_dict().items()})
+    if self.best is None or rank > tuple(self.best['rank']):
+        self.best = dict(rank=rank, state=state(), epoch=row['epoch'])
     if self.step == self.config.updates: self.last = dict(state=state(), epoch=row['epoch'])
-    self.loss.zero_(); self.counts.zero_(); self.history.append(row)
+    self.loss.zero_()
+    self.counts.zero_()
+    self.history.append(row)
 
 # %% ../nbs/06_noise.ipynb #92583806
 @patch
 def save(self:NoisyTraining, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically; once finished, all that is needed to return."
-    state = dict(name=name, step=self.step, best=self.best, last=self.last, history=self.history, seconds=time.time() - self.began)
+    state = dict(name=name, step=self.step, best=self.best, last=self.last, history=self.history,
+                 seconds=time.time() - self.began)
     if self.step < self.config.updates:
-        state |= dict(net=self.net.state_dict(), optimiser=self.optimiser.state_dict(), loss=self.loss, counts=self.counts)
+        state |= dict(net=self.net.state_dict(), optimiser=self.optimiser.state_dict(),
+                      loss=self.loss, counts=self.counts)
     save_checkpoint(path, state)
 
 @patch
@@ -625,12 +738,14 @@ def resume(self:NoisyTraining, path:Path, name:str):
     "Go on from a checkpoint if there is one: weights, signs, every w, and the optimiser's memory of it."
     if not path.exists(): return
     state = load_checkpoint(path, self.device)
-    if state.get('name') != name: raise ValueError(
-        f'{path} belongs to a training with other settings, seed or images; give another folder, or delete it')
+    if state.get('name') != name:
+        raise ValueError(f'{path} belongs to a training with other settings, seed or images; give '
+                         'another folder, or delete it')
     for k in ('step', 'best', 'last', 'history'): setattr(self, k, state[k])
     self.began = time.time() - state['seconds']
     if 'net' not in state: return
-    self.net.load_state_dict(state['net']); self.optimiser.load_state_dict(state['optimiser'])
+    self.net.load_state_dict(state['net'])
+    self.optimiser.load_state_dict(state['optimiser'])
     self.loss, self.counts = state['loss'], state['counts']
 
 # %% ../nbs/06_noise.ipynb #08951880
@@ -638,11 +753,14 @@ def resume(self:NoisyTraining, path:Path, name:str):
 def classifier(self:NoisyTraining, which:str='best', # 'best' by validation, or 'last'
               ) -> NoisyClassifier:
     "The classifier of an epoch, with the signs that it had."
-    net = copy.deepcopy(self.net); net.load_state_dict(getattr(self, which)['state'])
-    return NoisyClassifier(net, self.train.classes, self.config.crop, self.spec, **self.look, method=self.method, config=self.noise)
+    net = copy.deepcopy(self.net)
+    net.load_state_dict(getattr(self, which)['state'])
+    return NoisyClassifier(net, self.train.classes, self.config.crop, self.spec, **self.look,
+                           method=self.method, config=self.noise)
 
 # %% ../nbs/06_noise.ipynb #a3d451a2
-def run_noisy(train:Images, valid:Images, *, method='plain', config=None, seed=0, device='auto', folder=None, watch=None,
+def run_noisy(train:Images, valid:Images, *, method='plain', config=None, seed=0,
+              device='auto', folder=None, watch=None,
               save_seconds=20., stop_after=None) -> NoisyTraining: # as `train_noisy`; finished
     "Run a training to its end, or go on with it. [paper 5, 4.2]"
     device, config = default_device(str(device)), config or noise_preset('laptop')
@@ -652,34 +770,43 @@ def run_noisy(train:Images, valid:Images, *, method='plain', config=None, seed=0
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=run.config.updates, initial=run.step, desc=method) as bar:
         while run.step < run.config.updates:
-            run.update(); bar.update()
+            run.update()
+            bar.update()
             if run.step % run.steps == 0:
                 run.validate()
-                bar.set_postfix(loss=f"{run.history[-1]['train_loss']:.3f}", valid_f1=f"{run.history[-1]['valid_f1']:.3f}")
-            if folder and (time.time() - saved > save_seconds or run.step in (run.config.updates, stop_after)):
-                run.save(path, name); saved = time.time()
+                bar.set_postfix(loss=f"{run.history[-1]['train_loss']:.3f}",
+                                valid_f1=f"{run.history[-1]['valid_f1']:.3f}")
+            if folder and (time.time() - saved > save_seconds
+                           or run.step in (run.config.updates, stop_after)):
+                run.save(path, name)
+                saved = time.time()
             if run.step == stop_after: raise KeyboardInterrupt(f'stopped after {run.step} updates')
     return run
 
 # %% ../nbs/06_noise.ipynb #9e02f9ca
-def train_noisy(train:Images, # the training table
-                valid:Images, # chooses the epoch
-                *, method:str='plain', # one of METHODS
-                config:NoiseConfig|None=None, # see `noise_preset`; None: laptop
-                seed:int=0, # of weights, order, dropout and random intervals
-                device='auto', # see core.default_device
-                folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
-                watch:Images|None=None, # scored after every epoch as watch_loss and watch_f1, never used for a choice
-                save_seconds:float=20., # between checkpoints
-                stop_after:int|None=None, # updates after which to stop as if killed
-               ) -> tuple[NoisyClassifier, pd.DataFrame]: # of the epoch with the best validation macro F1; one row an epoch
+def train_noisy(
+    train:Images, # the training table
+    valid:Images, # chooses the epoch
+    *, method:str='plain', # one of METHODS
+    config:NoiseConfig|None=None, # see `noise_preset`; None: laptop
+    seed:int=0, # of weights, order, dropout and random intervals
+    device='auto', # see core.default_device
+    folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
+    watch:Images
+    |None=None, # scored after every epoch as watch_loss and watch_f1, never used for a choice
+    save_seconds:float=20., # between checkpoints
+    stop_after:int|None=None, # updates after which to stop as if killed
+   ) -> tuple[NoisyClassifier,
+              pd.DataFrame]: # of the epoch with the best validation macro F1; one row an epoch
     "Train with one of the methods; the same settings, seed and images give the same result, however often it was interrupted. [paper 5, 4]"
-    run = run_noisy(train, valid, method=method, config=config, seed=seed, device=device, folder=folder, watch=watch,
+    run = run_noisy(train, valid, method=method, config=config, seed=seed,
+                    device=device, folder=folder, watch=watch,
                     save_seconds=save_seconds, stop_after=stop_after)
     return run.classifier(), pd.DataFrame(run.history)
 
 # %% ../nbs/06_noise.ipynb #03219d34
-def fit_noisy(train:ImageSet, valid:ImageSet, test:ImageSet|None=None, # image sets of the same classes
+def fit_noisy(train:ImageSet, valid:ImageSet,
+              test:ImageSet|None=None, # image sets of the same classes
               method:str='plain', # one of METHODS
               seed:int=0, device='auto', # see `train_noisy`
               preset:str='laptop', # see `noise_preset`
@@ -687,14 +814,18 @@ def fit_noisy(train:ImageSet, valid:ImageSet, test:ImageSet|None=None, # image s
               **changes, # fields of NoiseConfig
              ) -> tuple[dict, Path]: # see `noisy_result`; the artefact's folder
     "Train with one of the methods and judge it on test images, or load what was so trained before."
-    device, config = default_device(str(device)), noise_preset(preset, **changes); check_method(method)
+    device, config = default_device(str(device)), noise_preset(preset, **changes)
+    check_method(method)
     table = lambda images: None if images is None else Images.from_sets((images, None))
     def make(folder):
-        run = run_noisy(table(train), table(valid), method=method, config=config, seed=seed, device=device, folder=folder,
+        run = run_noisy(table(train), table(valid), method=method, config=config,
+                        seed=seed, device=device, folder=folder,
                         watch=table(watch))
         pd.DataFrame(run.history).to_csv(folder/'history.csv', index=False)
         for which in ('best', 'last'): run.classifier(which).save(folder/f'{which}.safetensors')
-        if test is not None: np.savez(folder/'predictions.npz', y=np.asarray(test.labels), **test_predictions(run, test))
+        if test is not None:
+            np.savez(folder/'predictions.npz', y=np.asarray(test.labels),
+                     **test_predictions(run, test))
         (folder/'training.pt').unlink()
     key = dict(train=train, valid=valid, test=test, watch=watch, method=method,
                config=asdict(config), seed=seed, device=device.type)
@@ -715,10 +846,14 @@ def noisy_result(folder:Path, # made by `fit_noisy`
     "The record of a finished training."
     h = pd.read_csv(folder/'history.csv')
     at = h.sort_values(['valid_f1', 'valid_loss'], ascending=[False, True], kind='stable').iloc[0]
-    out = dict(history=h, chosen_epoch=int(at.epoch), valid_f1_max=float(at.valid_f1), train_loss=float(h.train_loss.iloc[-1]),
-               train_loss_chosen=float(at.train_loss), gap=float(h.valid_loss.iloc[-1] - h.train_loss.iloc[-1]))
+    out = dict(history=h, chosen_epoch=int(at.epoch), valid_f1_max=float(at.valid_f1),
+               train_loss=float(h.train_loss.iloc[-1]),
+               train_loss_chosen=float(at.train_loss),
+               gap=float(h.valid_loss.iloc[-1] - h.train_loss.iloc[-1]))
     if not (folder/'predictions.npz').exists(): return out
-    said = dict(np.load(folder/'predictions.npz')); y = said.pop('y'); f1 = {k: macro_f1(y, p) for k, p in said.items()}
+    said = dict(np.load(folder/'predictions.npz'))
+    y = said.pop('y')
+    f1 = {k: macro_f1(y, p) for k, p in said.items()}
     return out | dict(y=y, predictions=said, test_f1=f1['best'], test_f1_off=f1['best_off'],
                       last_test_f1=f1['last'], last_test_f1_off=f1['last_off'])
 
@@ -731,18 +866,25 @@ def bench_auto_relu(arch:str='resnet18', width:int=16, # see train.classifier_ne
                     gradient:str='exact', # see `AutoReLU`
                    ) -> dict: # what, relu_ms, auto_ms, overhead (.05 is 5%), device
     "A training step with AutoReLU against one with ReLU, step by step in turn. [ours]"
-    device = default_device(str(device)); x = torch.randn(batch, 3, size, size, generator=generator('bench'))
-    x, y = x.to(device, memory_format=torch.channels_last), torch.randint(8, (batch,), generator=generator('labels')).to(device)
+    device = default_device(str(device))
+    x = torch.randn(batch, 3, size, size, generator=generator('bench'))
+    x, y = (x.to(device, memory_format=torch.channels_last),
+            torch.randint(8, (batch,), generator=generator('labels')).to(device))
     def contestant(auto):
         net = classifier_net(arch, 8, width).to(device).train()
-        if auto: set_signs(inject(net, 'dynamic', w0=abs(w0), gradient=gradient), 1 if w0 > 0 else -1)
+        if auto:
+            set_signs(inject(net, 'dynamic', w0=abs(w0), gradient=gradient), 1 if w0 > 0 else -1)
         return net, coupled_optimiser(net, 'dynamic', noise_preset('laptop'), device)
     def step(net, opt):
-        start = time.perf_counter(); opt.zero_grad(); F.cross_entropy(net(x), y).backward(); opt.step()
+        start = time.perf_counter()
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        opt.step()
         if device.type == 'cuda': torch.cuda.synchronize()
         return time.perf_counter() - start
     relu, auto = contestant(False), contestant(True)
     with no_denormals(): pairs = [(step(*relu), step(*auto)) for _ in range(repeats + 3)][3:]
     what = f'{arch} x {width}, {size} px, batch {batch}, {gradient}, sign {"+" if w0 > 0 else "-"}1'
     a, b = (1e3*float(np.median(t)) for t in zip(*pairs))
-    return dict(what=what, device=device.type, relu_ms=a, auto_ms=b, overhead=float(np.median([t/s for s, t in pairs])) - 1)
+    return dict(what=what, device=device.type, relu_ms=a, auto_ms=b,
+                overhead=float(np.median([t/s for s, t in pairs])) - 1)

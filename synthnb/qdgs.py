@@ -34,7 +34,8 @@ from ribs.schedulers import Scheduler
 from torch import nn
 from torch.nn import functional as F
 
-from .core import (PALETTE, artefact, atomic_path, default_device, generator, hash_of, load_checkpoint, load_json, name_of, progress,
+from .core import (PALETTE, artefact, atomic_path, default_device, generator, hash_of,
+                          load_checkpoint, load_json, name_of, progress,
                           save_checkpoint, save_json)
 from .data import ImageSet, ImageSetWriter
 from .metrics import paired_seeds
@@ -67,7 +68,8 @@ def prompt_pair(pair, # (positive, negative)
 
 # %% ../nbs/04_qdgs.ipynb #76cf54db
 OBJECTIVES = {
-    'splatters': PromptPair('A regular square or a triangle.', 'Splatters of colors.'), # the search's
+    # the search's
+    'splatters': PromptPair('A regular square or a triangle.', 'Splatters of colors.'),
     'round': PromptPair('A square or triangle.', 'A round shape.'),
     'empty': PromptPair('A square or triangle.', 'An empty image.')}
 DETAILED = (PromptPair('A red shape.', 'A blue shape.'),
@@ -99,14 +101,16 @@ def latent_statistics(source, # anything with prior(n, gen)
     "Mean, deviation and mean standardised distance of prior samples [Chang 2024, eq. 5]."
     w = source.prior(n, generator(seed, 'latent statistics')).double()
     mean, std = w.mean(0), w.std(0).clamp(min=1e-12)
-    return LatentStatistics(tuple(mean.tolist()), tuple(std.tolist()), float(((w - mean)/std).norm(dim=1).mean()))
+    return LatentStatistics(tuple(mean.tolist()), tuple(std.tolist()),
+                            float(((w - mean)/std).norm(dim=1).mean()))
 
 # %% ../nbs/04_qdgs.ipynb #06d7dc67
 def latent_penalty(z:torch.Tensor, # (b, d)
                    statistics:LatentStatistics, rho:float=.5, # the radius, in mean distances
                   ) -> torch.Tensor: # (b,)
     "The squared distance by which latents lie outside the radius; zero inside it [Chang 2024, eq. 5]."
-    mean, std = (torch.tensor(v, dtype=z.dtype, device=z.device) for v in (statistics.mean, statistics.std))
+    mean, std = (torch.tensor(v, dtype=z.dtype, device=z.device)
+                 for v in (statistics.mean, statistics.std))
     radius = rho*statistics.distance
     return (((z - mean)/std).norm(dim=1).clamp(min=radius) - radius).square()
 
@@ -126,8 +130,10 @@ def fold_batch_norm(module:nn.Module) -> nn.Module: # the same, changed in place
         names = list(parent._modules)
         for a, b in zip(names, names[1:]):
             conv, norm = parent._modules[a], parent._modules[b]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.num_features == conv.out_channels:
-                parent._modules[a], parent._modules[b] = fuse_conv_bn_eval(conv.eval(), norm.eval()), nn.Identity()
+            if (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+                and norm.num_features == conv.out_channels):
+                parent._modules[a], parent._modules[b] = fuse_conv_bn_eval(
+                    conv.eval(), norm.eval()), nn.Identity()
     return module
 
 # %% ../nbs/04_qdgs.ipynb #77cabd3a
@@ -136,9 +142,12 @@ class ParityConv(nn.Module):
     def __init__(self, other:nn.ConvTranspose2d):
         super().__init__()
         taps = ((3, 1), (2, 0)) # of even and odd rows; the same of columns
-        parts = [other.weight[:, :, list(taps[a])][..., list(taps[b])] for a in (0, 1) for b in (0, 1)] # (in, out, 2, 2)
-        self.weight = nn.Parameter(torch.stack(parts, 2).flatten(1, 2).transpose(0, 1).contiguous(), requires_grad=False)
-        self.register_buffer('bias', None if other.bias is None else other.bias.detach().repeat_interleave(4))
+        parts = [other.weight[:, :, list(taps[a])][..., list(taps[b])] for a in (0, 1)
+                 for b in (0, 1)] # (in, out, 2, 2)
+        self.weight = nn.Parameter(torch.stack(parts, 2).flatten(1, 2).transpose(0, 1).contiguous(),
+                                   requires_grad=False)
+        self.register_buffer('bias', None if other.bias is None
+                             else other.bias.detach().repeat_interleave(4))
     def forward(self, x):
         h, w = x.shape[2:]
         y = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (-1, 2, 2))
@@ -153,7 +162,8 @@ def split_transposed(module:nn.Module, # changed in place
     for parent in list(module.modules()):
         for name, m in list(parent._modules.items()):
             if isinstance(m, nn.ConvTranspose2d) and m.out_channels <= most and m.groups == 1 and (
-                m.kernel_size, m.stride, m.padding, m.output_padding, m.dilation) == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)):
+                m.kernel_size, m.stride, m.padding, m.output_padding,
+                m.dilation) == ((4, 4), (2, 2), (1, 1), (0, 0), (1, 1)):
                 parent._modules[name] = ParityConv(m)
     return module
 
@@ -162,7 +172,8 @@ def frozen(module, # a network, or anything that is none and stays as it is
     "A copy that only its input's gradient flows through, and that computes the same with less work."
     if not isinstance(module, nn.Module): return module
     twin = copy.deepcopy(module).eval().requires_grad_(False).to(device)
-    return split_transposed(fold_batch_norm(twin)).to(memory_format=torch.channels_last) if faster else twin
+    return split_transposed(fold_batch_norm(twin)).to(
+        memory_format=torch.channels_last) if faster else twin
 
 # %% ../nbs/04_qdgs.ipynb #8e5ffd80
 class Guide:
@@ -171,17 +182,24 @@ class Guide:
     def __init__(self, generator, text_image, # decode(z) -> images in [0, 1]; a TextImage
                  objective, measures, # a pair of prompts; k pairs
                  form:str='cosine', # 'cosine' (equation 2), or 'angle' (the official code)
-                 margin_weight:float=0., regulariser_weight:float=0., # beta_1 of equation 4, beta_2 of equation 5
+                 margin_weight:float=0.,
+                 regulariser_weight:float=0., # beta_1 of equation 4, beta_2 of equation 5
                  rho:float=.5, # the regulariser's radius, in mean distances
-                 device='auto', batch_limit:int|None=None): # images at once; None: 64 on a CPU, else 1024
+                 device='auto', batch_limit:int|None=None
+                ): # images at once; None: 64 on a CPU, else 1024
         if form not in FORMS: raise ValueError(f'unknown form {form!r}: choose cosine or angle')
-        if not len(measures): raise ValueError('a search needs at least one measure: give one pair of prompts, or more')
-        self.objective, self.measures = prompt_pair(objective, 'the objective'), tuple(map(prompt_pair, measures))
-        self.form, self.margin_weight, self.regulariser_weight, self.rho = form, margin_weight, regulariser_weight, rho
+        if not len(measures):
+            raise ValueError('a search needs at least one measure: give one pair '
+                             'of prompts, or more')
+        self.objective, self.measures = (prompt_pair(objective, 'the objective'),
+                                         tuple(map(prompt_pair, measures)))
+        self.form, self.margin_weight, self.regulariser_weight, self.rho = (
+            form, margin_weight, regulariser_weight, rho)
         self.device, self.k, self.memory = default_device(str(device)), len(self.measures), None
         self.batch_limit = batch_limit or (64 if self.device.type == 'cpu' else 1024)
         self.key = hash_of(generator, text_image)
-        self.generator, self.text_image = (frozen(m, self.device, self.faster) for m in (generator, text_image))
+        self.generator, self.text_image = (frozen(m, self.device, self.faster)
+                                           for m in (generator, text_image))
         self.check_images()
         self.texts, self.signs = self.embed_prompts()
         self.statistics = latent_statistics(generator) if regulariser_weight else None
@@ -189,14 +207,18 @@ class Guide:
 # %% ../nbs/04_qdgs.ipynb #69186a54
 @patch
 @torch.no_grad()
-def embed_prompts(self:Guide) -> tuple: # unit (t, e); (t, 1 + k): 1 where a text is positive, -1 where negative, else 0
+def embed_prompts(
+    self:Guide
+   ) -> tuple: # unit (t, e); (t, 1 + k): 1 where a text is positive, -1 where negative, else 0
     "The embeddings of all sentences, and what each counts for."
     pairs, texts, signs = (self.objective, *self.measures), [], []
     for j, pair in enumerate(pairs):
         for sign, prompt in zip((1., -1.), pair):
             for text in texts_of(prompt):
-                texts.append(text); signs.append([sign*(i == j) for i in range(len(pairs))])
-    return self.text_image.embed_text(texts).float().to(self.device), torch.tensor(signs, device=self.device)
+                texts.append(text)
+                signs.append([sign*(i == j) for i in range(len(pairs))])
+    return (self.text_image.embed_text(texts).float().to(self.device),
+            torch.tensor(signs, device=self.device))
 
 @patch
 @torch.no_grad()
@@ -219,10 +241,12 @@ def heads(self:Guide, e:torch.Tensor) -> torch.Tensor: # (b, e) -> (b, 1 + k)
     "Objective and measures of embeddings [Chang 2024, eqs. 2 and 4]."
     values = similarity(e @ self.texts.T, self.form) @ self.signs
     if self.form == 'angle': values = torch.cat([100 - 50*values[:, :1], values[:, 1:]], 1)
-    return values if not self.margin_weight else values - F.pad(self.margin(e)[:, None], (0, self.k))
+    return (values if not self.margin_weight
+            else values - F.pad(self.margin(e)[:, None], (0, self.k)))
 
 @patch
-def margin(self:Guide, e:torch.Tensor) -> torch.Tensor: # (b, e) -> (b,), subtracted from the objective
+def margin(self:Guide, e:torch.Tensor
+          ) -> torch.Tensor: # (b, e) -> (b,), subtracted from the objective
     "Nearness to what was found lately; of form 'angle' with the official code's scale [Chang 2024, eq. 4]."
     if self.memory is None or not len(self.memory): return e.new_zeros(len(e))
     cosines = e @ self.memory.T
@@ -230,29 +254,38 @@ def margin(self:Guide, e:torch.Tensor) -> torch.Tensor: # (b, e) -> (b,), subtra
     return 50*self.margin_weight*(1 - 100*similarity(cosines, 'angle').amin(1)/len(self.memory))
 
 @patch
-def penalty(self:Guide, z:torch.Tensor) -> torch.Tensor: # (b, d) -> (b,), subtracted from the objective
+def penalty(self:Guide, z:torch.Tensor
+           ) -> torch.Tensor: # (b, d) -> (b,), subtracted from the objective
     "The regulariser in units of the objective [Chang 2024, eq. 5]."
-    return self.regulariser_weight*(50 if self.form == 'angle' else 1)*latent_penalty(z, self.statistics, self.rho)
+    return self.regulariser_weight*(50 if self.form == 'angle'
+                                    else 1)*latent_penalty(z, self.statistics, self.rho)
 
 # %% ../nbs/04_qdgs.ipynb #e170a60f
 @patch
 @torch.inference_mode()
 def values(self:Guide, z:torch.Tensor) -> tuple: # (b, 1 + k), None, (b, e)
     "Objective and measures, without gradients."
-    e = self.embed(z); values = self.heads(e)
+    e = self.embed(z)
+    values = self.heads(e)
     if self.regulariser_weight: values[:, 0] -= self.penalty(z)
     return values, None, e
 
 @patch
 def with_jacobian(self:Guide, z:torch.Tensor) -> tuple: # (b, 1 + k), (b, 1 + k, d), (b, e)
     "The same with all gradients: one forward pass, and one pull-back for each of the 1 + k values."
-    z = z.detach().clone().requires_grad_(); e = self.embed(z); leaf = e.detach().requires_grad_()
+    z = z.detach().clone().requires_grad_()
+    e = self.embed(z)
+    leaf = e.detach().requires_grad_()
     values = self.heads(leaf)
-    pulls = [torch.autograd.grad(values[:, j].sum(), leaf, retain_graph=True)[0] for j in range(1 + self.k)]
-    rows = [torch.autograd.grad(e, z, pull, retain_graph=j < self.k)[0] for j, pull in enumerate(pulls)]
+    pulls = [torch.autograd.grad(values[:, j].sum(), leaf, retain_graph=True)[0]
+             for j in range(1 + self.k)]
+    rows = [torch.autograd.grad(e, z, pull, retain_graph=j < self.k)[0]
+            for j, pull in enumerate(pulls)]
     values = values.detach()
     if self.regulariser_weight:
-        out = self.penalty(z); values[:, 0] -= out.detach(); rows[0] = rows[0] - torch.autograd.grad(out.sum(), z)[0]
+        out = self.penalty(z)
+        values[:, 0] -= out.detach()
+        rows[0] = rows[0] - torch.autograd.grad(out.sum(), z)[0]
     return values, torch.stack(rows, 1), e.detach()
 
 # %% ../nbs/04_qdgs.ipynb #083fbb02
@@ -261,13 +294,17 @@ def evaluate(self:Guide, z, # latents, an array or a tensor, (n, d)
              jacobian:bool=False, # whether gradients are wanted
             ) -> Evaluations:
     "Objective, measures, and on request the jacobian, in batches that fit the device [Chang 2024, algorithm 1]."
-    z = torch.as_tensor(z if isinstance(z, torch.Tensor) else np.asarray(z)).to(self.device, torch.float32)
+    z = torch.as_tensor(z if isinstance(z, torch.Tensor)
+                        else np.asarray(z)).to(self.device, torch.float32)
     one, parts, at = (self.with_jacobian if jacobian else self.values), [], 0
     while at < len(z) or not parts:
-        try: parts.append(one(z[at:at + self.batch_limit])); at += self.batch_limit
+        try:
+            parts.append(one(z[at:at + self.batch_limit]))
+            at += self.batch_limit
         except torch.OutOfMemoryError:
             if self.batch_limit == 1: raise
-            self.batch_limit = max(1, self.batch_limit//2); torch.cuda.empty_cache()
+            self.batch_limit = max(1, self.batch_limit//2)
+            torch.cuda.empty_cache()
     values, rows, e = (None if part[0] is None else torch.cat(part) for part in zip(*parts))
     values = values.cpu().numpy()
     return Evaluations(values[:, 0], values[:, 1:], None if rows is None else rows.cpu().numpy(), e)
@@ -279,34 +316,45 @@ class PlainGuide(Guide):
     def evaluate(self, z, jacobian:bool=False) -> Evaluations:
         z = torch.as_tensor(np.asarray(z), dtype=torch.float32, device=self.device)
         if not jacobian:
-            with torch.no_grad(): e = self.embed(z); values = self.heads(e)
+            with torch.no_grad():
+                e = self.embed(z)
+                values = self.heads(e)
             if self.regulariser_weight: values[:, 0] -= self.penalty(z)
             return Evaluations(values[:, 0].cpu().numpy(), values[:, 1:].cpu().numpy(), None, e)
         values, rows = [], []
         for j in range(1 + self.k):
-            leaf = z.clone().requires_grad_(); e = self.embed(leaf); value = self.heads(e)[:, j]
+            leaf = z.clone().requires_grad_()
+            e = self.embed(leaf)
+            value = self.heads(e)[:, j]
             if j == 0 and self.regulariser_weight: value = value - self.penalty(leaf)
-            value.sum().backward(); values.append(value.detach().cpu().numpy()); rows.append(leaf.grad.cpu().numpy())
+            value.sum().backward()
+            values.append(value.detach().cpu().numpy())
+            rows.append(leaf.grad.cpu().numpy())
         return Evaluations(values[0], np.stack(values[1:], 1), np.stack(rows, 1), e.detach())
 
 # %% ../nbs/04_qdgs.ipynb #2eef5963
 class SphereGuide:
     "The linear projection of a sphere: objective from 0 to 100 within the bounds [Fontaine 2020, section 4]."
-    form, device, memory, statistics, objective, measures = 'cosine', torch.device('cpu'), None, None, None, None
+    form, device, memory, statistics, objective, measures = 'cosine', torch.device(
+        'cpu'), None, None, None, None
     def __init__(self, dim:int=20, k:int=2): # latent numbers; measures, which divide them
         if dim % k: raise ValueError(f'{dim} latent numbers cannot be shared among {k} measures')
         self.latent_dim, self.k, self.key, self.generator = dim, k, f'sphere {dim} {k}', self
         self.bound = 5.12*dim/k # the largest measure
     @property
     def fingerprint(self) -> str: return self.key
-    def prior(self, n:int, gen:torch.Generator) -> torch.Tensor: return torch.randn(n, self.latent_dim, generator=gen)
+    def prior(self, n:int, gen:torch.Generator) -> torch.Tensor:
+        return torch.randn(n, self.latent_dim, generator=gen)
     def evaluate(self, z, jacobian:bool=False) -> Evaluations:
-        z, k = np.asarray(z, np.float32).astype(np.float64), self.k; inside = np.abs(z) <= 5.12
+        z, k = np.asarray(z, np.float32).astype(np.float64), self.k
+        inside = np.abs(z) <= 5.12
         away, worst = z - .4*5.12, self.latent_dim*(1.4*5.12)**2
-        safe = np.where(inside, 1, z); f = 100*(1 - (away**2).sum(1)/worst)
+        safe = np.where(inside, 1, z)
+        f = 100*(1 - (away**2).sum(1)/worst)
         m, rows = np.where(inside, z, 5.12/safe).reshape(len(z), k, -1).sum(2), None
         if jacobian:
-            slope = np.where(inside, 1., -5.12/safe**2)[:, None]*np.repeat(np.eye(k), self.latent_dim//k, 1)
+            slope = np.where(inside, 1.,
+                             -5.12/safe**2)[:, None]*np.repeat(np.eye(k), self.latent_dim//k, 1)
             rows = np.concatenate([-200/worst*away[:, None], slope], 1).astype(np.float32)
         return Evaluations(f.astype(np.float32), m.astype(np.float32), rows, None)
 
@@ -316,15 +364,18 @@ class ArchiveConfig:
     "The settings of an archive [Chang 2024, appendix B.3; what it leaves out is ours]."
     dims: tuple = (50, 50) # cells along each measure
     cells: int|None = None # cells of a centroidal Voronoi archive, in the place of dims
-    ranges: Any = 'prior' # (low, high), or one such pair a measure, or 'prior': quantiles of prior samples
+    # (low, high), or one such pair a measure, or 'prior': quantiles of prior samples
+    ranges: Any = 'prior'
     quantile: float = .005 # of these, at either end
     widening: float = .1 # share of their distance by which they are then moved apart, at either end
     pilot: int = 2048 # prior samples that 'prior' is read from, everywhere
-    threshold_min: Any = 'prior' # least objective of the archive that is searched (cma-maega), or 'prior': a quantile
+    # least objective of the archive that is searched (cma-maega), or 'prior': a quantile
+    threshold_min: Any = 'prior'
     min_objective: Any = 'prior' # the same of the archive that is exported; None: whatever came
     floor_quantile: float = .25 # of the prior's objectives, for these two
     alpha: float = .1 # the rate at which a cell's threshold follows (cma-maega)
-    qd_offset: Any = 'prior' # subtracted from objectives in the QD score, or 'prior': the lowest there
+    # subtracted from objectives in the QD score, or 'prior': the lowest there
+    qd_offset: Any = 'prior'
     dtype: str = 'float64' # of the latents that are searched; those exported are float32
     memory_limit: float|None = None # GB that the archives may take; None: what is free
 
@@ -352,8 +403,10 @@ class SearchConfig(ArchiveConfig):
 
 # %% ../nbs/04_qdgs.ipynb #ccab4c76
 ALGORITHMS = ('cma-maega', 'cma-mega', 'map-elites', 'map-elites-line', 'random')
-SEARCH_CHOICES = dict(algorithm=ALGORITHMS, restart=('no_improvement', 'basic'), start=('zero', 'best-of-512', 'prior'), form=FORMS,
-                      ranker=(None, 'imp', '2imp', 'rd', '2rd', 'obj', '2obj'), dtype=('float64', 'float32'))
+SEARCH_CHOICES = dict(algorithm=ALGORITHMS, restart=('no_improvement', 'basic'),
+                      start=('zero', 'best-of-512', 'prior'), form=FORMS,
+                      ranker=(None, 'imp', '2imp', 'rd', '2rd', 'obj', '2obj'),
+                      dtype=('float64', 'float32'))
 
 def check_search(config:SearchConfig):
     "Refuse settings that cannot work."
@@ -361,17 +414,23 @@ def check_search(config:SearchConfig):
         if (value := getattr(config, name)) not in known:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, known))}")
     for name in ('evaluations', 'emitters', 'batch_size', 'pilot', 'memory'):
-        if not getattr(config, name) >= 1: raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
+        if not getattr(config, name) >= 1:
+            raise ValueError(f'{name} must be at least 1, got {getattr(config, name)}')
     for name in ('sigma0', 'lr', 'mutation'):
-        if not 0 < getattr(config, name) < np.inf: raise ValueError(f'{name} must be above 0 and finite, got {getattr(config, name)}')
+        if not 0 < getattr(config, name) < np.inf:
+            raise ValueError(f'{name} must be above 0 and finite, got {getattr(config, name)}')
     for name, most in (('alpha', 1), ('quantile', .49), ('floor_quantile', 1)):
-        if not 0 <= (value := getattr(config, name)) <= most: raise ValueError(f'{name}={value}: expected a number from 0 to {most}')
+        if not 0 <= (value := getattr(config, name)) <= most:
+            raise ValueError(f'{name}={value}: expected a number from 0 to {most}')
     for name in ('threshold_min', 'min_objective', 'qd_offset'):
-        value = getattr(config, name); fine = value == 'prior' or (isinstance(value, (int, float)) and value == value)
-        if not fine and (value, name) != (None, 'min_objective'): raise ValueError(f"{name}={value!r}: expected a number or 'prior'")
+        value = getattr(config, name)
+        fine = value == 'prior' or (isinstance(value, (int, float)) and value == value)
+        if not fine and (value, name) != (None, 'min_objective'):
+            raise ValueError(f"{name}={value!r}: expected a number or 'prior'")
     if not len(config.dims) or any(int(d) != d or d < 1 for d in config.dims):
         raise ValueError(f'dims={config.dims}: expected a number of cells for each measure')
-    if config.cells is not None and config.cells < 2: raise ValueError(f'cells={config.cells}: expected at least 2')
+    if config.cells is not None and config.cells < 2:
+        raise ValueError(f'cells={config.cells}: expected at least 2')
     if config.ranges != 'prior': measure_ranges(config.ranges)
 
 # %% ../nbs/04_qdgs.ipynb #fe10d6d4
@@ -381,9 +440,11 @@ def measure_ranges(ranges, # (low, high) for all measures, or one pair a measure
     "The ranges of an archive, checked."
     try: pairs = np.asarray(ranges, float).reshape(-1, 2)
     except (ValueError, TypeError): pairs = np.zeros((0, 2))
-    k = k or max(len(pairs), 1); pairs = np.repeat(pairs, k, 0) if len(pairs) == 1 else pairs
+    k = k or max(len(pairs), 1)
+    pairs = np.repeat(pairs, k, 0) if len(pairs) == 1 else pairs
     if len(pairs) != k or not np.isfinite(pairs).all() or not (pairs[:, 0] < pairs[:, 1]).all():
-        raise ValueError(f"ranges={ranges!r}: expected 'prior', (low, high), or {k} such pairs, low below high")
+        raise ValueError(f"ranges={ranges!r}: expected 'prior', (low, high), or {k} such "
+                         "pairs, low below high")
     return tuple(tuple(map(float, pair)) for pair in pairs)
 
 # %% ../nbs/04_qdgs.ipynb #6f4e15f2
@@ -391,12 +452,17 @@ def search_preset(name:str='laptop', # 'laptop', 'paper' or 'official'
                   **changes, # fields of SearchConfig
                  ) -> SearchConfig:
     "A named set of settings [Chang 2024, appendix B.3, and its official code]."
-    theirs = dict(emitters=1, lr=.5, ranges=(-.1, .1), threshold_min=0., min_objective=None, alpha=.02, qd_offset=0.)
-    code = dict(evaluations=70_000*4, batch_size=3, restart='basic', start='best-of-512', form='angle', mutation=.1)
-    presets = dict(laptop={}, paper=theirs | dict(evaluations=7_000*33, absolute=True), official=theirs | code)
-    if name not in presets: raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+    theirs = dict(emitters=1, lr=.5, ranges=(-.1, .1), threshold_min=0.,
+                  min_objective=None, alpha=.02, qd_offset=0.)
+    code = dict(evaluations=70_000*4, batch_size=3, restart='basic',
+                start='best-of-512', form='angle', mutation=.1)
+    presets = dict(laptop={}, paper=theirs | dict(evaluations=7_000*33, absolute=True),
+                   official=theirs | code)
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
     if wrong := sorted(set(changes) - {f.name for f in fields(SearchConfig)}):
-        raise ValueError(f"unknown setting {', '.join(wrong)}: a search has {', '.join(f.name for f in fields(SearchConfig))}")
+        raise ValueError(f"unknown setting {', '.join(wrong)}: a search has "
+                         f"{', '.join(f.name for f in fields(SearchConfig))}")
     own = OFFICIAL_OWN.get(changes.get('algorithm'), {}) if name == 'official' else {}
     return SearchConfig(**presets[name] | own | changes)
 
@@ -416,27 +482,36 @@ class Settled:
 # %% ../nbs/04_qdgs.ipynb #da9827d8
 def settle(config:SearchConfig, guide) -> Settled:
     "Ranges and floors from prior samples, the same for every algorithm and seed [ours]."
-    open_ = [v for v in (config.ranges, config.threshold_min, config.min_objective, config.qd_offset) if isinstance(v, str)]
+    open_ = [v for v in (config.ranges, config.threshold_min, config.min_objective,
+                         config.qd_offset) if isinstance(v, str)]
     f, m = np.zeros(0), np.zeros((0, guide.k))
     if open_:
         if getattr(guide, 'margin_weight', 0): # judged as by a full memory
-            guide.memory = guide.evaluate(guide.generator.prior(config.memory, generator('pilot memory'))).embeddings.clone()
-        seen = guide.evaluate(guide.generator.prior(config.pilot, generator('pilot'))); guide.memory = None
-        ok = np.isfinite(seen.objective) & np.isfinite(seen.measures).all(1); f, m = seen.objective[ok], seen.measures[ok]
-        if not len(f): raise ValueError(f'of {config.pilot:,} prior samples none has a finite objective and measures: the guide is broken')
+            guide.memory = guide.evaluate(
+                guide.generator.prior(config.memory, generator('pilot memory'))).embeddings.clone()
+        seen = guide.evaluate(guide.generator.prior(config.pilot, generator('pilot')))
+        guide.memory = None
+        ok = np.isfinite(seen.objective) & np.isfinite(seen.measures).all(1)
+        f, m = seen.objective[ok], seen.measures[ok]
+        if not len(f):
+            raise ValueError(f'of {config.pilot:,} prior samples none has a finite objective and '
+                             'measures: the guide is broken')
     if isinstance(config.ranges, str):
         low, high = np.quantile(m, [config.quantile, 1 - config.quantile], axis=0)
         more = config.widening*(high - low) + 1e-6
         ranges = tuple((float(a), float(b)) for a, b in zip(low - more, high + more))
     else: ranges = measure_ranges(config.ranges, guide.k)
-    floor = lambda v: float(np.quantile(f, config.floor_quantile)) if v == 'prior' else -np.inf if v is None else float(v)
+    floor = lambda v: (float(np.quantile(f, config.floor_quantile)) if v == 'prior'
+                       else -np.inf if v is None else float(v))
     offset = float(f.min()) if config.qd_offset == 'prior' else float(config.qd_offset)
-    return Settled(ranges, floor(config.threshold_min), floor(config.min_objective), offset, voronoi_centres(config, ranges))
+    return Settled(ranges, floor(config.threshold_min), floor(config.min_objective), offset,
+                   voronoi_centres(config, ranges))
 
 def voronoi_centres(config:SearchConfig, ranges:tuple) -> np.ndarray|None: # (cells, k)
     "The centres of a Voronoi archive's cells, spread evenly over the ranges [Vassiliades 2018]."
     if config.cells is None: return None
-    return k_means_centroids(centroids=config.cells, ranges=ranges, samples=max(10*config.cells, 10_000), seed=0)[0]
+    return k_means_centroids(centroids=config.cells, ranges=ranges,
+                             samples=max(10*config.cells, 10_000), seed=0)[0]
 
 # %% ../nbs/04_qdgs.ipynb #5577c678
 DEAD = -1e30 # the objective that stands for one that is no number
@@ -444,12 +519,14 @@ DEAD = -1e30 # the objective that stands for one that is no number
 class Elites:
     "What a search needs beyond pyribs: an archive that turns away the dead and the poor, and has an answer when it is empty."
     def guard(self, floor:float=-np.inf, # least objective
-              fallback:Callable|None=None): # (n, how often it was asked) -> latents (n, d), while there is no elite
+              fallback:Callable|None=None
+             ): # (n, how often it was asked) -> latents (n, d), while there is no elite
         self._floor, self._fallback, self._asked = floor, fallback, 0
         return self
     def add(self, solution, objective, measures, **more):
         ok = (np.asarray(objective) > DEAD) & (np.asarray(objective) >= self._floor)
-        status, value = np.zeros(len(ok), np.int32), np.full(len(ok), DEAD, self.dtypes['objective'])
+        status, value = np.zeros(len(ok),
+                                 np.int32), np.full(len(ok), DEAD, self.dtypes['objective'])
         if ok.any():
             info = super().add(*(np.asarray(v)[ok] for v in (solution, objective, measures)))
             status[ok], value[ok] = info['status'], info['value']
@@ -466,28 +543,36 @@ class VoronoiElites(Elites, CVTArchive): "A Voronoi archive that is guarded."
 def free_memory() -> float: # bytes; infinite where the system does not say
     "What may still be allocated on this machine."
     try:
-        with open('/proc/meminfo') as f: return float(next(line for line in f if line.startswith('MemAvailable')).split()[1])*1024
+        with open('/proc/meminfo') as f:
+            return float(next(line for line in f
+                              if line.startswith('MemAvailable')).split()[1])*1024
     except (OSError, StopIteration): return np.inf
 
 def check_memory(config:SearchConfig, d:int, k:int): # latent numbers, measures
     "Refuse archives that do not fit into memory, before anything is allocated."
     if config.cells is None and len(config.dims) != k:
-        raise ValueError(f'dims={config.dims} has {len(config.dims)} entries, there are {k} measures: give one number of cells for each')
+        raise ValueError(f'dims={config.dims} has {len(config.dims)} entries, there are {k} '
+                         'measures: give one number of cells for each')
     cells = config.cells or int(np.prod(config.dims, dtype=np.int64))
     searched = 0 if config.algorithm == 'random' else d*np.dtype(config.dtype).itemsize + (3 + k)*8
-    each, limit = d*4 + (3 + k)*8 + searched, free_memory() if config.memory_limit is None else config.memory_limit*1e9
-    if cells*each > limit: raise MemoryError(
-        f'an archive of {cells:,} cells with {d:,} latent numbers each needs {cells*each/1e9:,.1f} GB, and {limit/1e9:,.1f} GB may be '
-        f"taken. Use a Voronoi archive of cells={max(2, int(limit/2/each)):,} or fewer, smaller dims, or dtype='float32'; memory_limit "
-        'raises the bound')
+    each, limit = (d*4 + (3 + k)*8 + searched,
+                   free_memory() if config.memory_limit is None else config.memory_limit*1e9)
+    if cells*each > limit:
+        raise MemoryError(f'an archive of {cells:,} cells with {d:,} latent numbers each needs '
+                          f'{cells*each/1e9:,.1f} GB, and {limit/1e9:,.1f} GB may be '
+                          f"taken. Use a Voronoi archive of cells={max(2, int(limit/2/each)):,} or "
+                          "fewer, smaller dims, or dtype='float32'; memory_limit "
+                          'raises the bound')
 
 # %% ../nbs/04_qdgs.ipynb #16c5b6c3
 def new_archive(config:SearchConfig, settled:Settled, d:int, # latent numbers
                 seed:int, passive:bool=True, # the one that is exported, or the one that is searched
                 fallback:Callable|None=None) -> Elites:
     "An empty archive."
-    about = dict(solution_dim=d, ranges=settled.ranges, seed=seed, qd_score_offset=settled.qd_offset, measures_dtype=np.float64,
-                 objective_dtype=np.float64, solution_dtype=np.float32 if passive else np.dtype(config.dtype))
+    about = dict(solution_dim=d, ranges=settled.ranges, seed=seed,
+                 qd_score_offset=settled.qd_offset, measures_dtype=np.float64,
+                 objective_dtype=np.float64,
+                 solution_dtype=np.float32 if passive else np.dtype(config.dtype))
     if config.algorithm == 'cma-maega' and not passive and settled.threshold_min > -np.inf:
         about |= dict(learning_rate=config.alpha, threshold_min=settled.threshold_min)
     if config.cells is None: archive = GridElites(dims=config.dims, **about)
@@ -497,10 +582,13 @@ def new_archive(config:SearchConfig, settled:Settled, d:int, # latent numbers
 # %% ../nbs/04_qdgs.ipynb #7cb0066d
 class BranchES(CMAEvolutionStrategy):
     "pyribs' CMA-ES over the 1 + k coefficients of a branch, on request with |c_0| [Chang 2024, eq. 1]."
-    _transform_and_check_sol = staticmethod(CMAEvolutionStrategy._transform_and_check_sol.py_func) # for k + 1 numbers,
-    _calc_cov_update = staticmethod(CMAEvolutionStrategy._calc_cov_update.py_func) # compiling takes longer than running
+    # for k + 1 numbers,
+    _transform_and_check_sol = staticmethod(CMAEvolutionStrategy._transform_and_check_sol.py_func)
+    # compiling takes longer than running
+    _calc_cov_update = staticmethod(CMAEvolutionStrategy._calc_cov_update.py_func)
     def __init__(self, *args, absolute:bool=False, **kwargs):
-        super().__init__(*args, **kwargs); self.absolute = absolute
+        super().__init__(*args, **kwargs)
+        self.absolute = absolute
     def ask(self, batch_size=None):
         drawn = np.array(super().ask(batch_size))
         if self.absolute: drawn[:, 0] = np.abs(drawn[:, 0])
@@ -514,12 +602,15 @@ def new_emitters(config:SearchConfig, archive, starts:np.ndarray, # (emitters, d
     seeds = [int(hash_of(seed, 'emitter', i), 16) for i in range(config.emitters)]
     if config.algorithm in ('cma-maega', 'cma-mega'):
         ranker = config.ranker or ('imp' if config.algorithm == 'cma-maega' else '2imp')
-        about = dict(sigma0=config.sigma0, lr=config.lr, ranker=ranker, restart_rule=config.restart, batch_size=config.batch_size,
+        about = dict(sigma0=config.sigma0, lr=config.lr, ranker=ranker,
+                     restart_rule=config.restart, batch_size=config.batch_size,
                      es=BranchES, es_kwargs=dict(absolute=config.absolute))
-        return [GradientArborescenceEmitter(archive, x0=x, seed=s, **about) for x, s in zip(starts, seeds)]
-    about = dict(batch_size=config.batch_size + 1) # as many evaluations an iteration as with gradients
-    kind, step = ((GaussianEmitter, dict(sigma=config.mutation)) if config.algorithm == 'map-elites' else
-                  (IsoLineEmitter, dict(iso_sigma=config.mutation/5, line_sigma=.2)))
+        return [GradientArborescenceEmitter(archive, x0=x, seed=s, **about)
+                for x, s in zip(starts, seeds)]
+    # as many evaluations an iteration as with gradients
+    about = dict(batch_size=config.batch_size + 1)
+    kind, step = ((GaussianEmitter, dict(sigma=config.mutation)) if config.algorithm == 'map-elites'
+                  else (IsoLineEmitter, dict(iso_sigma=config.mutation/5, line_sigma=.2)))
     if config.start == 'best-of-512': firsts = [dict(x0=x) for x in starts]
     else: firsts = [dict(initial_solutions=draw(about['batch_size'], i)) for i in range(len(seeds))]
     return [kind(archive, seed=s, **first, **step, **about) for first, s in zip(firsts, seeds)]
@@ -531,7 +622,8 @@ def prior_rows(source, # anything with prior(n, gen) and latent_dim
                rows, seed:int=0, # which rows of the list, and which list
               ) -> np.ndarray: # float32 (len(rows), d)
     "Rows of an endless list of prior samples."
-    rows = np.asarray(rows, np.int64); out = np.empty((len(rows), source.latent_dim), np.float32)
+    rows = np.asarray(rows, np.int64)
+    out = np.empty((len(rows), source.latent_dim), np.float32)
     for block in np.unique(rows//PRIOR_BLOCK):
         mine, gen = rows//PRIOR_BLOCK == block, generator(seed, 'random samples', int(block))
         out[mine] = source.prior(PRIOR_BLOCK, gen).cpu().numpy()[rows[mine] % PRIOR_BLOCK]
@@ -544,12 +636,14 @@ class Search:
                  config:SearchConfig, seed:int=0,
                  settled:Settled|None=None): # None: by looking at the prior
         self.guide, self.config, self.seed, self.d = guide, config, seed, guide.generator.latent_dim
-        check_memory(config, self.d, guide.k); guide.memory = None
+        check_memory(config, self.d, guide.k)
+        guide.memory = None
         self.settled, self.scheduler = settled or settle(config, guide), None
         self.passive = self.archive_of('passive')
         if config.algorithm != 'random':
             searched = self.archive_of('searched')
-            emitters = new_emitters(config, searched, self.starts(), lambda n, i: self.draw(n, 'first', i), seed)
+            emitters = new_emitters(config, searched, self.starts(),
+                                    lambda n, i: self.draw(n, 'first', i), seed)
             self.scheduler = Scheduler(searched, emitters, result_archive=self.passive)
         self.iteration, self.seconds, self.history = 0, 0., []
         self.counts = dict(evaluations=0, clipped=0, not_finite=0, nan_gradients=0)
@@ -564,7 +658,8 @@ def draw(self:Search, n:int, *keys) -> np.ndarray: # (n, d)
 def archive_of(self:Search, part:str) -> Elites: # 'passive' or 'searched'
     "One of the two archives, empty."
     fallback = lambda n, i: self.draw(n, 'fallback', part, i)
-    return new_archive(self.config, self.settled, self.d, int(hash_of(self.seed, part), 16), part == 'passive', fallback)
+    return new_archive(self.config, self.settled, self.d,
+                       int(hash_of(self.seed, part), 16), part == 'passive', fallback)
 
 @patch
 def starts(self:Search) -> np.ndarray: # (emitters, d)
@@ -593,15 +688,19 @@ def iterations(self:Search) -> int:
 
 # %% ../nbs/04_qdgs.ipynb #4b921bbc
 @patch
-def judged(self:Search, z:np.ndarray, jacobian:bool=False) -> tuple: # objective, measures, jacobian, all finite; the embeddings
+def judged(self:Search, z:np.ndarray, jacobian:bool=False
+          ) -> tuple: # objective, measures, jacobian, all finite; the embeddings
     "Evaluate latents; count what is no number or out of range, and replace the former by what an archive turns away."
     seen, (low, high) = self.guide.evaluate(z, jacobian=jacobian), np.array(self.settled.ranges).T
     alive = np.isfinite(seen.objective) & np.isfinite(seen.measures).all(1)
-    f, m = np.where(alive, seen.objective, DEAD).astype(np.float64), np.where(alive[:, None], seen.measures, low).astype(np.float64)
-    self.counts['evaluations'] += len(z); self.counts['not_finite'] += int((~alive).sum())
+    f, m = (np.where(alive, seen.objective, DEAD).astype(np.float64),
+            np.where(alive[:, None], seen.measures, low).astype(np.float64))
+    self.counts['evaluations'] += len(z)
+    self.counts['not_finite'] += int((~alive).sum())
     self.counts['clipped'] += int(((m < low) | (m > high)).any(1).sum())
     if not jacobian: return f, m, None, seen.embeddings
-    ok = np.isfinite(seen.jacobian).all(2, keepdims=True); self.counts['nan_gradients'] += int((~ok).sum())
+    ok = np.isfinite(seen.jacobian).all(2, keepdims=True)
+    self.counts['nan_gradients'] += int((~ok).sum())
     return f, m, np.where(ok, seen.jacobian, 0).astype(self.config.dtype), seen.embeddings
 
 # %% ../nbs/04_qdgs.ipynb #2d3564e3
@@ -610,10 +709,13 @@ def iterate(self:Search):
     "One iteration: every emitter's point with its jacobian, then its branches [Chang 2024, algorithm 1]."
     began, s, n = time.perf_counter(), self.scheduler, self.per_iteration
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*was empty before adding') # said once, at the end
+        # said once, at the end
+        warnings.filterwarnings('ignore', message='.*was empty before adding')
         if s is None:
-            z = prior_rows(self.guide.generator, np.arange(self.iteration*n, (self.iteration + 1)*n), self.seed)
-            f, m, _, e = self.judged(z); self.passive.add(z, f, m)
+            z = prior_rows(self.guide.generator,
+                           np.arange(self.iteration*n, (self.iteration + 1)*n), self.seed)
+            f, m, _, e = self.judged(z)
+            self.passive.add(z, f, m)
         else:
             if isinstance(s.emitters[0], GradientArborescenceEmitter):
                 f, m, jacobian, e = self.judged(s.ask_dqd(), jacobian=True)
@@ -622,8 +724,10 @@ def iterate(self:Search):
             f, m, _, e = self.judged(s.ask())
             s.tell(f, m)
     self.remember(e, f)
-    self.iteration += 1; self.seconds += time.perf_counter() - began
-    if self.iteration % max(1, self.iterations//100) == 0 or self.iteration == self.iterations: self.history.append(self.look())
+    self.iteration += 1
+    self.seconds += time.perf_counter() - began
+    if self.iteration % max(1, self.iterations//100) == 0 or self.iteration == self.iterations:
+        self.history.append(self.look())
 
 # %% ../nbs/04_qdgs.ipynb #dfe5ff8f
 @patch
@@ -646,28 +750,39 @@ def remembers_all(self:Search) -> bool:
 def look(self:Search) -> dict: # numbers
     "A row of the history, about the archive that is exported."
     s, n = self.passive.stats, self.counts['evaluations']
-    restarts = sum(getattr(e, 'restarts', 0) for e in self.scheduler.emitters) if self.scheduler else 0
-    return dict(iteration=self.iteration, evaluations=n, elites=len(self.passive), coverage=float(s.coverage), qd_score=float(s.qd_score),
-                norm_qd_score=float(s.norm_qd_score), best=np.nan if s.obj_max is None else float(s.obj_max),
-                mean=np.nan if s.obj_mean is None else float(s.obj_mean), clipped=self.counts['clipped']/max(n, 1),
-                not_finite=self.counts['not_finite'], nan_gradients=self.counts['nan_gradients'], restarts=restarts, seconds=self.seconds)
+    restarts = sum(getattr(e, 'restarts', 0)
+                   for e in self.scheduler.emitters) if self.scheduler else 0
+    return dict(iteration=self.iteration, evaluations=n, elites=len(self.passive),
+                coverage=float(s.coverage), qd_score=float(s.qd_score),
+                norm_qd_score=float(s.norm_qd_score),
+                best=np.nan if s.obj_max is None else float(s.obj_max),
+                mean=np.nan if s.obj_mean is None else float(s.obj_mean),
+                clipped=self.counts['clipped']/max(n, 1),
+                not_finite=self.counts['not_finite'], nan_gradients=self.counts['nan_gradients'],
+                restarts=restarts, seconds=self.seconds)
 
 # %% ../nbs/04_qdgs.ipynb #e38c586d
 def plain_state(o, seen:set): # anything inside a scheduler; ids of the objects met so far
     "The state of pyribs' objects as tensors, numbers and strings; None for what is left to the constructor."
-    if isinstance(o, np.ndarray): return None if o.dtype == object else ['array', torch.from_numpy(o.copy())]
+    if isinstance(o, np.ndarray):
+        return None if o.dtype == object else ['array', torch.from_numpy(o.copy())]
     if isinstance(o, np.generic): return ['scalar', torch.from_numpy(np.array(o))]
     if o is None or isinstance(o, (bool, int, float, str)): return ['value', o]
     if isinstance(o, np.random.Generator): return ['random', json.dumps(o.bit_generator.state)]
-    if isinstance(o, dict): return ['dict', {k: v for k, v in ((k, plain_state(v, seen)) for k, v in o.items()) if v}]
+    if isinstance(o, dict):
+        return ['dict', {k: v for k, v in ((k, plain_state(v, seen)) for k, v in o.items()) if v}]
     if isinstance(o, (list, tuple)): return [type(o).__name__, [plain_state(v, seen) for v in o]]
     if id(o) in seen or not type(o).__module__.startswith(('ribs', __name__)): return None
     seen.add(id(o))
     if isinstance(o, ArrayStore):
-        rows = np.array(o.occupied_list); data = o.retrieve(rows)[1]; data.pop('index', None)
+        rows = np.array(o.occupied_list)
+        data = o.retrieve(rows)[1]
+        data.pop('index', None)
         data = {k: torch.from_numpy(np.array(v)) for k, v in data.items()}
-        return ['store', dict(rows=torch.from_numpy(rows), updates=list(o._props['updates']), data=data)]
-    return ['object', {k: v for k, v in ((k, plain_state(v, seen)) for k, v in vars(o).items()) if v}]
+        return ['store',
+                dict(rows=torch.from_numpy(rows), updates=list(o._props['updates']), data=data)]
+    return ['object',
+            {k: v for k, v in ((k, plain_state(v, seen)) for k, v in vars(o).items()) if v}]
 
 # %% ../nbs/04_qdgs.ipynb #936fbe93
 def revived(said, # by `plain_state`
@@ -676,14 +791,21 @@ def revived(said, # by `plain_state`
     kind, value = said
     if kind == 'value': return value
     if kind in ('array', 'scalar'): return value.numpy() if kind == 'array' else value.numpy()[()]
-    if kind == 'random': o.bit_generator.state = json.loads(value); return o
-    if kind == 'dict': return {**(o or {}), **{k: revived(v, (o or {}).get(k)) for k, v in value.items()}}
+    if kind == 'random':
+        o.bit_generator.state = json.loads(value)
+        return o
+    if kind == 'dict':
+        return {**(o or {}), **{k: revived(v, (o or {}).get(k)) for k, v in value.items()}}
     if kind in ('list', 'tuple'):
         was = [*(o or ()), *[None]*len(value)]
-        return (list if kind == 'list' else tuple)(was[i] if v is None else revived(v, was[i]) for i, v in enumerate(value))
+        return (list if kind == 'list' else tuple)(was[i] if v is None else revived(v, was[i])
+                                                   for i, v in enumerate(value))
     if kind == 'store':
-        rows = value['rows'].numpy(); o.clear(); o.add(rows, {k: v.numpy() for k, v in value['data'].items()})
-        o._props['occupied_list'][:len(rows)] = rows; o._props['updates'] = value['updates'] # elites are drawn by their order in this list
+        rows = value['rows'].numpy()
+        o.clear()
+        o.add(rows, {k: v.numpy() for k, v in value['data'].items()})
+        o._props['occupied_list'][:len(rows)] = rows
+        o._props['updates'] = value['updates'] # elites are drawn by their order in this list
         return o
     for k, v in value.items(): object.__setattr__(o, k, revived(v, getattr(o, k, None)))
     return o
@@ -695,7 +817,8 @@ def search_identity(guide, config:SearchConfig, seed:int) -> dict: # numbers and
     settings = {f'setting {k}': repr(v) for k, v in asdict(config).items()}
     prompts = repr((guide.objective, guide.measures))
     return dict(format=search_format(guide, config), ribs=ribs.__version__, seed=seed,
-                form=guide.form, prompts=prompts, weights=repr(weights), networks=guide.key) | settings
+                form=guide.form, prompts=prompts, weights=repr(weights),
+                networks=guide.key) | settings
 
 def search_format(guide, config:SearchConfig) -> int:
     "2 for what began or remembered otherwise before it followed the official code, else 1."
@@ -712,10 +835,13 @@ def said_statistics(guide) -> dict|None:
 def save(self:Search, path:Path):
     "Write all that the next iteration depends on, atomically, as tensors, numbers and strings."
     s, memory = self.settled, self.guide.memory
-    settled = dict(asdict(s), centroids=None if s.centroids is None else torch.from_numpy(s.centroids))
+    settled = dict(asdict(s),
+                   centroids=None if s.centroids is None else torch.from_numpy(s.centroids))
     save_checkpoint(path, dict(
-        identity=search_identity(self.guide, self.config, self.seed), settled=settled, memory=None if memory is None else memory.cpu(),
-        state=plain_state([self.scheduler, self.passive], set()), statistics=said_statistics(self.guide),
+        identity=search_identity(self.guide, self.config, self.seed), settled=settled,
+        memory=None if memory is None else memory.cpu(),
+        state=plain_state([self.scheduler, self.passive], set()),
+        statistics=said_statistics(self.guide),
         iteration=self.iteration, seconds=self.seconds, counts=self.counts, history=self.history))
 
 # %% ../nbs/04_qdgs.ipynb #527547a0
@@ -724,11 +850,15 @@ def resume(cls:Search, path:Path, # written by `save`
            guide, config:SearchConfig, seed:int=0) -> Search:
     "A search as it was when it was saved; a checkpoint of anything else is one clear error."
     said = load_checkpoint(path)
-    if not isinstance(said, dict) or 'identity' not in said: raise ValueError(f'{path} is no checkpoint of a search')
+    if not isinstance(said, dict) or 'identity' not in said:
+        raise ValueError(f'{path} is no checkpoint of a search')
     mine, theirs = search_identity(guide, config, seed), said['identity']
-    if differs := [f'{k} (there {theirs.get(k)}, here {mine[k]})' for k in mine if mine[k] != theirs.get(k)]: raise ValueError(
-        f"{path} is the checkpoint of another search: {'; '.join(differs)}. Go on with what it was made with, or give another folder")
-    settled = said['settled']; settled['ranges'] = tuple(map(tuple, settled['ranges']))
+    if differs := [f'{k} (there {theirs.get(k)}, here {mine[k]})'
+                   for k in mine if mine[k] != theirs.get(k)]:
+        raise ValueError(f"{path} is the checkpoint of another search: {'; '.join(differs)}. Go on "
+                         "with what it was made with, or give another folder")
+    settled = said['settled']
+    settled['ranges'] = tuple(map(tuple, settled['ranges']))
     if settled['centroids'] is not None: settled['centroids'] = settled['centroids'].numpy()
     search = cls(guide, config, seed, Settled(**settled))
     revived(said['state'], [search.scheduler, search.passive])
@@ -738,14 +868,16 @@ def resume(cls:Search, path:Path, # written by `save`
     return search
 
 # %% ../nbs/04_qdgs.ipynb #f4596aef
-def label_rule(measure, # one measure of images, (n,)
-               form:str='cosine', # of the guide that measured
-               thresholds=(-.01, 0.), # below the first: the first word; from the second on: the second
-              ) -> np.ndarray: # int (n,): 0 for the pair's first word, 1 for its second, -1 for neither
+def label_rule(
+    measure, # one measure of images, (n,)
+    form:str='cosine', # of the guide that measured
+    thresholds=(-.01, 0.), # below the first: the first word; from the second on: the second
+   ) -> np.ndarray: # int (n,): 0 for the pair's first word, 1 for its second, -1 for neither
     "Labels by a measure: cosines grow towards the first word of a pair, angles towards the second [Chang 2024, 4.1]."
     if form not in FORMS: raise ValueError(f'unknown form {form!r}: choose cosine or angle')
     low, high = thresholds
-    if not low <= high: raise ValueError(f'thresholds={thresholds}: expected (low, high), low not above high')
+    if not low <= high:
+        raise ValueError(f'thresholds={thresholds}: expected (low, high), low not above high')
     second = np.asarray(measure)*(1 if form == 'angle' else -1)
     return np.where(second < low, 0, np.where(second >= high, 1, -1)).astype(np.int64)
 
@@ -763,11 +895,13 @@ class Samples:
 @patch
 def subset(self:Samples, rows) -> Samples: # numbers or a mask
     "Some of the samples."
-    return Samples(self.solutions[rows], self.objective[rows], self.measures[rows], self.form, self.prompts)
+    return Samples(self.solutions[rows], self.objective[rows],
+                   self.measures[rows], self.form, self.prompts)
 
 def said_prompts(guide) -> dict:
     "The guide's prompts, for the record."
-    return {} if guide.measures is None else dict(objective=list(guide.objective), measures=[list(p) for p in guide.measures])
+    return {} if guide.measures is None else dict(objective=list(guide.objective),
+                                                  measures=[list(p) for p in guide.measures])
 
 # %% ../nbs/04_qdgs.ipynb #5354504f
 def random_samples(guide, # evaluates them
@@ -785,7 +919,8 @@ class Illumination(Samples):
     "An archive's elites, one a cell, and how the search came to them [Chang 2024, algorithm 1]."
     index: np.ndarray = None # each elite's cell, int (n,)
     history: pd.DataFrame = None # a row for each hundredth of the evaluations
-    stats: dict = field(default_factory=dict) # its last row, and the share of elites that were clipped
+    # its last row, and the share of elites that were clipped
+    stats: dict = field(default_factory=dict)
     config: SearchConfig = None
     settled: Settled = None
     statistics: dict|None = None # the regulariser's, by which the latents were judged
@@ -800,13 +935,16 @@ def ranges(self:Illumination) -> tuple:
 def result(self:Search) -> Illumination:
     "The exported archive as it stands."
     data, last, (low, high) = self.passive.data(), self.look(), np.array(self.settled.ranges).T
-    order = np.argsort(data['index']); m = data['measures'][order]
+    order = np.argsort(data['index'])
+    m = data['measures'][order]
     stats = {k: v for k, v in last.items() if k != 'iteration'} | dict(
         cells=int(self.passive.cells), empty_cells=int(self.passive.cells - len(m)),
         clipped_elites=float(((m < low) | (m > high)).any(1).mean()) if len(m) else 0.,
         evaluations_per_second=last['evaluations']/max(self.seconds, 1e-9))
-    return Illumination(np.array(data['solution'][order], np.float32), data['objective'][order].astype(np.float32), m.astype(np.float32),
-                        self.guide.form, said_prompts(self.guide), data['index'][order], pd.DataFrame(self.history), stats,
+    return Illumination(np.array(data['solution'][order], np.float32),
+                        data['objective'][order].astype(np.float32), m.astype(np.float32),
+                        self.guide.form, said_prompts(self.guide), data['index'][order],
+                        pd.DataFrame(self.history), stats,
                         self.config, self.settled, said_statistics(self.guide))
 
 # %% ../nbs/04_qdgs.ipynb #7993ce02
@@ -814,12 +952,16 @@ def result(self:Search) -> Illumination:
 def save(self:Illumination, folder:Path) -> Path: # where it was written
     "Write the archive as archive.safetensors and illumination.json, each atomically."
     from safetensors.numpy import save
-    arrays = {k: np.ascontiguousarray(getattr(self, k)) for k in ('solutions', 'objective', 'measures', 'index')}
-    settled, unbounded = asdict(self.settled), lambda d: {k: str(v) if v in (np.inf, -np.inf) else v for k, v in d.items()}
-    if (centroids := settled.pop('centroids')) is not None: arrays['centroids'] = np.ascontiguousarray(centroids)
+    arrays = {k: np.ascontiguousarray(getattr(self, k))
+              for k in ('solutions', 'objective', 'measures', 'index')}
+    settled, unbounded = asdict(self.settled), lambda d: {
+        k: str(v) if v in (np.inf, -np.inf) else v for k, v in d.items()}
+    if (centroids := settled.pop('centroids')) is not None:
+        arrays['centroids'] = np.ascontiguousarray(centroids)
     with atomic_path(Path(folder)/'archive.safetensors') as p: p.write_bytes(save(arrays))
     save_json(Path(folder)/'illumination.json', dict(
-        form=self.form, prompts=self.prompts, stats=self.stats, config=unbounded(asdict(self.config)), settled=unbounded(settled),
+        form=self.form, prompts=self.prompts, stats=self.stats,
+        config=unbounded(asdict(self.config)), settled=unbounded(settled),
         statistics=self.statistics, history=self.history.to_dict('list')))
     return Path(folder)
 
@@ -829,13 +971,19 @@ def load(cls:Illumination, folder:Path) -> Illumination: # written by `save`
     "Read an archive back."
     from safetensors.numpy import load_file
     path = Path(folder)/'archive.safetensors'
-    if not path.exists(): raise FileNotFoundError(f'no archive at {path}; make one with qdgs(...).save(folder)')
+    if not path.exists():
+        raise FileNotFoundError(f'no archive at {path}; make one with qdgs(...).save(folder)')
     arrays, said = load_file(path), load_json(Path(folder)/'illumination.json')
-    def deep(v): return tuple(map(deep, v)) if isinstance(v, list) else float(v) if v in ('inf', '-inf') else v
-    settled, config = ({k: deep(v) for k, v in said[part].items()} for part in ('settled', 'config'))
+    def deep(v):
+        return tuple(map(deep, v)) if isinstance(v,
+                                                 list) else float(v) if v in ('inf', '-inf') else v
+    settled, config = ({k: deep(v) for k, v in said[part].items()}
+                       for part in ('settled', 'config'))
     history = pd.DataFrame(said['history']).apply(pd.to_numeric)
-    return cls(arrays['solutions'], arrays['objective'], arrays['measures'], said['form'], said['prompts'], arrays['index'], history,
-               said['stats'], SearchConfig(**config), Settled(**settled, centroids=arrays.get('centroids')), said['statistics'])
+    return cls(arrays['solutions'], arrays['objective'], arrays['measures'], said['form'],
+               said['prompts'], arrays['index'], history,
+               said['stats'], SearchConfig(**config),
+               Settled(**settled, centroids=arrays.get('centroids')), said['statistics'])
 
 # %% ../nbs/04_qdgs.ipynb #a3c2c6f0
 @contextmanager
@@ -877,34 +1025,46 @@ def to_pool(self:Samples, generator, # decode(z) -> images in [0, 1]; size
            ) -> ImageSet: # with columns objective, measure_0, …, latent
     "Decode to a labelled pool; what the band or the floor leaves out is counted in its set.json [Chang 2024, 4.1]."
     if label_by is not None and not 0 <= label_by < self.measures.shape[1]:
-        raise ValueError(f'label_by={label_by}: the measures are numbered from 0 to {self.measures.shape[1] - 1}')
-    labels = np.zeros(len(self), np.int64) if label_by is None else label_rule(self.measures[:, label_by], self.form, thresholds)
-    good = np.isfinite(self.objective) & (self.objective >= (-np.inf if min_objective is None else min_objective))
+        raise ValueError(f'label_by={label_by}: the measures are numbered from 0 to '
+                         f'{self.measures.shape[1] - 1}')
+    labels = (np.zeros(len(self), np.int64) if label_by is None
+              else label_rule(self.measures[:, label_by], self.form, thresholds))
+    good = np.isfinite(self.objective) & (self.objective
+                                          >= (-np.inf if min_objective is None else min_objective))
     rows = np.flatnonzero(good & (labels >= 0))
-    about = dict(solutions=len(self), below_floor=int((~good).sum()), in_band=int((good & (labels < 0)).sum()))
-    if not len(rows): raise ValueError(
-        f'nothing is left for a pool ({about}): search longer, lower min_objective={min_objective}, or look at thresholds={thresholds}')
-    if lost := [c for i, c in enumerate(classes) if label_by is not None and not (labels[rows] == i).any()]:
-        warnings.warn(f"the pool has no {' and no '.join(lost)}: look at thresholds={thresholds}", stacklevel=2)
-    return write_pool(self, generator, folder, rows, labels, classes, about | dict(label_by=label_by, thresholds=list(thresholds)))
+    about = dict(solutions=len(self), below_floor=int((~good).sum()),
+                 in_band=int((good & (labels < 0)).sum()))
+    if not len(rows):
+        raise ValueError(f'nothing is left for a pool ({about}): search longer, lower '
+                         f'min_objective={min_objective}, or look at thresholds={thresholds}')
+    if lost := [c for i, c in enumerate(classes)
+                if label_by is not None and not (labels[rows] == i).any()]:
+        warnings.warn(f"the pool has no {' and no '.join(lost)}: look at "
+                      f"thresholds={thresholds}", stacklevel=2)
+    return write_pool(self, generator, folder, rows, labels, classes,
+                      about | dict(label_by=label_by, thresholds=list(thresholds)))
 
 # %% ../nbs/04_qdgs.ipynb #1ed49ea8
 def write_pool(samples:Samples, generator, folder:Path, rows:np.ndarray, # which samples
-               labels:np.ndarray, classes, about:dict, # of all samples; class names; facts for set.json
+               labels:np.ndarray, classes,
+               about:dict, # of all samples; class names; facts for set.json
                batch:int=512) -> ImageSet:
     "The images of some samples with their columns, straight to disk."
-    meta = dict(kind='qdgs', form=samples.form, prompts=samples.prompts, latents=hash_of(samples.solutions[rows])) | about
+    meta = dict(kind='qdgs', form=samples.form, prompts=samples.prompts,
+                latents=hash_of(samples.solutions[rows])) | about
     meta['generator'] = hash_of(generator)
     writer = ImageSetWriter(folder, len(rows), generator.size, list(classes), 3, meta)
     while writer.done < len(rows):
         part = rows[writer.done:writer.done + batch]
         more = {f'measure_{j}': samples.measures[part, j] for j in range(samples.measures.shape[1])}
-        writer.write(decode_all(generator, samples.solutions[part]), labels[part], objective=samples.objective[part],
+        writer.write(decode_all(generator, samples.solutions[part]), labels[part],
+                     objective=samples.objective[part],
                      latent=samples.solutions[part], **more)
     return writer.close()
 
 # %% ../nbs/04_qdgs.ipynb #3cbe1720
-def make_guide(generator, objective, measures, text_image, config:SearchConfig, device='auto') -> Guide:
+def make_guide(generator, objective, measures, text_image,
+               config:SearchConfig, device='auto') -> Guide:
     "The guide that the settings of a search describe; without a text-image model, the paper's [Chang 2024, 4.1]."
     if text_image is None:
         from synthnb.clip import load_text_image
@@ -945,12 +1105,20 @@ def qdgs(generator, # decode(z) -> images in [0, 1], differentiable; prior(n, ge
     if guide is None: guide = make_guide(generator, objective, measures, text_image, config, device)
     else: check_guide(guide, config, objective, measures)
     path, saved = None if folder is None else Path(folder)/'search.pt', time.time()
-    search = Search.resume(path, guide, config, seed) if path and path.exists() else Search(guide, config, seed)
-    with no_denormals(), progress(total=search.iterations, initial=search.iteration, desc=config.algorithm) as bar:
+    search = Search.resume(path, guide, config,
+                           seed) if path and path.exists() else Search(guide, config, seed)
+    with no_denormals(), progress(total=search.iterations, initial=search.iteration,
+                                  desc=config.algorithm) as bar:
         while search.iteration < search.iterations:
-            search.iterate(); bar.update(1)
-            if search.history: bar.set_postfix(coverage=f"{search.history[-1]['coverage']:.3f}", best=f"{search.history[-1]['best']:.3f}")
-            if path and (time.time() - saved >= save_every or search.iteration == search.iterations): search.save(path); saved = time.time()
+            search.iterate()
+            bar.update(1)
+            if search.history:
+                bar.set_postfix(coverage=f"{search.history[-1]['coverage']:.3f}",
+                                best=f"{search.history[-1]['best']:.3f}")
+            if path and (time.time() - saved >= save_every
+                         or search.iteration == search.iterations):
+                search.save(path)
+                saved = time.time()
     warn_of(search)
     return search.result()
 
@@ -958,14 +1126,20 @@ def qdgs(generator, # decode(z) -> images in [0, 1], differentiable; prior(n, ge
 def warn_of(search:Search):
     "Say once what a reader of the archive must know."
     c, s, say = search.counts, search.settled, lambda text: warnings.warn(text, stacklevel=4)
-    if search.passive.empty: say(f'the exported archive is empty: min_objective={s.min_objective:g} is above all that was found')
-    if search.scheduler and search.scheduler.archive.empty: say(
-        f'the searched archive stayed empty: threshold_min={s.threshold_min:g} is above all that was found; restarts were prior samples')
-    if c['not_finite']: say(f"{c['not_finite']:,} of {c['evaluations']:,} evaluations were no numbers, and were turned away")
+    if search.passive.empty:
+        say(f'the exported archive is empty: min_objective={s.min_objective:g} is above '
+            'all that was found')
+    if search.scheduler and search.scheduler.archive.empty:
+        say(f'the searched archive stayed empty: threshold_min={s.threshold_min:g} is above all '
+            'that was found; restarts were prior samples')
+    if c['not_finite']:
+        say(f"{c['not_finite']:,} of {c['evaluations']:,} evaluations were no numbers, and "
+            "were turned away")
     if c['nan_gradients']: say(f"{c['nan_gradients']:,} gradients were no numbers, and became zero")
 
 # %% ../nbs/04_qdgs.ipynb #dc0c1708
-def fit_qdgs(generator, objective, measures, text_image=None, config:SearchConfig|str='laptop', # as for `qdgs`
+def fit_qdgs(generator, objective, measures, text_image=None,
+             config:SearchConfig|str='laptop', # as for `qdgs`
              seed:int=0, device='auto', guide=None,
             ) -> Illumination:
     "The same as an artefact: made once, resumed where it was killed."
@@ -975,7 +1149,8 @@ def fit_qdgs(generator, objective, measures, text_image=None, config:SearchConfi
     def make(folder):
         qdgs(None, None, None, None, config, folder, seed, guide=guide).save(folder)
         (folder/'search.pt').unlink(missing_ok=True)
-    said = {k: v for k, v in search_identity(guide, config, seed).items() if not k.startswith('setting') and k != 'networks'}
+    said = {k: v for k, v in search_identity(guide, config, seed).items()
+            if not k.startswith('setting') and k != 'networks'}
     named = dict(said, config=asdict(config), key=guide.key, device=torch.device(guide.device).type)
     return Illumination.load(artefact('qdgs', make, named))
 
@@ -983,7 +1158,8 @@ def fit_qdgs(generator, objective, measures, text_image=None, config:SearchConfi
 @patch
 def archive(self:Illumination) -> GridArchive|CVTArchive:
     "The elites in a pyribs archive again, for all that pyribs can do with one."
-    found = new_archive(self.config, replace(self.settled, min_objective=-np.inf), self.solutions.shape[1], 0)
+    found = new_archive(self.config,
+                        replace(self.settled, min_objective=-np.inf), self.solutions.shape[1], 0)
     if len(self): found.add(self.solutions, self.objective, self.measures)
     return found
 
@@ -1001,20 +1177,26 @@ def heatmap(self:Illumination, ax=None, # axes to draw on
            ) -> plt.Axes:
     "The objective of each cell's elite over two measures [Chang 2024, figure 3]."
     from ribs.visualize import cvt_archive_heatmap, grid_archive_heatmap
-    if (k := self.measures.shape[1]) != 2: raise ValueError(f'a heatmap shows two measures, this archive has {k}: use parallel_axes()')
+    if (k := self.measures.shape[1]) != 2:
+        raise ValueError(f'a heatmap shows two measures, this archive has {k}: use parallel_axes()')
     ax = plt.subplots(figsize=(4.6, 3.6), layout='constrained')[1] if ax is None else ax
     grid = self.config.cells is None
     draw, look = (grid_archive_heatmap, {}) if grid else (cvt_archive_heatmap, dict(lw=0))
     if len(self): draw(self.archive(), ax=ax, **dict(cmap='viridis') | look | more)
-    ax.grid(False); ax.set(xlabel=self.axis_label(0), ylabel=self.axis_label(1).replace(' → ', '\n→ '), facecolor='.88')
+    ax.grid(False)
+    ax.set(xlabel=self.axis_label(0),
+           ylabel=self.axis_label(1).replace(' → ', '\n→ '), facecolor='.88')
     return ax
 
 @patch
 def parallel_axes(self:Illumination, ax=None, **more) -> plt.Axes:
     "Every elite as a line across its measures, coloured by its objective [Fontaine 2023]."
     from ribs.visualize import parallel_axes_plot
-    ax = plt.subplots(figsize=(1.4*self.measures.shape[1] + 2, 2.8), layout='constrained')[1] if ax is None else ax
-    if len(self): parallel_axes_plot(self.archive(), ax=ax, **dict(cmap='viridis', sort_archive=True, alpha=.5, linewidth=.7) | more)
+    ax = plt.subplots(figsize=(1.4*self.measures.shape[1] + 2, 2.8),
+                      layout='constrained')[1] if ax is None else ax
+    if len(self):
+        parallel_axes_plot(self.archive(), ax=ax,
+                           **dict(cmap='viridis', sort_archive=True, alpha=.5, linewidth=.7) | more)
     return ax
 
 # %% ../nbs/04_qdgs.ipynb #d4f7e3c3
@@ -1027,14 +1209,19 @@ def contact_sheet(self:Illumination, generator, # decode(z) -> images in [0, 1];
     "The best image of each part of the measure space, laid out along two measures; grey where there is none [Chang 2024, figure 4]."
     nrows, s, place = nrows or ncols, generator.size, []
     for j, n in zip(axes, (ncols, nrows)):
-        (low, high) = self.ranges[j]; place.append(np.clip(((self.measures[:, j] - low)/(high - low)*n).astype(int), 0, n - 1))
+        (low, high) = self.ranges[j]
+        place.append(np.clip(((self.measures[:, j] - low)/(high - low)*n).astype(int), 0, n - 1))
     best, order = np.full(nrows*ncols, -1), np.argsort(self.objective, kind='stable')
     best[(place[1]*ncols + place[0])[order]] = order # the last written is the best
-    sheet = np.full((nrows*ncols, s, s, 3), 225, np.uint8); sheet[best >= 0] = decode_all(generator, self.solutions[best[best >= 0]])
+    sheet = np.full((nrows*ncols, s, s, 3), 225, np.uint8)
+    sheet[best >= 0] = decode_all(generator, self.solutions[best[best >= 0]])
     fig, ax = plt.subplots(figsize=(size*ncols + .6, size*nrows + .5), layout='constrained')
-    picture = sheet.reshape(nrows, ncols, s, s, 3)[::-1].transpose(0, 2, 1, 3, 4).reshape(nrows*s, ncols*s, 3)
-    ax.imshow(picture, extent=(*self.ranges[axes[0]], *self.ranges[axes[1]]), aspect='auto', interpolation='antialiased')
-    ax.grid(False); ax.set(xlabel=self.axis_label(axes[0]), ylabel=self.axis_label(axes[1]))
+    picture = sheet.reshape(nrows, ncols, s, s,
+                            3)[::-1].transpose(0, 2, 1, 3, 4).reshape(nrows*s, ncols*s, 3)
+    ax.imshow(picture, extent=(*self.ranges[axes[0]], *self.ranges[axes[1]]),
+              aspect='auto', interpolation='antialiased')
+    ax.grid(False)
+    ax.set(xlabel=self.axis_label(axes[0]), ylabel=self.axis_label(axes[1]))
     return fig
 
 # %% ../nbs/04_qdgs.ipynb #53781218
@@ -1043,13 +1230,17 @@ def elite_scores(pool:ImageSet, # with columns objective, measure_0, …
                  ranges=None, # k pairs; None: from the pool's lowest to its highest
                 ) -> np.ndarray: # (n,): an elite's objective, minus infinity for the others, NaN where there is none
     "Who is the best of their cell, if a pool is put through an archive [ours]."
-    names = sorted((c for c in pool.columns() if c.startswith('measure_')), key=lambda c: int(c[8:]))
+    names = sorted((c for c in pool.columns() if c.startswith('measure_')),
+                   key=lambda c: int(c[8:]))
     if 'objective' not in pool.columns() or not names:
-        raise ValueError(f'the pool at {pool.folder} lacks the columns objective and measure_0, …; to_pool makes such pools')
+        raise ValueError(f'the pool at {pool.folder} lacks the columns objective and measure_0, …; '
+                         'to_pool makes such pools')
     f, m = pool.column('objective'), np.stack([pool.column(c) for c in names], 1)
     ok = np.isfinite(f) & np.isfinite(m).all(1)
-    ranges = [(lo, hi + 1e-6) for lo, hi in zip(m[ok].min(0), m[ok].max(0))] if ranges is None else measure_ranges(ranges, len(names))
-    archive = GridArchive(solution_dim=1, dims=[dims]*len(names) if np.ndim(dims) == 0 else dims, ranges=ranges)
+    ranges = ([(lo, hi + 1e-6) for lo, hi in zip(m[ok].min(0), m[ok].max(0))] if ranges is None
+              else measure_ranges(ranges, len(names)))
+    archive = GridArchive(solution_dim=1,
+                          dims=[dims]*len(names) if np.ndim(dims) == 0 else dims, ranges=ranges)
     archive.add(np.flatnonzero(ok)[:, None], f[ok], m[ok])
     kept, scores = archive.data('solution')[:, 0].astype(np.int64), np.where(ok, -np.inf, np.nan)
     scores[kept] = f[kept]
@@ -1060,11 +1251,14 @@ def elite_column(scoring) -> str: # a Scoring -> 'elite'
     "The column that the sampler reads, made where it is missing [ours]."
     pool = scoring.pool
     read = [pool.column(c) for c in pool.columns() if c == 'objective' or c.startswith('measure_')]
-    keep_scores(pool, 'elite', lambda: elite_scores(pool), name_of('elite', elite_scores, read), score='elite')
+    keep_scores(pool, 'elite', lambda: elite_scores(pool),
+                name_of('elite', elite_scores, read), score='elite')
     return 'elite'
 
-@sampler('qd-archive', needs='elite', source='the control that [Chang 2024] lacks', make=elite_column, decides=True, replace=True,
-         how="keep_scores(pool, 'elite', lambda: elite_scores(pool), key), of a pool with columns objective and measure_0, …")
+@sampler('qd-archive', needs='elite', source='the control that [Chang 2024] lacks',
+         make=elite_column, decides=True, replace=True,
+         how="keep_scores(pool, 'elite', lambda: elite_scores(pool), key), of a pool with columns "
+         "objective and measure_0, …")
 def qd_archive_sampler(scores, labels, budget, *, quota, seed):
     "Keep the best of each cell of an archive; the cells decide how many [ours]."
     return np.flatnonzero(np.isfinite(scores))
@@ -1079,35 +1273,45 @@ def history_figure(histories:dict, # name -> list of histories, a seed each
     names = dict(coverage='coverage (%)', qd_score='QD score', best='best objective')
     for i, (name, each) in enumerate(histories.items()):
         for ax, column in zip(np.atleast_1d(axes), columns):
-            at, values = each[0].evaluations/1000, np.stack([h[column] for h in each])*(100 if column == 'coverage' else 1)
+            at, values = (each[0].evaluations/1000,
+                          np.stack([h[column] for h in each])*(100 if column == 'coverage' else 1))
             ax.plot(at, values.mean(0), color=PALETTE[i], ls=LINES[i % len(LINES)], label=name)
             ax.fill_between(at, values.min(0), values.max(0), color=PALETTE[i], alpha=.2, lw=0)
             ax.set(xlabel='evaluations (thousands)', ylabel=names.get(column, column))
-    fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc='outside upper center', ncols=len(histories), fontsize=8)
+    fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc='outside upper center',
+               ncols=len(histories), fontsize=8)
     return fig
 
 # %% ../nbs/04_qdgs.ipynb #b3f3213f
-def plain_loop(generator, objective, measures, text_image, config:SearchConfig|str='laptop', # as for `qdgs`; of emitters one
+def plain_loop(generator, objective, measures, text_image,
+               config:SearchConfig|str='laptop', # as for `qdgs`; of emitters one
                seed:int=0, device='auto') -> Illumination:
     "The search in the official code's style: one emitter, a forward and a backward pass for each gradient [Chang 2024, code]."
     config = replace(search_preset(config) if isinstance(config, str) else config, emitters=1)
     weights = config.margin_weight, config.regulariser_weight, config.rho
-    guide = PlainGuide(generator, text_image, objective, measures, config.form, *weights, device=device)
+    guide = PlainGuide(generator, text_image, objective, measures,
+                       config.form, *weights, device=device)
     return qdgs(None, None, None, config=config, seed=seed, guide=guide)
 
 # %% ../nbs/04_qdgs.ipynb #af3ab479
-def bench_qdgs(generator, objective, measures, text_image, config:SearchConfig|str='laptop', # as for `qdgs`
+def bench_qdgs(generator, objective, measures, text_image,
+               config:SearchConfig|str='laptop', # as for `qdgs`
                evaluations:int=7_920, seeds=range(5), # of each search; which
-               device='auto') -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
+               device='auto'
+              ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
     "Evaluations a second of a plain loop and of the search with one emitter and with all, in turn, and what each has found by then."
-    config = replace(search_preset(config) if isinstance(config, str) else config, evaluations=evaluations)
-    guides = [kind(generator, text_image, objective, measures, config.form, device=device) for kind in (PlainGuide, Guide, Guide)]
+    config = replace(search_preset(config) if isinstance(config, str) else config,
+                     evaluations=evaluations)
+    guides = [kind(generator, text_image, objective, measures, config.form, device=device)
+              for kind in (PlainGuide, Guide, Guide)]
     settled, runs, turn = settle(config, guides[1]), [], config.emitters*(config.batch_size + 1)
     with no_denormals():
         for seed in seeds:
-            three = [Search(g, replace(config, emitters=e), seed, settled) for g, e in zip(guides, (1, 1, config.emitters))]
+            three = [Search(g, replace(config, emitters=e), seed, settled)
+                     for g, e in zip(guides, (1, 1, config.emitters))]
             for s in three: s.guide.evaluate(s.draw(s.config.emitters, 'warm'), jacobian=True)
-            for mark in range(turn, turn*three[2].iterations + 1, turn): # equal numbers of images in each turn
+            # equal numbers of images in each turn
+            for mark in range(turn, turn*three[2].iterations + 1, turn):
                 for s in three:
                     while s.counts['evaluations'] < mark: s.iterate()
             runs.append([s.result().stats for s in three])
@@ -1118,15 +1322,19 @@ def bench_table(runs:list, # of three stats each: the plain loop, ours with one 
                 emitters:int, device:str) -> pd.DataFrame:
     "What the timing says; coverage and score with the 95% interval of their paired difference from the plain loop."
     of = lambda name: np.array([[s[name] for s in three] for three in runs])
-    names, wanted = ('plain loop', 'ours, 1 emitter', f'ours, {emitters} emitters'), 1.6 if device == 'cpu' else 8.
+    names, wanted = ('plain loop', 'ours, 1 emitter',
+                     f'ours, {emitters} emitters'), 1.6 if device == 'cpu' else 8.
     rates = of('evaluations_per_second')
-    rows = [(f'{name}, evaluations/s', r, '', '', '') for name, r in zip(names, np.median(rates, 0))]
+    rows = [(f'{name}, evaluations/s', r, '', '', '')
+            for name, r in zip(names, np.median(rates, 0))]
     for i in (1, 2):
         ratio = np.median(rates[:, i]/rates[:, 0])
-        rows.append((f'{names[i]} / plain loop', ratio, '', f'>= {wanted}' if i == 2 else '', ratio >= wanted if i == 2 else ''))
+        rows.append((f'{names[i]} / plain loop', ratio, '', f'>= {wanted}' if i == 2 else '',
+                     ratio >= wanted if i == 2 else ''))
     for what, both in (('coverage', of('coverage')), ('QD score a cell', of('norm_qd_score'))):
         rows.append((f'{what}, plain loop', both[:, 0].mean(), '', '', ''))
         for i in (1, 2):
             d = paired_seeds(both[:, 0], both[:, i])
-            rows.append((f'{what}, {names[i]} - plain loop', d.difference, f'{d.lo:+.3f} to {d.hi:+.3f}', 'not below', not d.hi < 0))
+            rows.append((f'{what}, {names[i]} - plain loop', d.difference,
+                         f'{d.lo:+.3f} to {d.hi:+.3f}', 'not below', not d.hi < 0))
     return pd.DataFrame(rows, columns=['measure', 'value', 'interval', 'wanted', 'reached'])

@@ -26,9 +26,12 @@ class ShapeClassifier(nn.Module):
     def __init__(self, width:int=16, # channels of the first convolution
                  size:int=128): # side of the images that it sees, px; a multiple of 8
         super().__init__()
-        if size % 8 or size < 8: raise ValueError(f'size={size}: the classifier halves its images three times; choose a multiple of 8')
+        if size % 8 or size < 8:
+            raise ValueError(f'size={size}: the classifier halves its images three times; '
+                             'choose a multiple of 8')
         self.width, self.size = width, size
-        self.conv1, self.conv2 = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 2*width, 3, padding=1)
+        self.conv1, self.conv2 = nn.Conv2d(3, width, 3,
+                                           padding=1), nn.Conv2d(width, 2*width, 3, padding=1)
         self.conv3 = nn.Conv2d(2*width, 4*width, 3, padding=1)
         self.fc1, self.fc2 = nn.Linear(4*width*(size//8)**2, 128), nn.Linear(128, 1)
     def forward(self, x:Tensor, # (n, 3, size, size), in [0, 1]
@@ -55,16 +58,18 @@ class RepairConfig:
                 raise ValueError(f'{k}={getattr(self, k)}: it must be above 0, and finite')
 
 # %% ../nbs/04a_repair.ipynb #91924b7e
-REPAIR_PRESETS = dict(paper=RepairConfig(), official=RepairConfig(augment='official'),
-                      laptop=RepairConfig(width=8, size=32, base_updates=160, tune_updates=160, batch_size=64),
-                      smoke=RepairConfig(width=4, size=16, base_updates=4, tune_updates=4, batch_size=32))
+REPAIR_PRESETS = dict(
+    paper=RepairConfig(), official=RepairConfig(augment='official'),
+    laptop=RepairConfig(width=8, size=32, base_updates=160, tune_updates=160, batch_size=64),
+    smoke=RepairConfig(width=4, size=16, base_updates=4, tune_updates=4, batch_size=32))
 
 # %% ../nbs/04a_repair.ipynb #614ab7ee
 def repair_preset(name:str, # paper, official, laptop, smoke
                   **changes, # fields of RepairConfig
                  ) -> RepairConfig:
     "Named settings with some fields changed; an unknown name or field is an error that lists the choices."
-    if name not in REPAIR_PRESETS: raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(REPAIR_PRESETS)}")
+    if name not in REPAIR_PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(REPAIR_PRESETS)}")
     known = RepairConfig.__dataclass_fields__
     unknown = [k for k in changes if k not in known]
     if unknown: raise ValueError(f"unknown setting {unknown[0]!r}: choose from {', '.join(known)}")
@@ -78,8 +83,9 @@ def as_inputs(images:Images, # of any size that is at least the classifier's
     "Pixels as the shape classifier sees them: averaged down to its size."
     if images.pixels.shape[1] != images.pixels.shape[2]:
         raise ValueError(f'images are {tuple(images.pixels.shape[1:3])} px, expected squares')
-    if images.size < size: raise ValueError(
-        f'images of {images.size} px are too small for a classifier that sees {size} px; draw larger ones')
+    if images.size < size:
+        raise ValueError(
+f'images of {images.size} px are too small for a classifier that sees {size} px; draw larger ones')
     as_float = lambda b: b.to(device).permute(0, 3, 1, 2).float()/255
     fit = lambda x: x if x.shape[-1] == size else F.interpolate(x, (size, size), mode='area')
     parts = [fit(as_float(b)) for b in images.pixels.split(1024)]
@@ -145,7 +151,8 @@ def unbroken(net:nn.Module, lr:float) -> nn.Module: # the same
 @torch.no_grad()
 def group_accuracy(net:ShapeClassifier, images:Images,
                    groups, # (n,) codes into GROUPS
-                   x:Tensor|None=None, # the same images as inputs, where they have been made already
+                   x:Tensor
+                   |None=None, # the same images as inputs, where they have been made already
                   ) -> np.ndarray: # (4,), 0 to 1; NaN where a group has no image
     "The share of each group that is labelled rightly; their mean is the paper's accuracy. [Chang 2024, figure 1; official eval()]"
     device, groups = next(net.parameters()).device, group_codes(images, groups)
@@ -174,7 +181,8 @@ def balanced_test(n:int=5000, # images, a quarter of each group
                  ) -> tuple: # (Images, groups)
     "A balanced set and its groups. [Chang 2024, section 4]"
     labels, blue = biased_labels(n, .5)
-    return shapes_set(n, .5, crop, size, generator_seed('balanced', seed)), (2*labels + blue).numpy()
+    return shapes_set(n, .5, crop, size,
+                      generator_seed('balanced', seed)), (2*labels + blue).numpy()
 
 # %% ../nbs/04a_repair.ipynb #b1681262
 def generator_seed(*keys) -> int: # below 2**31
@@ -182,9 +190,11 @@ def generator_seed(*keys) -> int: # below 2**31
     return int(generator(*keys).initial_seed() % 2**31)
 
 # %% ../nbs/04a_repair.ipynb #f1d952da
-ARMS = {'biased': 'the biased classifier, not fine-tuned', 'longer': 'as many updates more on the biased set',
+ARMS = {'biased': 'the biased classifier, not fine-tuned',
+        'longer': 'as many updates more on the biased set',
         'random': 'random samples', 'random-label': 'random samples, balanced by measured label',
-        'random-quadrant': 'random samples, balanced by both measures', 'random-archive': 'random samples put through the archive',
+        'random-quadrant': 'random samples, balanced by both measures',
+        'random-archive': 'random samples put through the archive',
         'qdgs': 'quality-diversity search', 'qdgs-tuned': 'the search with smaller steps',
         'generator-set': 'as many biased images as the generator saw',
         'balanced': 'real balanced images'}
@@ -196,12 +206,14 @@ def balanced_rows(codes, # (n,) what to balance by
                  ) -> np.ndarray: # sorted rows; a class that has too few gives all that it has, and the others share the rest
     "Rows with as equal numbers of each code as there are."
     if budget < 0: raise ValueError(f'budget={budget}: give the number of rows wanted, 0 or more')
-    codes = np.asarray(codes); order = np.random.default_rng(seed).permutation(len(codes))
+    codes = np.asarray(codes)
+    order = np.random.default_rng(seed).permutation(len(codes))
     have = {c: order[codes[order] == c] for c in np.unique(codes)}
     taken, left, rest = {}, min(budget, len(codes)), len(have)
     for c in sorted(have, key=lambda c: len(have[c])): # the rarest first
         taken[c] = have[c][:min(len(have[c]), -(-left//rest))]
-        left -= len(taken[c]); rest -= 1
+        left -= len(taken[c])
+        rest -= 1
     return np.sort(np.concatenate(list(taken.values()) or [order[:0]])).astype(np.int64)
 
 # %% ../nbs/04a_repair.ipynb #4b81c1c0
@@ -234,13 +246,16 @@ def fit_trials(plan:dict, # bias -> (the biased Images, its arms: name -> Images
         for b, t in progress(todo, desc='trials'):
             path = Path(folder)/f'b{b:g}-t{t}.json'
             if path.exists(): continue
-            save_json(path, one_trial(*plan[b], test, groups, config, generator_seed('trial', seed, b, t), device))
-    key = dict(plan={f'{b:g}': arms for b, arms in plan.items()}, test=test, groups=np.asarray(groups), config=config, trials=trials,
+            save_json(path, one_trial(*plan[b], test, groups, config,
+                                      generator_seed('trial', seed, b, t), device))
+    key = dict(plan={f'{b:g}': arms for b, arms in plan.items()}, test=test,
+               groups=np.asarray(groups), config=config, trials=trials,
                seed=seed, device=default_device(str(device)).type)
     folder = artefact('trials', make, key)
     rows = [(b, t, arm, acc) for b, t in todo
             for arm, acc in read_trial(folder/f'b{b:g}-t{t}.json', plan[b][1])]
-    return pd.DataFrame([dict(bias=b, trial=t, arm=arm, accuracy=np.mean(np.array(acc, float)), **dict(zip(GROUPS, acc)))
+    return pd.DataFrame([dict(bias=b, trial=t, arm=arm,
+                              accuracy=np.mean(np.array(acc, float)), **dict(zip(GROUPS, acc)))
                          for b, t, arm, acc in rows])
 
 # %% ../nbs/04a_repair.ipynb #52737299
@@ -269,36 +284,44 @@ def read_trial(path:Path, arms) -> list: # (name, accuracies by group) of 'biase
     return list(found.items())
 
 # %% ../nbs/04a_repair.ipynb #ad28c9f8
-def control_rows(labels, # (n,) measured labels of random samples: 0, 1, or -1 for those between the thresholds
-                 sides, # (n,) 0 or 1, which side of zero the other measure lies on
-                 good, # (n,) whether the objective reaches the floor
-                 budget:int, # rows for each control
-                 seed:int=0,
-                ) -> dict: # name -> sorted rows
+def control_rows(
+    labels, # (n,) measured labels of random samples: 0, 1, or -1 for those between the thresholds
+    sides, # (n,) 0 or 1, which side of zero the other measure lies on
+    good, # (n,) whether the objective reaches the floor
+    budget:int, # rows for each control
+    seed:int=0,
+   ) -> dict: # name -> sorted rows
     "The rows of random samples that each control takes [ours]."
     labels, sides, good = np.asarray(labels), np.asarray(sides, int), np.asarray(good)
     if not labels.shape == sides.shape == good.shape or good.dtype != bool:
         raise ValueError(f'labels {labels.shape}, sides {sides.shape}, good {good.shape} of '
                          f'{good.dtype}: expected one of each a sample, and good as booleans')
     any_of, fit = np.flatnonzero(labels >= 0), np.flatnonzero((labels >= 0) & good)
-    codes = {'random': np.zeros(len(any_of), int), 'random-label': labels[fit], 'random-quadrant': (2*labels + sides)[fit]}
-    return {name: (any_of if name == 'random' else fit)[balanced_rows(c, budget, seed)] for name, c in codes.items()}
+    codes = {'random': np.zeros(len(any_of), int), 'random-label': labels[fit],
+             'random-quadrant': (2*labels + sides)[fit]}
+    return {name: (any_of if name == 'random' else fit)[balanced_rows(c, budget, seed)]
+            for name, c in codes.items()}
 
 # %% ../nbs/04a_repair.ipynb #d1b41816
-def repair_arms(base:Images, # the biased set, for `longer`
-                pools:dict, # name -> ImageSet; `qdgs` is the search's, and its size is the ceiling's
-                crop:str='paper', seed:int=0, # of the real balanced images
-               ) -> dict: # name -> Images, in the order of ARMS
+def repair_arms(
+    base:Images, # the biased set, for `longer`
+    pools:dict, # name -> ImageSet; `qdgs` is the search's, and its size is the ceiling's
+    crop:str='paper', seed:int=0, # of the real balanced images
+   ) -> dict: # name -> Images, in the order of ARMS
     "The images of every arm. [qdgs, biased: Chang 2024; the controls: ours]"
     if 'qdgs' not in pools:
         raise ValueError(f"no pool 'qdgs' in {sorted(pools)}: the balanced arm is as large as that")
-    if unknown := set(pools) - set(ARMS): raise ValueError(f"unknown arm {', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}")
-    arms = {name: Images(p.gather(np.arange(len(p))), torch.as_tensor(np.array(p.labels)), p.classes) for name, p in pools.items()}
-    arms |= dict(longer=base, balanced=balanced_test(len(pools['qdgs']), crop, base.size, generator_seed('ceiling', seed))[0])
+    if unknown := set(pools) - set(ARMS):
+        raise ValueError(f"unknown arm {', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}")
+    arms = {name: Images(p.gather(np.arange(len(p))), torch.as_tensor(np.array(p.labels)),
+                         p.classes) for name, p in pools.items()}
+    arms |= dict(longer=base, balanced=balanced_test(len(pools['qdgs']), crop, base.size,
+                                                     generator_seed('ceiling', seed))[0])
     return {name: arms[name] for name in ARMS if name in arms}
 
 # %% ../nbs/04a_repair.ipynb #bf3a8086
-TOLERANT = LIMITS | dict(fit=.84, margin=.04, colour=.40, off=.60, spread=.60) # wider than for a clean drawing
+# wider than for a clean drawing
+TOLERANT = LIMITS | dict(fit=.84, margin=.04, colour=.40, off=.60, spread=.60)
 
 def composition(images:Images, # labelled by measures
                ) -> dict: # n, shares of the groups and of 'other', right, minority, evenness, clean; all but n from 0 to 1
@@ -307,6 +330,7 @@ def composition(images:Images, # labelled by measures
     known = seen[seen < 4]//2 == images.labels.numpy()[seen < 4]
     share = np.bincount(seen, minlength=5)/max(len(seen), 1)
     four = share[:4]/share[:4].sum() if share[:4].sum() else np.full(4, np.nan)
-    return dict(n=len(seen), **dict(zip([*GROUPS, 'other'], share)), right=float(known.mean()) if len(known) else np.nan,
+    return dict(n=len(seen), **dict(zip([*GROUPS, 'other'], share)),
+                right=float(known.mean()) if len(known) else np.nan,
                 minority=float(four[1] + four[2]), clean=float((strict < 4).mean()),
                 evenness=float(-(four*np.log(np.maximum(four, 1e-12))).sum()/np.log(4)))

@@ -23,12 +23,14 @@ from fastcore.basics import patch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from .core import (artefact, default_device, generator, load_checkpoint, load_json, load_model, name_of, progress,
+from .core import (artefact, default_device, generator, load_checkpoint,
+                          load_json, load_model, name_of, progress,
                           save_checkpoint, save_json, save_model)
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
-from .samplers import Scoring, sampler, score_pool, top_ranked
+from .samplers import Scoring, sampler, top_ranked
+from .scores import score_pool
 from .train import check_finite_state, no_denormals
 
 # %% ../nbs/03_rl.ipynb #20bfc811
@@ -39,7 +41,8 @@ class SmallNet(nn.Module):
                  hidden:int=64): # units of the first linear layer
         super().__init__()
         channels = [3, width, 2*width, 2*width]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=False) for a, b in zip(channels, channels[1:]))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=False)
+                                   for a, b in zip(channels, channels[1:]))
         self.norms = nn.ModuleList(nn.InstanceNorm2d(c, affine=True) for c in channels[1:])
         self.fc1, self.fc2 = nn.Linear(32*width, hidden), nn.Linear(hidden, outputs)
         for conv in self.convs: nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')
@@ -59,7 +62,8 @@ def stack_nets(nets:list, # of SmallNet, all of one shape
               ) -> dict: # name -> (m, ...), leaves that want gradients
     "The parameters of several networks, stacked [torch.func.stack_module_state, without the networks]."
     each = [dict(net.named_parameters()) for net in nets]
-    return {name: torch.stack([e[name].detach() for e in each]).requires_grad_() for name in each[0]}
+    return {name: torch.stack([e[name].detach() for e in each]).requires_grad_()
+            for name in each[0]}
 
 # %% ../nbs/03_rl.ipynb #7651eb85
 def children_forward(params:dict, # from `stack_nets`
@@ -71,19 +75,23 @@ def children_forward(params:dict, # from `stack_nets`
         x = F.conv2d(x, at(f'convs.{i}.weight'), None, 2, 1, groups=m if i else 1)
         x = F.relu(F.instance_norm(x, weight=at(f'norms.{i}.weight'), bias=at(f'norms.{i}.bias')))
     x = F.adaptive_avg_pool2d(x, 4).reshape(len(x), m, -1).transpose(0, 1)
-    linear = lambda h, fc: torch.baddbmm(params[f'{fc}.bias'][:, None], h, params[f'{fc}.weight'].transpose(1, 2))
+    linear = lambda h, fc: torch.baddbmm(params[f'{fc}.bias'][:, None], h,
+                                         params[f'{fc}.weight'].transpose(1, 2))
     h = F.relu(linear(x, 'fc1'))
     return h, linear(h, 'fc2')
 
 # %% ../nbs/03_rl.ipynb #a489a873
-def validation_pull(h:Tensor, # features of validation images, (m, v, hidden)
-                    y:Tensor, # their labels, (v,)
-                    prior:Tensor, # class frequencies, (k,)
-                         ) -> tuple[Tensor, Tensor]: # Newton step (m, k, hidden), the features' centre (m, 1, hidden)
+def validation_pull(
+    h:Tensor, # features of validation images, (m, v, hidden)
+    y:Tensor, # their labels, (v,)
+    prior:Tensor, # class frequencies, (k,)
+   ) -> tuple[Tensor, Tensor]: # Newton step (m, k, hidden), the features' centre (m, 1, hidden)
     "Where the images that judge would move a fresh last layer, measured in the covariance of the features [Ren 2018; Koh 2017]."
-    centre = h.mean(1, keepdim=True); z = h - centre
+    centre = h.mean(1, keepdim=True)
+    z = h - centre
     gradient = torch.matmul((F.one_hot(y, len(prior)) - prior).T, z)/len(y)
-    spread = z.transpose(1, 2)@z/len(y); ridge = spread.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-8)
+    spread = z.transpose(1, 2)@z/len(y)
+    ridge = spread.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-8)
     spread = spread + ridge[:, None, None]*torch.eye(h.shape[-1], device=h.device)
     return torch.linalg.solve(spread, gradient.transpose(1, 2)).transpose(1, 2), centre
 
@@ -92,7 +100,8 @@ def alignment(h:Tensor, # features of the images to be judged, (m, b, hidden)
               prior:Tensor, pull:Tensor, centre:Tensor, # as above
              ) -> Tensor: # (m, b), positive where the image helps
     "Credit: an image's gradient times the Newton step of the images that judge [Ren 2018; Koh 2017, eq. 2, at the last layer]."
-    error = (F.one_hot(y, len(prior)) - prior)/prior.clamp(min=1e-6) # a class that no image judges pulls nowhere
+    # a class that no image judges pulls nowhere
+    error = (F.one_hot(y, len(prior)) - prior)/prior.clamp(min=1e-6)
     return (torch.matmul(error, pull)*(h - centre)).sum(-1)
 
 # %% ../nbs/03_rl.ipynb #68eae802
@@ -100,10 +109,13 @@ def alignment(h:Tensor, # features of the images to be judged, (m, b, hidden)
 class RLConfig:
     "The settings of the selector [Bhattarai 2020; what it leaves out is ours]."
     reward: str = 'per-image' # 'sign' (the paper's), 'advantage' or 'per-image'
-    sees_label: bool = True # the policy sees the intended label; False: the image only, as in the paper
-    fraction: float|None = None # share of the real set that children train on; None: see `sized_for`
+    # the policy sees the intended label; False: the image only, as in the paper
+    sees_label: bool = True
+    # share of the real set that children train on; None: see `sized_for`
+    fraction: float|None = None
     ratio: float = 8. # synthetic images to choose from, as a multiple of those real ones
-    judge: str = 'rest' # what measures the reward: 'valid' (the paper's), or 'rest', other real training images
+    # what measures the reward: 'valid' (the paper's), or 'rest', other real training images
+    judge: str = 'rest'
     judges: int = 4096 # of those, at most
     episodes: int|None = None # updates of the policy; None: see `sized_for`
     children: int = 2 # children trained at once in an episode
@@ -126,19 +138,27 @@ REWARDS, JUDGES = ('sign', 'advantage', 'per-image'), ('rest', 'valid')
 def check_rl(config:RLConfig):
     "Refuse settings that cannot work."
     for name, known in (('reward', REWARDS), ('judge', JUDGES)):
-        if (value := getattr(config, name)) not in known: raise ValueError(f"{name}={value!r}: choose one of {', '.join(known)}")
-    for name in ('episodes', 'children', 'child_width', 'child_passes', 'child_batch', 'width', 'batch', 'window', 'judges'):
-        if (value := getattr(config, name)) is not None and value < 1: raise ValueError(f'{name} must be at least 1, got {value}')
-    for name, least in (('ratio', 1e-9), ('lr', 1e-9), ('child_lr', 1e-9), ('even', 0), ('value', 0)):
-        if not least <= getattr(config, name) < np.inf: raise ValueError(
-            f"{name} must be {'above 0' if least else 'at least 0'} and finite, got {getattr(config, name)}")
-    if config.crop is not None and config.crop < 16: raise ValueError(f'crop={config.crop}: the networks need 16 px at least')
+        if (value := getattr(config, name)) not in known:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(known)}")
+    for name in ('episodes', 'children', 'child_width', 'child_passes', 'child_batch',
+                 'width', 'batch', 'window', 'judges'):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ValueError(f'{name} must be at least 1, got {value}')
+    for name, least in (('ratio', 1e-9), ('lr', 1e-9),
+                        ('child_lr', 1e-9), ('even', 0), ('value', 0)):
+        if not least <= getattr(config, name) < np.inf:
+            raise ValueError(
+f"{name} must be {'above 0' if least else 'at least 0'} and finite, got {getattr(config, name)}")
+    if config.crop is not None and config.crop < 16:
+        raise ValueError(f'crop={config.crop}: the networks need 16 px at least')
     if config.fraction is not None and not 0 < config.fraction <= 1:
-        raise ValueError(f'fraction={config.fraction}: expected a share of the real set, above 0 and at most 1')
+        raise ValueError(f'fraction={config.fraction}: expected a share of the real set, '
+                         'above 0 and at most 1')
     if config.fraction == 1 and config.judge == 'rest':
         raise ValueError("fraction=1 leaves no real image to judge by; use judge='valid'")
     if config.reward == 'advantage' and config.children < 2:
-        raise ValueError("reward='advantage' compares the children of an episode: it needs at least 2")
+        raise ValueError("reward='advantage' compares the children of an episode: "
+                         "it needs at least 2")
 
 # %% ../nbs/03_rl.ipynb #02544a4b
 def rl_preset(name:str, # 'laptop' or 'paper'
@@ -146,11 +166,14 @@ def rl_preset(name:str, # 'laptop' or 'paper'
              ) -> RLConfig:
     "A named set of settings; what the paper does not say has our values."
     presets = dict(laptop={}, paper=dict(
-        reward='sign', sees_label=False, fraction=.01, judge='valid', episodes=500, children=1, child_width=32,
+        reward='sign', sees_label=False, fraction=.01, judge='valid',
+        episodes=500, children=1, child_width=32,
         child_passes=20, width=32, even=.01))
-    if name not in presets: raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
     if wrong := sorted(set(changes) - {f.name for f in fields(RLConfig)}):
-        raise ValueError(f"unknown setting {', '.join(wrong)}: the selector has {', '.join(f.name for f in fields(RLConfig))}")
+        raise ValueError(f"unknown setting {', '.join(wrong)}: the selector has "
+                         f"{', '.join(f.name for f in fields(RLConfig))}")
     return RLConfig(**presets[name] | changes)
 
 # %% ../nbs/03_rl.ipynb #68b1049c
@@ -167,22 +190,26 @@ class ChildTask:
     def __init__(self, images:Tensor, labels:Tensor, # uint8 (n, h, w, c), the real ones first; (n,)
                  judge:tuple[Tensor, Tensor], # uint8 (v, h, w, c), (v,)
                  n_real:int, k:int, config:RLConfig, device='cpu'): # real images, classes
-        self.images, self.labels, self.n_real, self.k, self.config = images.to(device), labels.to(device), n_real, k, config
+        self.images, self.labels, self.n_real, self.k, self.config = images.to(
+            device), labels.to(device), n_real, k, config
         self.judge, self.device = tuple(t.to(device) for t in judge), torch.device(device)
         self.prior = torch.bincount(self.judge[1], minlength=k).float()/len(self.judge[1])
     def look(self, images): return to_float(centre_crop(images, self.config.crop)).contiguous()
     def all_keep(self, keep): # (m, n_synthetic) -> (m, n): real images are always kept
-        return torch.cat([torch.ones(len(keep), self.n_real, device=self.device), keep.to(self.device)], 1)
+        return torch.cat([torch.ones(len(keep), self.n_real, device=self.device),
+                          keep.to(self.device)], 1)
     def starts(self, *key): # fresh children, all alike for 'advantage'
         same = self.config.reward == 'advantage'
-        return [fresh_net(self.k, self.config.child_width, *key, 0 if same else j, device=self.device)
+        return [fresh_net(self.k, self.config.child_width, *key,
+                          0 if same else j, device=self.device)
                 for j in range(self.config.children)]
 
 # %% ../nbs/03_rl.ipynb #6e8e1392
 @patch
 def batches(self:ChildTask, gen:torch.Generator): # yields update, updates in all, rows (b,)
     "The batches of a child's training: whole ones, in an order drawn anew in each pass."
-    n, b = len(self.labels), min(self.config.child_batch, len(self.labels)); each = n//b
+    n, b = len(self.labels), min(self.config.child_batch, len(self.labels))
+    each = n//b
     for p in range(self.config.child_passes):
         order = torch.randperm(n, generator=gen).to(self.device)
         for u in range(each): yield p*each + u, self.config.child_passes*each, order[u*b:(u + 1)*b]
@@ -198,20 +225,26 @@ def train(self:ChildTask, params:dict, # from `stack_nets`, changed in place
           gen:torch.Generator, # of the order
          ) -> Tensor|None: # credit of every synthetic image, (n_synthetic,), for 'per-image'
     "Train all children at once on the real images and on what each has kept."
-    keep, optimiser = self.all_keep(keep), torch.optim.Adam(params.values(), self.config.child_lr, fused=True)
+    keep, optimiser = self.all_keep(keep), torch.optim.Adam(params.values(),
+                                                            self.config.child_lr, fused=True)
     credit, seen = torch.zeros(2, len(self.labels), device=self.device)
     for update, updates, rows in self.batches(gen):
-        for group in optimiser.param_groups: group['lr'] = child_lr(update, updates, self.config.child_lr)
+        for group in optimiser.param_groups:
+            group['lr'] = child_lr(update, updates, self.config.child_lr)
         last = update - updates + updates//self.config.child_passes # counts from 0 in the last pass
         wanted = self.config.reward == 'per-image' and last >= 0
         if wanted and last % 4 == 0: pull = self.pull(params, gen)
         y, weight = self.labels[rows], keep[:, rows]
         h, logits = children_forward(params, self.look(self.images[rows]))
-        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(keep)), reduction='none').view_as(weight)
-        optimiser.zero_grad(); ((loss*weight).sum(1)/weight.sum(1).clamp(min=1)).sum().backward(); optimiser.step()
+        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(keep)),
+                               reduction='none').view_as(weight)
+        optimiser.zero_grad()
+        ((loss*weight).sum(1)/weight.sum(1).clamp(min=1)).sum().backward()
+        optimiser.step()
         if wanted:
             c = alignment(h.detach(), y, self.prior, *pull)
-            credit[rows] += (c/c.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)).mean(0); seen[rows] += 1
+            credit[rows] += (c/c.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)).mean(0)
+            seen[rows] += 1
     return (credit/seen.clamp(min=1))[self.n_real:] if self.config.reward == 'per-image' else None
 
 # %% ../nbs/03_rl.ipynb #e96def1f
@@ -225,7 +258,8 @@ def pull(self:ChildTask, params:dict, gen:torch.Generator) -> tuple: # see `vali
 
 @patch
 @torch.no_grad()
-def score(self:ChildTask, params:dict) -> tuple[Tensor, Tensor]: # mean class accuracy (m,), loss (m,)
+def score(self:ChildTask,
+          params:dict) -> tuple[Tensor, Tensor]: # mean class accuracy (m,), loss (m,)
     "How well each child does on the images that judge."
     x, y = self.judge
     logits = torch.cat([children_forward(params, self.look(part))[1] for part in x.split(512)], 1)
@@ -238,33 +272,47 @@ def score(self:ChildTask, params:dict) -> tuple[Tensor, Tensor]: # mean class ac
 def train_one(self:ChildTask, net:SmallNet, keep:Tensor, # (n_synthetic,)
               gen:torch.Generator) -> SmallNet: # trained
     "The plain loop: one child, on batches from which the dropped images have been taken out."
-    keep, optimiser = self.all_keep(keep[None])[0] > 0, torch.optim.Adam(net.parameters(), self.config.child_lr, fused=True)
+    keep, optimiser = (self.all_keep(keep[None])[0] > 0,
+                       torch.optim.Adam(net.parameters(), self.config.child_lr, fused=True))
     for update, updates, rows in self.batches(gen):
-        for group in optimiser.param_groups: group['lr'] = child_lr(update, updates, self.config.child_lr)
+        for group in optimiser.param_groups:
+            group['lr'] = child_lr(update, updates, self.config.child_lr)
         if not len(rows := rows[keep[rows]]): continue
         loss = F.cross_entropy(net(self.look(self.images[rows])), self.labels[rows])
-        optimiser.zero_grad(); loss.backward(); optimiser.step()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
     return net
 
 # %% ../nbs/03_rl.ipynb #00fe6376
-def bench_children(children:int=8, n_real:int=640, k:int=8, size:int=36, # children at once, real images, classes, pixels
-                   repeats:int=3, device='auto') -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
+def bench_children(children:int=8, n_real:int=640, k:int=8,
+                   size:int=36, # children at once, real images, classes, pixels
+                   repeats:int=3, device='auto'
+                  ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
     "Episodes (children trained) a second, in a batch and one at a time, in turn on the same random images."
     device, luck = default_device(str(device)), generator('bench children')
     pixels = torch.randint(0, 256, (9*n_real, size, size, 3), dtype=torch.uint8, generator=luck)
     config = RLConfig(reward='sign', children=children, child_passes=1, crop=size*8//9)
-    task = ChildTask(pixels, torch.arange(len(pixels)) % k, (pixels[:256], torch.arange(256) % k), n_real, k, config, device)
+    task = ChildTask(pixels, torch.arange(len(pixels)) % k,
+                     (pixels[:256], torch.arange(256) % k), n_real, k, config, device)
     keep = (torch.rand(children, 8*n_real, generator=luck) < .5).float().to(device)
     wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
-    def apart(): [task.train_one(net, keep[j], generator(0)) for j, net in enumerate(task.starts('bench'))]
+    def apart():
+        [task.train_one(net, keep[j], generator(0)) for j, net in enumerate(task.starts('bench'))]
     def together(): task.train(stack_nets(task.starts('bench')), keep, generator(0))
-    def clock(work): wait(); began = time.perf_counter(); work(); wait(); return children/(time.perf_counter() - began)
+    def clock(work):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        return children/(time.perf_counter() - began)
     with no_denormals(): rates = np.array([(clock(apart), clock(together)) for _ in range(repeats)])
     (one, many), ratio = np.median(rates, 0), np.median(rates[:, 1]/rates[:, 0])
     return pd.DataFrame([
         (f'children of {9*n_real:,} images one at a time, episodes/s', one, '', True),
         (f'{children} children in a batch, episodes/s', many, '', True),
-        ('in a batch / one at a time', ratio, '>= 1.3', ratio >= 1.3)], columns=['measure', 'value', 'wanted', 'reached'])
+        ('in a batch / one at a time', ratio, '>= 1.3', ratio >= 1.3)],
+                        columns=['measure', 'value', 'wanted', 'reached'])
 
 # %% ../nbs/03_rl.ipynb #b5b8b575
 class Policy:
@@ -273,26 +321,33 @@ class Policy:
                  classes:list, # names of the labels that it knows
                  crop:int, # what it sees, pixels
                  sees_label:bool=True): # or the image only
-        self.net, self.classes, self.crop, self.sees_label = net.eval(), list(classes), crop, sees_label
-    def __repr__(self): return f"Policy({len(self.classes)} classes, {self.crop} px{'' if self.sees_label else ', blind'})"
+        self.net, self.classes, self.crop, self.sees_label = net.eval(), list(
+            classes), crop, sees_label
+    def __repr__(self):
+        return f"Policy({len(self.classes)} classes, {self.crop} px{'' if self.sees_label else ', blind'})"
     def __call__(self, images:Tensor, labels:Tensor # uint8 (b, h, w, c), (b,)
                 ) -> tuple[Tensor, Tensor]: # logits of keeping (b,), values (b,)
         out = self.net(to_float(centre_crop(images, self.crop)).contiguous())
         if not self.sees_label: return out[:, 0], out[:, 1]
         k = len(self.classes)
-        return out.gather(1, labels[:, None]).squeeze(1), out.gather(1, k + labels[:, None]).squeeze(1)
+        return (out.gather(1, labels[:, None]).squeeze(1),
+                out.gather(1, k + labels[:, None]).squeeze(1))
 
 # %% ../nbs/03_rl.ipynb #6b576062
-def fresh_policy(classes:list, config:RLConfig, seed:int=0, device='cpu') -> Policy: # keeps every image with probability 0.5
+def fresh_policy(classes:list, config:RLConfig, seed:int=0,
+                 device='cpu') -> Policy: # keeps every image with probability 0.5
     "A policy before it has learned."
-    net = fresh_net(2*len(classes) if config.sees_label else 2, config.width, seed, 'policy', device=device)
-    nn.init.zeros_(net.fc2.weight); nn.init.zeros_(net.fc2.bias)
+    net = fresh_net(2*len(classes) if config.sees_label else 2,
+                    config.width, seed, 'policy', device=device)
+    nn.init.zeros_(net.fc2.weight)
+    nn.init.zeros_(net.fc2.bias)
     return Policy(net, classes, config.crop, config.sees_label)
 
 @patch
 def save(self:Policy, path:Path) -> Path: # where it was written
     "Write the policy as one safetensors file, atomically."
-    about = dict(classes=self.classes, crop=self.crop, sees_label=self.sees_label, width=self.net.convs[0].out_channels)
+    about = dict(classes=self.classes, crop=self.crop, sees_label=self.sees_label,
+                 width=self.net.convs[0].out_channels)
     return save_model(path, 'synthnb_policy', about, self.net)
 
 # %% ../nbs/03_rl.ipynb #9d9d4244
@@ -300,7 +355,8 @@ def save(self:Policy, path:Path) -> Path: # where it was written
 def load(cls:Policy, path:Path, # written by `save`
          device='cpu') -> Policy: # where its weights go
     "Read a policy; anything else than a policy's file is one clear error."
-    about, state = load_model(path, 'synthnb_policy', 'policy', f'{path} is not a policy that was saved by Policy.save')
+    about, state = load_model(path, 'synthnb_policy', 'policy',
+                              f'{path} is not a policy that was saved by Policy.save')
     width = about.pop('width')
     net = SmallNet(2*len(about['classes']) if about['sees_label'] else 2, width)
     net.load_state_dict(check_finite_state(state, path))
@@ -331,25 +387,31 @@ def actor_critic_loss(logits:Tensor, values:Tensor, # of a batch, (b,)
     log_prob = -F.binary_cross_entropy_with_logits(logits.expand_as(keep), keep, reduction='none')
     p = logits.sigmoid()
     entropy = -(p*F.logsigmoid(logits) + (1 - p)*F.logsigmoid(-logits)).mean()
-    actor, critic = -((rewards - values.detach())*log_prob).mean(), (rewards - values).square().mean()
+    actor, critic = (-((rewards - values.detach())*log_prob).mean(),
+                     (rewards - values).square().mean())
     even = -(F.logsigmoid(logits) + F.logsigmoid(-logits)).mean()/2
     return actor + config.value*critic + config.even*even, entropy
 
 # %% ../nbs/03_rl.ipynb #437a35d0
 def rl_rows(labels, n_pool:int, k:int, # the real labels, the pool's size, classes
             config:RLConfig, seed:int=0, # see `sized_for`
-            source=None, # the real row that each image of the pool was made from, int (n_pool,), where it was made from any
+            # the real row that each image of the pool was made from, int (n_pool,), where it was
+            # made from any
+            source=None,
            ) -> tuple: # sorted rows: real to train on, real that judge, synthetic to train on, other synthetic
     "The rows that the children may train on, those that judge them, and those that they never see."
     luck, labels, mine, judges = np.random.default_rng([seed, 3]), np.asarray(labels), [], []
     for c in range(k):
-        rows = luck.permutation(np.flatnonzero(labels == c)); most = len(rows) - (config.judge == 'rest')
+        rows = luck.permutation(np.flatnonzero(labels == c))
+        most = len(rows) - (config.judge == 'rest')
         rows, rest = np.split(rows, [min(max(1, round(config.fraction*len(rows))), most)])
         if source is not None: rest = rest[:(len(rest) + 1)//2]
-        mine.append(rows); judges.append(rest[:max(1, round(config.judges*len(rest)/max(len(labels), 1)))])
+        mine.append(rows)
+        judges.append(rest[:max(1, round(config.judges*len(rest)/max(len(labels), 1)))])
     real, judges = (np.sort(np.concatenate(rows)) for rows in (mine, judges))
     order = luck.permutation(n_pool)
-    if source is not None and config.judge == 'rest': order = order[~np.isin(np.asarray(source)[order], judges)]
+    if source is not None and config.judge == 'rest':
+        order = order[~np.isin(np.asarray(source)[order], judges)]
     synthetic = np.sort(order[:round(config.ratio*len(real))])
     return real, judges, synthetic, np.setdiff1d(np.arange(n_pool), synthetic)
 
@@ -357,29 +419,40 @@ def rl_rows(labels, n_pool:int, k:int, # the real labels, the pool's size, class
 def check_rl_sets(real:ImageSet, valid:ImageSet, pool:ImageSet, config:RLConfig):
     "Refuse sets that do not fit together, and classes that cannot be learned or judged."
     for name, other in (('validation set', valid), ('pool', pool)):
-        if list(other.classes) != list(real.classes): raise ValueError(
-            f'the {name} has the classes {list(other.classes)}, the real set {list(real.classes)}: the same in the same order are needed')
-        if other.size != real.size: raise ValueError(f'the {name} has {other.size} px, the real set {real.size} px')
-    if config.crop > real.size: raise ValueError(f'a crop of {config.crop} px does not fit images of {real.size} px')
+        if list(other.classes) != list(real.classes):
+            raise ValueError(f'the {name} has the classes {list(other.classes)}, the real set '
+                             f'{list(real.classes)}: the same in the same order are needed')
+        if other.size != real.size:
+            raise ValueError(f'the {name} has {other.size} px, the real set {real.size} px')
+    if config.crop > real.size:
+        raise ValueError(f'a crop of {config.crop} px does not fit images of {real.size} px')
     need = 2 if config.judge == 'rest' else 1
-    if (few := np.flatnonzero(real.counts < need)).size: raise ValueError(
-        f"the real set has {', '.join(f'{real.counts[c]} of {real.classes[c]}' for c in few)}: the selector needs {need} images of each "
-        f"class at least{', one to train on and one to judge by' if need == 2 else ''}; merge or drop the class")
-    if config.judge == 'valid' and (none := np.flatnonzero((valid.counts == 0) & (pool.counts > 0))).size: raise ValueError(
-        f"no validation image of {', '.join(real.classes[c] for c in none)}, of which the pool has some: the reward cannot judge them")
+    if (few := np.flatnonzero(real.counts < need)).size:
+        raise ValueError(
+            f"the real set has {', '.join(f'{real.counts[c]} of {real.classes[c]}' for c in few)}: "
+            f"the selector needs {need} images of each "
+            f"class at least{', one to train on and one to judge by' if need == 2 else ''}; merge "
+            "or drop the class")
+    if (config.judge == 'valid'
+        and (none := np.flatnonzero((valid.counts == 0) & (pool.counts > 0))).size):
+        raise ValueError(f"no validation image of {', '.join(real.classes[c] for c in none)}, of "
+                         "which the pool has some: the reward cannot judge them")
     if not len(pool): raise ValueError('the pool is empty: there is nothing to select')
 
 # %% ../nbs/03_rl.ipynb #bbcd8bea
 class PolicyTraining:
     "A policy in the making, and what is needed to go on with it [Bhattarai 2020, Reinforcement Learning]."
-    def __init__(self, real:ImageSet, valid:ImageSet, pool:ImageSet, config:RLConfig, seed:int, device):
+    def __init__(self, real:ImageSet, valid:ImageSet, pool:ImageSet,
+                 config:RLConfig, seed:int, device):
         self.config, self.seed, self.device = sized_for(config, len(real), real.size), seed, device
         check_rl_sets(real, valid, pool, self.config)
-        source = pool.column('source') if 'source' in pool.columns() else None; k = len(real.classes)
+        source = pool.column('source') if 'source' in pool.columns() else None
+        k = len(real.classes)
         mine, rest, synthetic, _ = rl_rows(real.labels, len(pool), k, self.config, seed, source)
         images = torch.cat([real.gather(mine), pool.gather(synthetic)])
         labels = torch.from_numpy(np.concatenate([real.labels[mine], pool.labels[synthetic]]))
-        judges, rows = (real, rest) if self.config.judge == 'rest' else (valid, np.arange(len(valid)))
+        judges, rows = (real,
+                        rest) if self.config.judge == 'rest' else (valid, np.arange(len(valid)))
         judge = judges.gather(rows), torch.from_numpy(judges.labels[rows])
         self.task = ChildTask(images, labels, judge, len(mine), k, self.config, device)
         self.images, self.labels = self.task.images[len(mine):], self.task.labels[len(mine):]
@@ -389,17 +462,20 @@ class PolicyTraining:
 
 # %% ../nbs/03_rl.ipynb #e5ae0115
 @patch
-def rewards(self:PolicyTraining, keep:Tensor, scores:Tensor, losses:Tensor, credit:Tensor|None) -> Tensor: # (m, n)
+def rewards(self:PolicyTraining, keep:Tensor, scores:Tensor, losses:Tensor,
+            credit:Tensor|None) -> Tensor: # (m, n)
     "What each decision has earned."
     if self.config.reward == 'per-image': return image_rewards(keep, credit)
-    each = group_rewards(losses) if self.config.reward == 'advantage' else sign_rewards(scores, self.scores, self.config.window)
+    each = (group_rewards(losses) if self.config.reward == 'advantage'
+            else sign_rewards(scores, self.scores, self.config.window))
     return each[:, None].expand_as(keep)
 
 @patch
 @torch.no_grad()
 def probabilities(self:PolicyTraining) -> Tensor: # (n,)
     "The keep-probability of every synthetic image that it learns on."
-    return torch.cat([self.policy(x, y)[0] for x, y in zip(self.images.split(512), self.labels.split(512))]).sigmoid()
+    return torch.cat([self.policy(x, y)[0]
+                      for x, y in zip(self.images.split(512), self.labels.split(512))]).sigmoid()
 
 # %% ../nbs/03_rl.ipynb #f2186bf2
 @patch
@@ -412,27 +488,37 @@ def episode(self:PolicyTraining) -> dict: # the row of the history
     credit = self.task.train(params, keep, gen)
     scores, losses = self.task.score(params)
     rewards = self.rewards(keep, scores, losses, credit)
-    if not (torch.isfinite(rewards).all() and torch.isfinite(losses).all()): raise ValueError(
-        f'the reward is not a number in episode {self.done}: the children diverged (losses {losses.tolist()}). '
-        f'Try a smaller child_lr than {self.config.child_lr:g}')
+    if not (torch.isfinite(rewards).all() and torch.isfinite(losses).all()):
+        raise ValueError(
+            f'the reward is not a number in episode {self.done}: the children diverged (losses '
+            f'{losses.tolist()}). Try a smaller child_lr than {self.config.child_lr:g}')
     entropy = self.improve(keep, rewards, gen)
-    self.scores = (self.scores + [scores.mean().item()])[-self.config.window:]; self.done += 1
-    row = dict(episode=self.done, reward=rewards.mean().item(), score=scores.mean().item(), loss=losses.mean().item(),
+    self.scores = (self.scores + [scores.mean().item()])[-self.config.window:]
+    self.done += 1
+    row = dict(episode=self.done, reward=rewards.mean().item(),
+               score=scores.mean().item(), loss=losses.mean().item(),
                entropy=entropy, kept=p.mean().item(), cpu_seconds=time.process_time() - began)
     self.history.append(row)
     return row
 
 # %% ../nbs/03_rl.ipynb #0309631e
 @patch
-def improve(self:PolicyTraining, keep:Tensor, rewards:Tensor, gen:torch.Generator) -> float: # mean entropy
+def improve(self:PolicyTraining, keep:Tensor, rewards:Tensor,
+            gen:torch.Generator) -> float: # mean entropy
     "One pass of the policy over what it decided; gradients are clipped to norm 1, the learning rate falls to zero."
     net, entropies = self.policy.net, []
-    for group in self.optimiser.param_groups: group['lr'] = self.config.lr*(1 - self.done/self.config.episodes)
-    for rows in torch.randperm(len(self.labels), generator=gen).to(keep.device).split(self.config.batch):
+    for group in self.optimiser.param_groups:
+        group['lr'] = self.config.lr*(1 - self.done/self.config.episodes)
+    for rows in torch.randperm(len(self.labels),
+                               generator=gen).to(keep.device).split(self.config.batch):
         logits, values = self.policy(self.images[rows], self.labels[rows])
-        loss, entropy = actor_critic_loss(logits, values, keep[:, rows], rewards[:, rows], self.config)
-        self.optimiser.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.); self.optimiser.step(); entropies.append(entropy.detach())
+        loss, entropy = actor_critic_loss(logits, values,
+                                          keep[:, rows], rewards[:, rows], self.config)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        self.optimiser.step()
+        entropies.append(entropy.detach())
     return torch.stack(entropies).mean().item()
 
 # %% ../nbs/03_rl.ipynb #5cfc437c
@@ -440,17 +526,20 @@ def improve(self:PolicyTraining, keep:Tensor, rewards:Tensor, gen:torch.Generato
 def save(self:PolicyTraining, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically."
     save_checkpoint(path, dict(name=name, done=self.done, scores=self.scores, history=self.history,
-                               policy=self.policy.net.state_dict(), optimiser=self.optimiser.state_dict()))
+                               policy=self.policy.net.state_dict(),
+                               optimiser=self.optimiser.state_dict()))
 
 @patch
 def resume(self:PolicyTraining, path:Path, name:str):
     "Go on from a checkpoint if there is one."
     if not path.exists(): return
     state = load_checkpoint(path, self.device)
-    if state.get('name') != name: raise ValueError(
-        f'{path} belongs to a selector with other settings, seed or images; give another folder, or delete it')
+    if state.get('name') != name:
+        raise ValueError(f'{path} belongs to a selector with other settings, seed or images; give '
+                         'another folder, or delete it')
     self.done, self.scores, self.history = (state[k] for k in ('done', 'scores', 'history'))
-    self.policy.net.load_state_dict(state['policy']); self.optimiser.load_state_dict(state['optimiser'])
+    self.policy.net.load_state_dict(state['policy'])
+    self.optimiser.load_state_dict(state['optimiser'])
 
 # %% ../nbs/03_rl.ipynb #91c62c01
 def named_pool(pool:ImageSet) -> list: # for `core.name_of`
@@ -458,22 +547,29 @@ def named_pool(pool:ImageSet) -> list: # for `core.name_of`
     return [pool, pool.column('source') if 'source' in pool.columns() else None]
 
 # %% ../nbs/03_rl.ipynb #da5bdbae
-def train_policy(real:ImageSet, valid:ImageSet, pool:ImageSet, # real training images, validation images, synthetic ones
+def train_policy(real:ImageSet, valid:ImageSet,
+                 pool:ImageSet, # real training images, validation images, synthetic ones
                  config:RLConfig|None=None, # default: RLConfig()
-                 *, folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
+                 *,
+                 folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
                  seed:int=0, device='auto', # see core.default_device
                  save_every:float=20., # seconds between checkpoints
                 ) -> tuple[Policy, pd.DataFrame]: # the policy; a row an episode: reward, score 0-1, loss and entropy in nats, kept 0-1
     "Train the selector; interrupted or not, the same settings, seed and images give the same [Bhattarai 2020, Reinforcement Learning]."
     run = PolicyTraining(real, valid, pool, config or RLConfig(), seed, default_device(str(device)))
-    name = name_of('policy training', train_policy, [run.config, seed, real, valid, *named_pool(pool)])
+    name = name_of('policy training', train_policy,
+                   [run.config, seed, real, valid, *named_pool(pool)])
     path, saved, total = Path(folder or '.')/'training.pt', time.time(), run.config.episodes
     if folder: run.resume(path, name)
-    with no_denormals(), progress(total=total, initial=run.done, desc=f'selector, {run.config.reward}') as bar:
+    with no_denormals(), progress(total=total, initial=run.done,
+                                  desc=f'selector, {run.config.reward}') as bar:
         while run.done < total:
             row = run.episode()
-            bar.update(); bar.set_postfix(score=f"{row['score']:.3f}", kept=f"{row['kept']:.2f}")
-            if folder and (time.time() - saved > save_every or run.done == total): run.save(path, name); saved = time.time()
+            bar.update()
+            bar.set_postfix(score=f"{row['score']:.3f}", kept=f"{row['kept']:.2f}")
+            if folder and (time.time() - saved > save_every or run.done == total):
+                run.save(path, name)
+                saved = time.time()
     return run.policy, pd.DataFrame(run.history)
 
 # %% ../nbs/03_rl.ipynb #55cbf20f
@@ -484,12 +580,14 @@ def planted_pool(n:int, size:int=36, # drawn faces, pixels
     if not 0 <= noise <= 1: raise ValueError(f'noise={noise}: expected a share, 0 to 1')
     faces = drawn_set(n, size, 'downsampled', seed, 'planted')
     luck, labels = np.random.default_rng([seed, 5]), faces.labels.copy()
-    moved = luck.random(n) < noise; labels[moved] = luck.permutation(labels[moved])
+    moved = luck.random(n) < noise
+    labels[moved] = luck.permutation(labels[moved])
     def make(folder):
         out = ImageSetWriter(folder, n, size, faces.classes)
         right = (labels == faces.labels).astype(np.int8)
         for at, images in faces.batches(2048, start=out.done):
-            rows = slice(at, at + len(images)); out.write(images.numpy(), labels[rows], truth=right[rows])
+            rows = slice(at, at + len(images))
+            out.write(images.numpy(), labels[rows], truth=right[rows])
         out.close()
     return ImageSet(artefact('planted', make, dict(faces=faces, noise=noise, seed=seed)))
 
@@ -507,14 +605,19 @@ def fit_policy(scoring:Scoring, # the pool, the real and the validation set, see
                config:RLConfig|None=None, # default: that of the scoring, or RLConfig()
               ) -> tuple[Policy, Path]: # the policy, and the artefact's folder with its history.csv
     "Train the selector of a pool, or load the one that was trained so before [Bhattarai 2020, Reinforcement Learning]."
-    device = default_device(str(scoring.device)); real, valid, pool = scoring.real, scoring.valid, scoring.pool
+    device = default_device(str(scoring.device))
+    real, valid, pool = scoring.real, scoring.valid, scoring.pool
     config = config or scoring.selector or RLConfig()
-    config = sized_for(replace(config, crop=config.crop or scoring.recipe.get('crop')), len(real), real.size)
+    config = sized_for(replace(config, crop=config.crop or scoring.recipe.get('crop')),
+                       len(real), real.size)
     check_rl_sets(real, valid, pool, config)
     def make(folder):
-        policy, history = train_policy(real, valid, pool, config, folder=folder, seed=scoring.seed, device=device)
-        policy.save(folder/'policy.safetensors'); history.to_csv(folder/'history.csv', index=False)
-    named = dict(real=real, valid=valid, pool=named_pool(pool), seed=scoring.seed, device=device.type)
+        policy, history = train_policy(real, valid, pool, config, folder=folder,
+                                       seed=scoring.seed, device=device)
+        policy.save(folder/'policy.safetensors')
+        history.to_csv(folder/'history.csv', index=False)
+    named = dict(real=real, valid=valid, pool=named_pool(pool),
+                 seed=scoring.seed, device=device.type)
     folder = artefact('policy', make, named | dict(config=asdict(config)))
     return Policy.load(folder/'policy.safetensors', device), folder
 
@@ -522,17 +625,20 @@ def fit_policy(scoring:Scoring, # the pool, the real and the validation set, see
 def keep_column(scoring:Scoring, config:RLConfig|None=None) -> str: # 'keep'
     "The pool's column of keep-probabilities, 0 to 1, made where it is missing [Bhattarai 2020, Reinforcement Learning]."
     policy, _ = fit_policy(scoring, config)
-    score_pool(scoring.pool, 'keep', keep_probability(policy, scoring.device), device=scoring.device)
+    score_pool(scoring.pool, 'keep',
+               keep_probability(policy, scoring.device), device=scoring.device)
     return 'keep'
 
 HOW = "score_pool(pool, 'keep', keep_probability(policy)), with the policy of fit_policy(scoring)"
 
-@sampler('rl', needs='keep', source='[Bhattarai 2020, Reinforcement Learning]', how=HOW, make=keep_column, decides=True)
+@sampler('rl', needs='keep', source='[Bhattarai 2020, Reinforcement Learning]',
+         how=HOW, make=keep_column, decides=True)
 def rl_sampler(scores, labels, budget, *, quota, seed):
     "Keep what the policy would rather keep than drop; it decides how many [Bhattarai 2020, Reinforcement Learning]."
     return np.flatnonzero(np.asarray(scores) > .5)
 
-@sampler('rl-top', needs='keep', source='[Bhattarai 2020, Reinforcement Learning], at a budget', how=HOW, make=keep_column)
+@sampler('rl-top', needs='keep',
+         source='[Bhattarai 2020, Reinforcement Learning], at a budget', how=HOW, make=keep_column)
 def rl_top_sampler(scores, labels, budget, *, quota, seed):
     "Keep the images of each class that the policy would keep most."
     return top_ranked(scores, labels, quota, budget, seed)
@@ -541,23 +647,33 @@ def rl_top_sampler(scores, labels, budget, *, quota, seed):
 def planted_trial(seed:int, config:RLConfig, # the settings to try
                   n_real:int=3200, n_valid:int=400, n_pool:int=9600, # images
                   size:int=36, noise:float=.35, # pixels, share of permuted labels
-                  device='auto') -> dict: # auc, kept, right (share among the kept), cpu_seconds, history
+                  device='auto'
+                 ) -> dict: # auc, kept, right (share among the kept), cpu_seconds, history
     "Train a policy on a pool with planted wrong labels; judge it on rows that it has not seen [ours]."
-    real, valid = (drawn_set(n, size, 'downsampled', seed, name) for n, name in ((n_real, 'train'), (n_valid, 'valid')))
+    real, valid = (drawn_set(n, size, 'downsampled', seed, name)
+                   for n, name in ((n_real, 'train'), (n_valid, 'valid')))
     pool, config = planted_pool(n_pool, size, noise, seed), sized_for(config, n_real, size)
-    unseen, device = rl_rows(real.labels, n_pool, len(real.classes), config, seed)[3], default_device(str(device))
-    if not len(unseen): raise ValueError(f'n_pool={n_pool} leaves no image that the policy has not seen; take more')
+    unseen, device = rl_rows(real.labels, n_pool, len(real.classes), config,
+                             seed)[3], default_device(str(device))
+    if not len(unseen):
+        raise ValueError(f'n_pool={n_pool} leaves no image that the policy has not seen; take more')
     def make(folder):
-        policy, history = train_policy(real, valid, pool, config, folder=folder, seed=seed, device=device)
+        policy, history = train_policy(real, valid, pool, config,
+                                       folder=folder, seed=seed, device=device)
         score, p = keep_probability(policy, device), []
         for rows in np.array_split(unseen, -(-len(unseen)//512)):
-            where, labels = next(policy.net.parameters()).device, torch.from_numpy(pool.labels[rows])
-            with torch.no_grad(): p.append(score(pool.gather(rows).to(where), labels.to(where), rows).cpu().numpy())
-        p, right = np.concatenate(p), pool.column('truth')[unseen]; policy.save(folder/'policy.safetensors')
+            where, labels = (next(policy.net.parameters()).device,
+                             torch.from_numpy(pool.labels[rows]))
+            with torch.no_grad():
+                p.append(score(pool.gather(rows).to(where), labels.to(where), rows).cpu().numpy())
+        p, right = np.concatenate(p), pool.column('truth')[unseen]
+        policy.save(folder/'policy.safetensors')
         save_json(folder/'trial.json', dict(
-            auc=roc_auc_score(right, p), kept=(p > .5).mean(), right=right[p > .5].mean() if (p > .5).any() else None, unseen=len(p),
+            auc=roc_auc_score(right, p), kept=(p > .5).mean(),
+            right=right[p > .5].mean() if (p > .5).any() else None, unseen=len(p),
             cpu_seconds=history.cpu_seconds.sum(), history=history.to_dict('list')))
-    names = dict(real=real, pool=pool, valid=valid, config=asdict(config), seed=seed, device=device.type)
+    names = dict(real=real, pool=pool, valid=valid, config=asdict(config),
+                 seed=seed, device=device.type)
     folder = artefact('planted-trial', make, names, quiet=True)
     return load_json(folder/'trial.json') | dict(folder=folder)
 
@@ -570,7 +686,9 @@ def trial_table(trials:dict, # name -> list of `planted_trial`, a seed each
     for name, each in trials.items():
         of = lambda key: np.array([t[key] for t in each], float)
         mean, lo, hi = seed_interval(of('auc'))
-        rows.append({'reward': name, 'seeds': len(each), 'AUC': mean, 'lo': lo, 'hi': hi, 'kept, %': 100*of('kept').mean(),
-                     'right among the kept, %': 100*np.nanmean(of('right')), 'CPU s a seed': of('cpu_seconds').mean(),
+        rows.append({'reward': name, 'seeds': len(each), 'AUC': mean, 'lo': lo, 'hi': hi,
+                     'kept, %': 100*of('kept').mean(),
+                     'right among the kept, %': 100*np.nanmean(of('right')),
+                     'CPU s a seed': of('cpu_seconds').mean(),
                      'works': bool(mean >= wanted and lo > .5)})
     return pd.DataFrame(rows)

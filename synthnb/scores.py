@@ -23,7 +23,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, load_json, name_of, progress, save_json, waiting_lock
-from .data import ArrayFile, ImageSet, ImageSetWriter, centre_crop, npy_header, row_numbers, to_float
+from .data import (ArrayFile, ImageSet, ImageSetWriter, centre_crop,
+                          npy_header, row_numbers, to_float)
 from .train import PLAIN, Classifier, classifier_net, normalise
 
 # %% ../nbs/01a_scores.ipynb #fb8a52c6
@@ -38,8 +39,9 @@ def as_scores(scores, # (n,): floats, whole numbers or booleans
         scores = (scores.float() if scores.dtype == torch.bfloat16 else scores).numpy()
     given = np.asarray(scores)
     if given.dtype.kind not in 'biuf' or given.ndim != 1 or n not in (None, len(given)):
-        raise ValueError(f"{what}: {given.dtype} of shape {given.shape}; expected one number (float, int "
-                         f"or bool) an image, so the shape ({'n' if n is None else n},)")
+        raise ValueError(f"{what}: {given.dtype} of shape {given.shape}; "
+                         "expected one number (float, int or bool) an image, so the shape "
+                         f"({'n' if n is None else n},)")
     if np.ma.is_masked(scores):
         raise ValueError(f'{what}: some are masked; fill them, with NaN where there is no score')
     wide = given.dtype.itemsize > (2 if given.dtype.kind in 'iu' else 8) # may lose digits
@@ -64,11 +66,14 @@ class ScoreColumn:
     def __init__(self, pool:ImageSet, column:str, key:str|None, batch_size:int, resume:bool=True):
         folder = pool.folder/'columns'
         self.final, self.record, self.part, self.note = (
-            folder/name for name in (f'{column}.npy', f'{column}.json', f'.{column}.part.npy', f'.{column}.part.json'))
+            folder/name for name in (f'{column}.npy', f'{column}.json',
+                                     f'.{column}.part.npy', f'.{column}.part.json'))
         self.plan = dict(key=key, batch_size=batch_size, n=len(pool), pool=pool.fingerprint)
-        found = load_json(self.note) if key and resume and self.note.exists() and self.part.exists() else {}
+        found = (load_json(self.note) if key and resume and self.note.exists()
+                 and self.part.exists() else {})
         same = all(found.get(k) == v for k, v in self.plan.items())
-        self.done, self.not_finite, self.seconds = (found[k] if same else 0 for k in ('done', 'not_finite', 'seconds'))
+        self.done, self.not_finite, self.seconds = (found[k] if same else 0
+                                                    for k in ('done', 'not_finite', 'seconds'))
         self.file = ArrayFile(self.part, None if same else (len(pool),), np.float32)
 
     def write(self, scores:np.ndarray, seconds:float): # float32 (b,), and what they took
@@ -76,7 +81,8 @@ class ScoreColumn:
         self.file.write(self.done, scores)
         self.done, self.seconds = self.done + len(scores), round(self.seconds + seconds, 3)
         self.not_finite += int((~np.isfinite(scores)).sum())
-        save_json(self.note, self.plan | dict(done=self.done, not_finite=self.not_finite, seconds=self.seconds))
+        save_json(self.note, self.plan
+                  | dict(done=self.done, not_finite=self.not_finite, seconds=self.seconds))
 
 # %% ../nbs/01a_scores.ipynb #380fabfb
 @patch
@@ -85,11 +91,13 @@ def finish(self:ScoreColumn, about:dict) -> dict: # the column's record
     save_json(self.record, dict(key=None))
     os.replace(self.part, self.final)
     record = self.plan | dict(not_finite=self.not_finite, seconds=self.seconds, about=about)
-    save_json(self.record, record); self.note.unlink(missing_ok=True)
+    save_json(self.record, record)
+    self.note.unlink(missing_ok=True)
     return record
 
 # %% ../nbs/01a_scores.ipynb #8608770f
-def column_record(pool:ImageSet, column:str) -> dict: # empty where score_pool did not make the column
+def column_record(pool:ImageSet,
+                  column:str) -> dict: # empty where score_pool did not make the column
     "What made a column of scores: key, images, scores that are not finite, seconds."
     path = pool.folder/'columns'/f'{column}.json'
     return load_json(path) if path.exists() else {}
@@ -97,7 +105,9 @@ def column_record(pool:ImageSet, column:str) -> dict: # empty where score_pool d
 # %% ../nbs/01a_scores.ipynb #31ee76b3
 def score_pool(pool:ImageSet, # the images to score
                column:str, # name of the column of scores
-               fn:Callable, # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,), higher is better
+               # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,), higher is
+               # better
+               fn:Callable,
                key:str|None=None, # names what fn computes; default: fn.key, where it has one
                batch_size:int=512, device='auto', # where the batches are put
                resume:bool=True, # reuse what the same key has made; False scores anew
@@ -108,32 +118,37 @@ def score_pool(pool:ImageSet, # the images to score
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
         record = column_record(pool, column)
         if resume and key and record.get('key') == key and record['pool'] == pool.fingerprint:
-            print(f'{column:<12} {key}  reused'); return record
+            print(f'{column:<12} {key}  reused')
+            return record
         out = ScoreColumn(pool, column, key, batch_size, resume)
         resumed = f', resumed at {out.done:,}' if out.done else ''
         stream_scores(pool, fn, out, batch_size, default_device(str(device)), f'score {column}')
         record = out.finish(getattr(fn, 'about', {}))
-    print(f"{column:<12} {key or 'without key'}  {n:,} images in {record['seconds']:.1f} s{resumed}")
-    if record['not_finite']: warnings.warn(f"{record['not_finite']:,} of {n:,} scores in {column!r} are not finite", stacklevel=2)
+    print(f"{column:<12} {key or 'without key'}  {n:,} images in "
+          f"{record['seconds']:.1f} s{resumed}")
+    if record['not_finite']:
+        warnings.warn(f"{record['not_finite']:,} of {n:,} scores in {column!r} are "
+                      "not finite", stacklevel=2)
     return record
 
 # %% ../nbs/01a_scores.ipynb #9a181a59
 def check_scoring(pool:ImageSet, column:str, fn:Callable):
     "Refuse to overwrite a column that is no score, and a classifier whose classes are not the pool's."
     if column in pool.columns() and not column_record(pool, column):
-        raise ValueError(f'the pool has a column {column!r} that was not made by scoring; choose another name for the score')
+        raise ValueError(f'the pool has a column {column!r} that was not made by scoring; choose '
+                         'another name for the score')
     theirs = getattr(fn, 'classes', None)
     if theirs is not None and list(theirs) != list(pool.classes):
-        raise ValueError(f'the classifier knows {list(theirs)}, the pool has {list(pool.classes)}: the same classes in the '
-                         'same order are needed')
+        raise ValueError(f'the classifier knows {list(theirs)}, the pool has {list(pool.classes)}: '
+                         'the same classes in the same order are needed')
 
 # %% ../nbs/01a_scores.ipynb #2e8c7b55
 def check_returned(scores, n:int): # as a score function returned them, for n images
     "Refuse what is not a tensor of one real number an image."
     if not isinstance(scores, torch.Tensor) or scores.is_complex() or tuple(scores.shape) != (n,):
         kind = getattr(scores, 'dtype', type(scores).__name__)
-        raise ValueError(f'the score function returned {kind} of shape {tuple(np.shape(scores))} for '
-                         f'{n} images; expected a tensor of numbers, ({n},)')
+        raise ValueError(f'the score function returned {kind} of shape {tuple(np.shape(scores))} '
+                         f'for {n} images; expected a tensor of numbers, ({n},)')
 
 # %% ../nbs/01a_scores.ipynb #4d06569e
 def float_scores(scores:torch.Tensor, # (b,)
@@ -146,7 +161,8 @@ def float_scores(scores:torch.Tensor, # (b,)
     return scores.float().cpu().numpy()
 
 # %% ../nbs/01a_scores.ipynb #bdc5b5af
-def stream_scores(pool:ImageSet, fn:Callable, out:ScoreColumn, batch_size:int, device:torch.device, desc:str=''):
+def stream_scores(pool:ImageSet, fn:Callable, out:ScoreColumn, batch_size:int,
+                  device:torch.device, desc:str=''):
     "Score from where `out` stands to the pool's end."
     labels, waiting, began = torch.from_numpy(pool.labels), [], time.time()
     bar = progress(total=len(pool), initial=out.done, desc=desc, unit=' images')
@@ -157,12 +173,16 @@ def stream_scores(pool:ImageSet, fn:Callable, out:ScoreColumn, batch_size:int, d
     with torch.inference_mode():
         for start, images in pool.batches(batch_size, start=out.done):
             rows = np.arange(start, start + len(images))
-            if device.type == 'cuda': images = images.pin_memory() # so that the copy does not wait for the network
-            scores = fn(images.to(device, non_blocking=True), labels[start:start + len(images)].to(device), rows)
+            if device.type == 'cuda':
+                images = images.pin_memory() # so that the copy does not wait for the network
+            scores = fn(images.to(device, non_blocking=True),
+                        labels[start:start + len(images)].to(device), rows)
             check_returned(scores, len(images))
-            waiting.append(scores); bar.update(len(images))
+            waiting.append(scores)
+            bar.update(len(images))
             if time.time() - began > 1 or len(waiting) == 32: flush()
-    flush(); bar.close()
+    flush()
+    bar.close()
 
 # %% ../nbs/01a_scores.ipynb #46022873
 def keep_scores(pool:ImageSet, column:str, # the score's name
@@ -173,11 +193,14 @@ def keep_scores(pool:ImageSet, column:str, # the score's name
     "Make a score of the whole pool at once, unless the same key has made it before."
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
         record, began = column_record(pool, column), time.time()
-        if record.get('key') == key and record['pool'] == pool.fingerprint: print(f'{column:<12} {key}  reused'); return record
+        if record.get('key') == key and record['pool'] == pool.fingerprint:
+            print(f'{column:<12} {key}  reused')
+            return record
         check_scoring(pool, column, make)
         scores = as_scores(make(), f'the column {column!r}', len(pool), np.float32)
         out = ScoreColumn(pool, column, key, len(pool), resume=False)
-        out.write(scores.astype(np.float32), time.time() - began); record = out.finish(about)
+        out.write(scores.astype(np.float32), time.time() - began)
+        record = out.finish(about)
     print(f"{column:<12} {key}  {len(pool):,} images in {record['seconds']:.1f} s")
     return record
 
@@ -192,7 +215,8 @@ def class_confidence(classifier, # a Classifier trained on the pool's classes
         p = classifier.logits(images).float().softmax(1)
         if flip: p = (p + classifier.logits(images.flip(2)).float().softmax(1))/2
         return p.gather(1, labels[:, None]).squeeze(1)
-    fn.key, fn.classes = name_of('confidence', fn, dict(classifier=classifier, flip=flip)), classifier.classes
+    fn.key, fn.classes = name_of('confidence', fn,
+                                 dict(classifier=classifier, flip=flip)), classifier.classes
     fn.about = dict(score='class confidence', by='seen', flip=flip)
     return fn
 
@@ -201,7 +225,8 @@ def realism(stargan, # a StarGAN with `.critic_score(images, labels) -> (b,)`
            ) -> Callable: # a score function for score_pool
     "Score: the output of the GAN's own critic, unnormalised [Bhattarai 2020, cr-sam]."
     if getattr(stargan, 'D', stargan) is None:
-        raise ValueError('this StarGAN was loaded without its discriminator, whose score realism is; load both G and D')
+        raise ValueError('this StarGAN was loaded without its discriminator, whose score realism '
+                         'is; load both G and D')
     def fn(images, labels, rows): return stargan.critic_score(images, labels).float()
     fn.key, fn.about = name_of('realism', fn, dict(gan=stargan)), dict(score='realism')
     fn.classes = getattr(stargan, 'classes', None)
@@ -217,17 +242,19 @@ def make_folds(labels, # the real set's labels, (n,)
     labels = np.asarray(labels)
     smallest = np.bincount(labels)[np.unique(labels)].min() if len(labels) else 0
     if folds < 2 or smallest < folds:
-        raise ValueError(f'{folds} folds of {len(labels):,} images whose smallest class has {smallest}: every class needs an '
-                         'image in each fold, and two folds are the least')
-    split = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+        raise ValueError(f'{folds} folds of {len(labels):,} images whose smallest '
+                         f'class has {smallest}: every class needs an image in each fold, and two '
+                         'folds are the least')
+    split = (StratifiedKFold if groups is None
+             else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     fold_of = np.zeros(len(labels), np.int8)
     if groups is not None and pd.isna(np.asarray(groups)).any():
         raise ValueError('some groups are NaN or None; give each image a group')
     for f, (_, held_out) in enumerate(split.split(labels, labels, groups)): fold_of[held_out] = f
     for f in range(folds): # groups may not allow what was asked for
         if not (fold_of == f).any() or len(np.setdiff1d(labels, labels[fold_of != f])):
-            raise ValueError(f'{len(np.unique(groups))} groups allow no {folds} folds: fold {f} has no '
-                             'image, or all images of a class; take fewer folds')
+            raise ValueError(f'{len(np.unique(groups))} groups allow no {folds} folds: fold {f} '
+                             'has no image, or all images of a class; take fewer folds')
     return fold_of
 
 # %% ../nbs/01a_scores.ipynb #a123c711
@@ -239,10 +266,11 @@ def cross_fitted_confidence(pool:ImageSet, # with a column `source`
     "Score: class confidence by the classifier that has not seen the image's source."
     fold_of = np.asarray(fold_of)
     if fold_of.ndim != 1 or fold_of.dtype.kind not in 'iu' or not len(fold_of) or fold_of.min() < 0:
-        raise ValueError(f'fold_of: {fold_of.dtype} of shape {fold_of.shape}; expected the fold of each '
-                         'real image, whole numbers from 0, as of make_folds')
+        raise ValueError(f'fold_of: {fold_of.dtype} of shape {fold_of.shape}; expected the fold of '
+                         'each real image, whole numbers from 0, as of make_folds')
     folds = int(fold_of.max()) + 1
-    if len(classifiers) != folds: raise ValueError(f'{len(classifiers)} classifiers for {folds} folds; expected one a fold')
+    if len(classifiers) != folds:
+        raise ValueError(f'{len(classifiers)} classifiers for {folds} folds; expected one a fold')
     row_fold = fold_of[checked_sources(pool, len(fold_of))]
     each = [class_confidence(c, flip, device) for c in classifiers]
     def fn(images, labels, rows):
@@ -251,16 +279,19 @@ def cross_fitted_confidence(pool:ImageSet, # with a column `source`
             mine = torch.from_numpy(np.flatnonzero(row_fold[rows] == f)).to(images.device)
             scores[mine] = each[f](images[mine], labels[mine], None)
         return scores
-    fn.key, fn.classes = name_of('cross-fit', fn, dict(scorers=[e.key for e in each], fold=row_fold)), each[0].classes
-    fn.about = dict(score='class confidence', by='cross-fit', flip=flip, folds=np.bincount(fold_of).tolist())
+    fn.key, fn.classes = name_of('cross-fit', fn, dict(scorers=[e.key for e in each],
+                                                       fold=row_fold)), each[0].classes
+    fn.about = dict(score='class confidence', by='cross-fit', flip=flip,
+                    folds=np.bincount(fold_of).tolist())
     return fn
 
 # %% ../nbs/01a_scores.ipynb #6106c803
 def checked_sources(pool:ImageSet, n_real:int) -> np.ndarray: # int64 (n,)
     "The column `source`, or an error that says what is wrong with it."
     if 'source' not in pool.columns():
-        raise ValueError(f"the pool at {pool.folder} has no column 'source' (the real image each was made from), without which "
-                         "cross-fitting is impossible; use by='seen'")
+        raise ValueError(f"the pool at {pool.folder} has no column 'source' (the "
+                         "real image each was made from), without which cross-fitting is "
+                         "impossible; use by='seen'")
     return source_rows(pool.column('source'), n_real)
 
 # %% ../nbs/01a_scores.ipynb #e61b203a
@@ -269,30 +300,37 @@ def source_rows(source, # (n,), the real image that each was made from
                ) -> np.ndarray: # int64 (n,)
     "Sources as row numbers; whole numbers kept as floats are fine, all else is an error."
     given, kind = as_scores(source, "the column 'source'"), np.asarray(source).dtype
-    odd = np.ones(len(given), bool) if kind.kind == 'b' else ~(np.isfinite(given) & (np.floor(given) == given))
+    odd = np.ones(len(given),
+                  bool) if kind.kind == 'b' else ~(np.isfinite(given) & (np.floor(given) == given))
     if odd.any():
-        raise ValueError(f"the column 'source': {kind}, {odd.sum()} of {len(given)} are no row number; "
+        raise ValueError(f"the column 'source': {kind}, {odd.sum()} of "
+                         f"{len(given)} are no row number; "
                          'expected the row of the real image that each was made from')
     if len(given) and (given.min() < 0 or given.max() >= n_real):
-        raise ValueError(f'sources from {given.min():.0f} to {given.max():.0f} for {n_real} real images: '
-                         'is it the right real set?')
+        raise ValueError(f'sources from {given.min():.0f} to {given.max():.0f} for {n_real} real '
+                         'images: is it the right real set?')
     return given.astype(np.int64)
 
 # %% ../nbs/01a_scores.ipynb #f6fd13cb
 CONFIDENCE_BY = ('seen', 'cross-fit')
 
-def confidence_by(by:str, # 'seen': one classifier that has seen every source [Bhattarai 2020]; 'cross-fit': one a fold
-                  pool:ImageSet, labels, # the real set's labels, (n_real,)
-                  train:Callable, # (rows that may be seen, fold or None) -> Classifier
-                  folds:int=5, seed:int=0, groups=None, # see make_folds
-                  flip:bool=False, device='auto',
-                 ) -> Callable: # a score function for score_pool
+def confidence_by(
+    # 'seen': one classifier that has seen every source [Bhattarai 2020]; 'cross-fit':
+    # one a fold
+    by:str,
+    pool:ImageSet, labels, # the real set's labels, (n_real,)
+    train:Callable, # (rows that may be seen, fold or None) -> Classifier
+    folds:int=5, seed:int=0, groups=None, # see make_folds
+    flip:bool=False, device='auto',
+   ) -> Callable: # a score function for score_pool
     "Score: class confidence, by a classifier that has seen the image's source, or by one that has not."
-    if by not in CONFIDENCE_BY: raise ValueError(f"unknown by={by!r}: choose one of {', '.join(CONFIDENCE_BY)}")
+    if by not in CONFIDENCE_BY:
+        raise ValueError(f"unknown by={by!r}: choose one of {', '.join(CONFIDENCE_BY)}")
     if by == 'seen': return class_confidence(train(np.arange(len(labels)), None), flip, device)
     checked_sources(pool, len(labels))
     fold_of = make_folds(labels, folds, seed, groups)
-    classifiers = [train(np.flatnonzero(fold_of != f), f) for f in progress(range(folds), desc='cross-fitting')]
+    classifiers = [train(np.flatnonzero(fold_of != f), f)
+                   for f in progress(range(folds), desc='cross-fitting')]
     return cross_fitted_confidence(pool, fold_of, classifiers, flip, device)
 
 # %% ../nbs/01a_scores.ipynb #66364c32
@@ -315,9 +353,11 @@ def preserved(verdicts, # (n,): the class an image really shows, or bool: whethe
     "Which images show the label they carry."
     verdicts, labels = np.asarray(verdicts), np.asarray(labels)
     if verdicts.shape != labels.shape:
-        raise ValueError(f'verdicts of shape {verdicts.shape} for {labels.shape} labels; expected one verdict an image of the pool')
+        raise ValueError(f'verdicts of shape {verdicts.shape} for {labels.shape} labels; expected '
+                         'one verdict an image of the pool')
     if verdicts.dtype == bool: return verdicts
-    if verdicts.dtype.kind not in 'iu': raise ValueError(f'verdicts are {verdicts.dtype}; expected classes (int) or bool')
+    if verdicts.dtype.kind not in 'iu':
+        raise ValueError(f'verdicts are {verdicts.dtype}; expected classes (int) or bool')
     return verdicts == labels
 
 # %% ../nbs/01a_scores.ipynb #e3e84210
@@ -335,7 +375,8 @@ def label_preservation(pool, # an ImageSet
     n, k = np.append(n, n.sum()), np.append(k, k.sum())
     low, high = wilson_interval(k, n, level)
     rate = np.where(n > 0, k/np.maximum(n, 1), np.nan)
-    return pd.DataFrame({'class': [*pool.classes, 'all'], 'kept': n, 'preserved': k, 'rate': rate, 'low': low, 'high': high})
+    return pd.DataFrame({'class': [*pool.classes, 'all'], 'kept': n, 'preserved': k,
+                         'rate': rate, 'low': low, 'high': high})
 
 # %% ../nbs/01a_scores.ipynb #4dff622c
 def agreement(scores, # (n,); NaN and infinities are left out
@@ -349,7 +390,8 @@ def agreement(scores, # (n,); NaN and infinities are left out
     for c in range(int(labels.max()) + 1 if len(labels) else 0):
         mine = (labels == c) & np.isfinite(scores)
         both = right[mine].any() and not right[mine].all()
-        rows.append(dict(label=c, candidates=int(mine.sum()), preserved=right[mine].mean() if mine.any() else np.nan,
+        rows.append(dict(label=c, candidates=int(mine.sum()),
+                         preserved=right[mine].mean() if mine.any() else np.nan,
                          auc=float(roc_auc_score(right[mine], scores[mine])) if both else np.nan))
     return pd.DataFrame(rows, columns=['label', 'candidates', 'preserved', 'auc'])
 
@@ -362,11 +404,16 @@ def bench_pool(folder:Path, n:int, size:int, k:int=8, # images, their pixels, an
     if not sparse:
         w, luck = ImageSetWriter(folder, n, size, meta['classes']), np.random.default_rng(0)
         for at in range(0, n, 8192):
-            b = min(8192, n - at); w.write(luck.integers(0, 256, (b, size, size, 3), np.uint8), rows[at:at + b])
+            b = min(8192, n - at)
+            w.write(luck.integers(0, 256, (b, size, size, 3), np.uint8), rows[at:at + b])
         return w.close()
-    folder.mkdir(parents=True); header = npy_header((n, size, size, 3), np.uint8)
-    with open(folder/'images.npy', 'wb') as f: f.write(header); f.truncate(len(header) + n*size*size*3)
-    np.save(folder/'labels.npy', rows); save_json(folder/'set.json', meta)
+    folder.mkdir(parents=True)
+    header = npy_header((n, size, size, 3), np.uint8)
+    with open(folder/'images.npy', 'wb') as f:
+        f.write(header)
+        f.truncate(len(header) + n*size*size*3)
+    np.save(folder/'labels.npy', rows)
+    save_json(folder/'set.json', meta)
     return ImageSet(folder)
 
 # %% ../nbs/01a_scores.ipynb #104ba20c
@@ -376,16 +423,24 @@ def bench_rate(classifier, # a Classifier on its device
                batch_size:int=512, repeats:int=9, device='auto',
               ) -> dict: # images a second, of both, and the ratio
     "The rate of scoring a pool from disk against the network's bare forward passes over floats in memory."
-    device, pool = default_device(str(device)), bench_pool(Path(folder)/'rate', n, size, len(classifier.classes))
+    device, pool = default_device(str(device)), bench_pool(Path(folder)/'rate',
+                                                           n, size, len(classifier.classes))
     fn = class_confidence(classifier, device=device)
     floats = lambda b: normalise(centre_crop(b, classifier.crop), classifier.mean, classifier.std)
-    preloaded = [floats(b.to(device)).contiguous(memory_format=torch.channels_last) for _, b in pool.batches(batch_size)]
+    preloaded = [floats(b.to(device)).contiguous(memory_format=torch.channels_last)
+                 for _, b in pool.batches(batch_size)]
     wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
     def bare():
         with torch.inference_mode():
             for x in preloaded: classifier.net(x)
-    def score(): stream_scores(pool, fn, ScoreColumn(pool, 'bench', None, batch_size), batch_size, device)
-    def clock(work): wait(); began = time.perf_counter(); work(); wait(); return n/(time.perf_counter() - began)
+    def score():
+        stream_scores(pool, fn, ScoreColumn(pool, 'bench', None, batch_size), batch_size, device)
+    def clock(work):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        return n/(time.perf_counter() - began)
     clock(bare), clock(score)
     rates = np.array([(clock(bare), clock(score)) for _ in range(repeats)])
     bare_rate, score_rate = rates.max(0).tolist()
@@ -397,14 +452,18 @@ def resident_peak() -> int: # bytes
     status = Path('/proc/self/status')
     if status.exists(): return int(status.read_text().split('VmHWM:')[1].split()[0])*1024
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(
+        1 if sys.platform == 'darwin' else 1024)
 
 # %% ../nbs/01a_scores.ipynb #c34c74e5
 def scoring_peak(folder:str, batch_size:int=512) -> int: # bytes
     "Score the image set in a folder with a small network, and tell the peak of memory; run in a process of its own."
-    torch.set_num_threads(1); torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(8)).eval()
-    def fn(images, labels, rows): return net(to_float(images)).softmax(1).gather(1, labels[:, None]).squeeze(1)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(),
+                              torch.nn.Flatten(), torch.nn.LazyLinear(8)).eval()
+    def fn(images, labels, rows):
+        return net(to_float(images)).softmax(1).gather(1, labels[:, None]).squeeze(1)
     score_pool(ImageSet(Path(folder)), 'confidence', fn, batch_size=batch_size, device='cpu')
     return resident_peak()
 
@@ -414,12 +473,15 @@ def bench_memory(folder:Path, # where sparse pools are made
                  size:int=16, # pixels
                 ) -> dict: # {images: peak bytes}
     "The peak memory of scoring pools of different sizes, each in a fresh process."
-    peaks, code = {}, 'import sys; from synthnb.scores import scoring_peak; print(scoring_peak(sys.argv[1]))'
+    peaks, code = ({}, 'import sys; from synthnb.scores import scoring_peak; '
+                   'print(scoring_peak(sys.argv[1]))')
     env = os.environ | {'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
     for n in sizes:
         pool = bench_pool(Path(folder)/f'sparse-{n}', n, size, sparse=True)
-        child = subprocess.run([sys.executable, '-c', code, str(pool.folder)], capture_output=True, text=True, env=env)
-        if child.returncode: raise RuntimeError(f'scoring {n:,} images failed: {child.stderr[-500:]}')
+        child = subprocess.run([sys.executable, '-c', code, str(pool.folder)],
+                               capture_output=True, text=True, env=env)
+        if child.returncode:
+            raise RuntimeError(f'scoring {n:,} images failed: {child.stderr[-500:]}')
         peaks[n] = int(child.stdout.split()[-1])
     return peaks
 
@@ -429,19 +491,24 @@ def bench_scoring(n:int|None=None, # images for the rate; default: 4,096 on a CP
                   device='auto', repeats:int=9,
                  ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
     "How fast scoring a pool is beside the bare network, and whether its memory grows with the pool."
-    device = default_device(str(device)); cuda = device.type == 'cuda'
-    spec = dict(arch='resnet18' if cuda else 'resnet10', width=64 if cuda else 16, stem='small', stem_stride=2, in_channels=3)
+    device = default_device(str(device))
+    cuda = device.type == 'cuda'
+    spec = dict(arch='resnet18' if cuda else 'resnet10', width=64 if cuda else 16,
+                stem='small', stem_stride=2, in_channels=3)
     size, crop = (72, 64) if cuda else (36, 32)
     classes = [f'c{i}' for i in range(8)]
-    scorer = Classifier(classifier_net(n_classes=8, **spec), classes, crop, spec, **PLAIN).to(device)
+    scorer = Classifier(classifier_net(n_classes=8, **spec),
+                        classes, crop, spec, **PLAIN).to(device)
     with tempfile.TemporaryDirectory() as folder:
-        rate = bench_rate(scorer, Path(folder), n or (65_536 if cuda else 4096), size, repeats=repeats, device=device)
+        rate = bench_rate(scorer, Path(folder), n or (65_536 if cuda else 4096),
+                          size, repeats=repeats, device=device)
         peaks = list(bench_memory(Path(folder), sizes).values())
     growth = peaks[-1]/peaks[0]
     return pd.DataFrame([
         (f"bare forward, {spec['arch']} at {crop} px, images/s", rate['bare'], '', True),
         ('scoring a pool from disk, images/s', rate['score'], '', True),
         ('scoring / bare forward', rate['ratio'], '>= 0.9', rate['ratio'] >= .9),
-        *((f'peak memory scoring {m:,} images, MB', peak/1e6, '', True) for m, peak in zip(sizes, peaks)),
+        *((f'peak memory scoring {m:,} images, MB', peak/1e6, '', True)
+          for m, peak in zip(sizes, peaks)),
         ('peak memory, largest / smallest', growth, '<= 1.05', growth <= 1.05),
-    ], columns=['measure', 'value', 'wanted', 'reached'])
+       ], columns=['measure', 'value', 'wanted', 'reached'])

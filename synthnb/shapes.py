@@ -28,7 +28,8 @@ from .drawn import column
 # %% ../nbs/00e_shapes.ipynb #d2904804
 COLOURS = {'red': (216, 27, 96), 'blue': (30, 136, 229)}
 CLASSES = ['triangle', 'square']
-SHAPES = [*CLASSES, 'circle', 'rectangle', 'ellipse', 'pentagon', 'hexagon', 'star', 'cross', 'ring']
+SHAPES = [*CLASSES, 'circle', 'rectangle', 'ellipse', 'pentagon',
+          'hexagon', 'star', 'cross', 'ring']
 GROUPS = ['red triangle', 'blue triangle', 'red square', 'blue square']
 INKS = torch.tensor([COLOURS['red'], COLOURS['blue']])/255.
 CANVAS = 128 # the sizes of shapes are in the pixels of a picture this large
@@ -46,7 +47,8 @@ def canvas_points(size:int, # pixels a side
 def half_planes(corners, # (k, 2), clockwise as one sees them, x to the right and y down
                ) -> tuple[Tensor, Tensor]: # normals (k, 2), pointing out; offsets (k,)
     "The sides of a convex polygon."
-    v = torch.as_tensor(corners, dtype=torch.float32); side = v.roll(-1, 0) - v
+    v = torch.as_tensor(corners, dtype=torch.float32)
+    side = v.roll(-1, 0) - v
     normal = torch.stack([side[:, 1], -side[:, 0]], 1)
     normal = normal/normal.norm(dim=1, keepdim=True)
     return normal, (normal*v).sum(1)
@@ -57,14 +59,18 @@ def regular(k:int, # corners
             turn:float=-math.pi/2, # angle of the first corner
            ) -> list: # of k corners
     "The corners of a regular polygon about the middle of the canvas."
-    return [(radius*math.cos(turn + 2*math.pi*i/k), radius*math.sin(turn + 2*math.pi*i/k)) for i in range(k)]
+    return [(radius*math.cos(turn + 2*math.pi*i/k), radius*math.sin(turn + 2*math.pi*i/k))
+            for i in range(k)]
 
-POLYGONS = dict(triangle=[(0., -32.), (32., 0.), (-32., 0.)], square=regular(4, 18*2**.5, -.75*math.pi),
-                rectangle=[(-26., -12.), (26., -12.), (26., 12.), (-26., 12.)], pentagon=regular(5, 23.), hexagon=regular(6, 22.))
+POLYGONS = dict(triangle=[(0., -32.), (32., 0.), (-32., 0.)],
+                square=regular(4, 18*2**.5, -.75*math.pi),
+                rectangle=[(-26., -12.), (26., -12.), (26., 12.), (-26., 12.)],
+                pentagon=regular(5, 23.), hexagon=regular(6, 22.))
 
 # %% ../nbs/00e_shapes.ipynb #43ea6c96
 def star_distance(p:Tensor, # (n, 2, P)
-                  outer:float=28., inner:float=12., # radii of its points and of the notches between them
+                  outer:float=28.,
+                  inner:float=12., # radii of its points and of the notches between them
                  ) -> Tensor: # (n, P)
     "Distance to a star of five points: folded into a tenth of the circle, it is one half plane."
     angle, r, half = torch.atan2(p[:, 0], -p[:, 1]), p.norm(dim=1), math.pi/5
@@ -74,13 +80,15 @@ def star_distance(p:Tensor, # (n, 2, P)
 
 # %% ../nbs/00e_shapes.ipynb #597f0563
 def cross_distance(p:Tensor, # (n, 2, P)
-                   reach:float=25., width:float=9., # from the middle to an arm's end, and to its side
+                   reach:float=25.,
+                   width:float=9., # from the middle to an arm's end, and to its side
                   ) -> Tensor: # (n, P)
     "Distance to an upright cross: the nearer of two bars."
     x, y = p[:, 0].abs(), p[:, 1].abs()
     return torch.minimum(torch.maximum(x - reach, y - width), torch.maximum(x - width, y - reach))
 
-CURVED = dict(circle=lambda p: p.norm(dim=1) - 20, ellipse=lambda p: 14*(((p[:, 0]/28)**2 + (p[:, 1]/14)**2).sqrt() - 1),
+CURVED = dict(circle=lambda p: p.norm(dim=1) - 20,
+              ellipse=lambda p: 14*(((p[:, 0]/28)**2 + (p[:, 1]/14)**2).sqrt() - 1),
               star=star_distance, cross=cross_distance,
               ring=lambda p: (p.norm(dim=1) - 18).abs() - 6)
 
@@ -90,7 +98,8 @@ def shape_distance(name:str, # one of SHAPES
                   ) -> Tensor: # (n, P), canvas pixels, negative inside
     "Signed distance to a shape in the middle of the canvas. [Chang 2024, A.1]"
     if name in CURVED: return CURVED[name](points)
-    if name not in POLYGONS: raise ValueError(f"unknown shape {name!r}: choose one of {', '.join(SHAPES)}")
+    if name not in POLYGONS:
+        raise ValueError(f"unknown shape {name!r}: choose one of {', '.join(SHAPES)}")
     normal, offset = (t.to(points) for t in half_planes(POLYGONS[name]))
     return (normal @ points - offset[:, None]).amax(1)
 
@@ -123,7 +132,8 @@ def paint(alpha:Tensor, # (n, P), 0 to 1
          ) -> Tensor: # (n, 3, size, size), 0 to 1
     "A colour over a background."
     ground = torch.ones_like(colour) if background is None else background
-    return (ground[:, :, None] + alpha[:, None]*(colour - ground)[:, :, None]).unflatten(2, (size, size))
+    return (ground[:, :, None]
+            + alpha[:, None]*(colour - ground)[:, :, None]).unflatten(2, (size, size))
 
 # %% ../nbs/00e_shapes.ipynb #5499a438
 def draw_shapes(shape:Tensor, # int (n,), codes into SHAPES
@@ -139,7 +149,8 @@ def draw_shapes(shape:Tensor, # int (n,), codes into SHAPES
     for code in shape.unique().tolist():
         for rows in (shape == code).nonzero()[:, 0].split(128): # what fits in a processor's cache
             q = placed(points, rotation[rows], zoom[rows], None if shift is None else shift[rows])
-            out[rows] = paint(coverage(shape_distance(SHAPES[code], q), zoom[rows], size), colour[rows], size)
+            out[rows] = paint(coverage(shape_distance(SHAPES[code], q), zoom[rows], size),
+                              colour[rows], size)
     return out
 
 # %% ../nbs/00e_shapes.ipynb #290f10ab
@@ -158,9 +169,11 @@ def check_drawing(shape:Tensor, # int (n,), codes into SHAPES
         raise ValueError(f'the smallest zoom is {zoom.min():g}, expected all above 0')
 
 # %% ../nbs/00e_shapes.ipynb #0946db8b
-def biased_labels(n:int, # images in all
-                  bias:float=.98, # share of the usual colour within a class, 0 to 1
-                 ) -> tuple[Tensor, Tensor]: # labels (n,), blue (n,); int64, first the triangles, the usual ones first
+def biased_labels(
+    n:int, # images in all
+    bias:float=.98, # share of the usual colour within a class, 0 to 1
+   ) -> tuple[Tensor,
+              Tensor]: # labels (n,), blue (n,); int64, first the triangles, the usual ones first
     "The official composition: half triangles, half squares, the same share of each in the usual colour. [Chang 2024, A.1]"
     if not 0 <= bias <= 1: raise ValueError(f'bias is a share from 0 to 1, got {bias!r}')
     labels = (torch.arange(n) >= n//2).long()
@@ -173,7 +186,8 @@ def crop_window(n:int, # windows
                ) -> Tensor: # (n, 4): left, top, width, height, in canvas pixels
     "What torchvision's RandomResizedCrop(scale=(0.5, 2)) draws from a picture of 128 px. [Chang 2024, official code]"
     r = lambda key: column(n, seed, 'shapes', 'crop', key)
-    window, found = torch.tensor([[0., 0., CANVAS, CANVAS]]).repeat(n, 1), torch.zeros(n, dtype=torch.bool)
+    window, found = (torch.tensor([[0., 0., CANVAS, CANVAS]]).repeat(n, 1),
+                     torch.zeros(n, dtype=torch.bool))
     for t in range(10):
         area = CANVAS**2*(.5 + 1.5*r(f'area {t}'))
         ratio = torch.exp(math.log(3/4) + 2*math.log(4/3)*r(f'ratio {t}'))
@@ -190,7 +204,9 @@ def shape_views(n:int, # shapes
                ) -> tuple[Tensor, Tensor, Tensor]: # rotation (n,), zoom (n, 2), shift (n, 2)
     "Where and how large each shape stands in its picture. [Chang 2024, A.1; official code]"
     rotation = 2*math.pi*column(n, seed, 'shapes', 'rotation')
-    if crop == 'paper': return rotation, (.5 + 1.5*column(n, seed, 'shapes', 'zoom'))[:, None].expand(n, 2), torch.zeros(n, 2)
+    if crop == 'paper':
+        return (rotation, (.5 + 1.5*column(n, seed, 'shapes', 'zoom'))[:, None].expand(n, 2),
+                torch.zeros(n, 2))
     if crop != 'official': raise ValueError(f"unknown crop {crop!r}: choose 'paper' or 'official'")
     corner, side = crop_window(n, seed).split(2, 1)
     return rotation, CANVAS/side, (CANVAS/2 - corner - side/2)*CANVAS/side
@@ -201,11 +217,13 @@ def sample_shapes(n:int, # images
                   crop:str='paper', # 'paper' or 'official'
                   size:int=64, # pixels a side
                   seed=0, # of rotation, scale and crop
-                 ) -> tuple[Tensor, Tensor, Tensor]: # images (n, 3, size, size) in 0 to 1, labels (n,), blue (n,)
+                 ) -> tuple[Tensor, Tensor,
+                            Tensor]: # images (n, 3, size, size) in 0 to 1, labels (n,), blue (n,)
     "The colour-biased shapes. [Chang 2024, sec. 4 and A.1]"
     labels, blue = biased_labels(n, bias)
     rotation, zoom, shift = shape_views(n, crop, seed)
-    if crop == 'paper': return draw_shapes(labels, INKS[blue], rotation, zoom[:, 0], size=size), labels, blue
+    if crop == 'paper':
+        return draw_shapes(labels, INKS[blue], rotation, zoom[:, 0], size=size), labels, blue
     alpha = 1 - draw_shapes(labels, torch.zeros(n, 3), rotation, zoom, shift, size)
     images = alpha*INKS[blue][:, :, None, None]
     return images.masked_fill((images < .5).all(1, keepdim=True), 1.), labels, blue
@@ -219,33 +237,41 @@ def shapes_set(n:int, # images
               ) -> Images: # uint8, the classes are CLASSES
     "The colour-biased shapes as a table of pixels, which training loops take. [Chang 2024, sec. 4]"
     images, labels, _ = sample_shapes(n, bias, crop, size, seed)
-    return Images(images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), labels, CLASSES)
+    return Images(images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(),
+                  labels, CLASSES)
 
 # %% ../nbs/00e_shapes.ipynb #662a6e42
 def opacity(images:Tensor, # (n, 3, s, s), 0 to 1
            ) -> Tensor: # (n, s, s), 0 to 1
     "How much ink of the image's own hue, between red and blue, is on the white of each pixel."
     ink, missing = 1 - INKS.to(images), 1 - images
-    share = (missing.mean((2, 3)) @ torch.linalg.pinv(ink.cpu()).to(ink)).clamp(min=0) # of red, of blue
+    # of red, of blue
+    share = (missing.mean((2, 3)) @ torch.linalg.pinv(ink.cpu()).to(ink)).clamp(min=0)
     share = share/share.sum(1, keepdim=True).clamp(min=1e-6)
     return (missing.norm(dim=1)/(share @ ink).norm(dim=1).clamp(min=.5)[:, None, None]).clamp(0, 1)
 
 # %% ../nbs/00e_shapes.ipynb #d264bdcf
-def close_up(images:Tensor, # (n, 3, s, s), 0 to 1
-             ink:Tensor, # (n, s, s), from `opacity`
-             side:int=20, # points along the window
-            ) -> tuple[Tensor, Tensor, Tensor]: # images (n, 3, side, side), ink (n, side, side), a pixel in window units (n,)
+def close_up(
+    images:Tensor, # (n, 3, s, s), 0 to 1
+    ink:Tensor, # (n, s, s), from `opacity`
+    side:int=20, # points along the window
+   ) -> tuple[
+       Tensor, Tensor,
+       Tensor]: # images (n, 3, side, side), ink (n, side, side), a pixel in window units (n,)
     "The window around the ink; its own coordinates go from -1 to 1, and a pixel is a 64th of the picture."
     s, on, place = ink.shape[-1], ink > .15, torch.arange(ink.shape[-1], device=ink.device)
-    ends = [(torch.where(v, place, s).amin(1), torch.where(v, place + 1, 0).amax(1)) for v in (on.any(1), on.any(2))]
+    ends = [(torch.where(v, place, s).amin(1), torch.where(v, place + 1, 0).amax(1))
+            for v in (on.any(1), on.any(2))]
     width = (1.3*torch.maximum(*(high - low for low, high in ends))).clamp(s/8, s)
     at = (torch.arange(side, device=ink.device) + .5)/side - .5
     grid = []
     for low, high in ends:
         middle = torch.minimum(torch.maximum((low + high)/2, width/2), s - width/2)
         grid.append((middle[:, None] + at*width[:, None])*2/s - 1)
-    grid = torch.stack([grid[0][:, None].expand(-1, side, -1), grid[1][:, :, None].expand(-1, -1, side)], -1)
-    out = F.grid_sample(torch.cat([images, ink[:, None]], 1), grid, align_corners=False, padding_mode='border')
+    grid = torch.stack([grid[0][:, None].expand(-1, side, -1),
+                        grid[1][:, :, None].expand(-1, -1, side)], -1)
+    out = F.grid_sample(torch.cat([images, ink[:, None]], 1), grid,
+                        align_corners=False, padding_mode='border')
     return out[:, :3], out[:, 3], 2/width*s/64
 
 # %% ../nbs/00e_shapes.ipynb #a053b806
@@ -262,8 +288,10 @@ def posed(pose:Tensor, # (..., 6): angle, log size, log aspect, x, y, log softne
     "The sides of a shape in its pose."
     normal, offset = (t.to(pose) for t in planes)
     c, s, stretch = pose[..., :1].cos(), pose[..., :1].sin(), (pose[..., 2:3]/2).exp()
-    h = torch.stack([(c*normal[:, 0] - s*normal[:, 1])/stretch, (s*normal[:, 0] + c*normal[:, 1])*stretch], -1)
-    length = h.norm(dim=-1); h = h/length[..., None]
+    h = torch.stack([(c*normal[:, 0] - s*normal[:, 1])/stretch,
+                     (s*normal[:, 0] + c*normal[:, 1])*stretch], -1)
+    length = h.norm(dim=-1)
+    h = h/length[..., None]
     away = -(h*pose[..., None, 3:5]).sum(-1) - offset*pose[..., 1:2].exp()/length
     return torch.cat([h, away[..., None]], -1)
 
@@ -273,10 +301,12 @@ def window_points(side:int) -> Tensor: # (3, side * side): x and y from -1 to 1,
     return torch.cat([canvas_points(side)*2/CANVAS, torch.ones(1, side*side)])
 
 # %% ../nbs/00e_shapes.ipynb #1d8efa26
-def soft_polygon(pose:Tensor, # (n, 6)
-                 planes:tuple, # from `unit_planes`
-                 points:Tensor, # (3, P): x, y and 1
-                ) -> tuple[Tensor, Tensor, Tensor]: # template (n, P); soft half planes (n, k, P); their distances over softness
+def soft_polygon(
+    pose:Tensor, # (n, 6)
+    planes:tuple, # from `unit_planes`
+    points:Tensor, # (3, P): x, y and 1
+   ) -> tuple[Tensor, Tensor,
+              Tensor]: # template (n, P); soft half planes (n, k, P); their distances over softness
     "A polygon with a soft border: the product of its soft half planes."
     u = (posed(pose, planes) @ points)*(-pose[:, 5]).exp()[:, None, None]
     half = torch.sigmoid(-u)
@@ -303,14 +333,17 @@ def first_pose(ink:Tensor, # (n, side, side), from `close_up`
                pixel:Tensor, # (n,), in window units
               ) -> Tensor: # (n, 6)
     "A pose from area, centre of mass, and the angle that fits best."
-    points = window_points(ink.shape[-1]).to(ink); small = window_points(ink.shape[-1]//2).to(ink)
+    points = window_points(ink.shape[-1]).to(ink)
+    small = window_points(ink.shape[-1]//2).to(ink)
     y, coarse = ink.flatten(1), F.avg_pool2d(ink[:, None], 2).flatten(1)
     pose = y.new_zeros(len(y), 6)
     pose[:, 1] = y.mean(1).mul(4).clamp(min=1e-3).log()/2
     pose[:, 3:5] = (y/y.sum(1, keepdim=True).clamp(min=1e-6)) @ points[:2].T
     pose[:, 5] = (.5*pixel).log()
-    turned = pose.repeat(len(angles), 1, 1); turned[:, :, 0] = angles.to(pose)[:, None]
-    error = torch.stack([(soft_polygon(p, planes, small)[0] - coarse).square().sum(1) for p in turned])
+    turned = pose.repeat(len(angles), 1, 1)
+    turned[:, :, 0] = angles.to(pose)[:, None]
+    error = torch.stack([(soft_polygon(p, planes, small)[0] - coarse).square().sum(1)
+                         for p in turned])
     return turned[error.argmin(0), torch.arange(len(y), device=y.device)]
 
 # %% ../nbs/00e_shapes.ipynb #1dbac685
@@ -324,10 +357,12 @@ def damped_step(J:Tensor, # (n, 6, P)
     return torch.linalg.solve(A, J @ residual[:, :, None])[:, :, 0].clamp(-.4, .4)
 
 # %% ../nbs/00e_shapes.ipynb #b03bbbba
-def pose_limits(pixel:Tensor) -> tuple[Tensor, Tensor]: # the lowest and the highest pose, each (n, 6)
+def pose_limits(pixel:Tensor
+               ) -> tuple[Tensor, Tensor]: # the lowest and the highest pose, each (n, 6)
     "A stretch up to 1.4 and a softness up to 1.3 pixels, which is a blur of about 2.2."
     limit = torch.tensor([99., math.log(4), math.log(1.4), 2., 2.]).to(pixel).expand(len(pixel), 5)
-    return torch.cat([-limit, (.2*pixel).log()[:, None]], 1), torch.cat([limit, (1.3*pixel).log()[:, None]], 1)
+    return torch.cat([-limit, (.2*pixel).log()[:, None]],
+                     1), torch.cat([limit, (1.3*pixel).log()[:, None]], 1)
 
 # %% ../nbs/00e_shapes.ipynb #3276b2a4
 def fit_polygon(ink:Tensor, # (n, side, side), from `close_up`
@@ -345,7 +380,8 @@ def fit_polygon(ink:Tensor, # (n, side, side), from `close_up`
     for _ in range(steps):
         step = damped_step(pose_derivatives(pose, planes, points, *now), y - now[0], damping)
         tried = (pose + step).clamp(low, high)
-        new = soft_polygon(tried, planes, points); e = (new[0] - y).square().sum(1)
+        new = soft_polygon(tried, planes, points)
+        e = (new[0] - y).square().sum(1)
         better = e < error
         pose, error = torch.where(better[:, None], tried, pose), torch.where(better, e, error)
         now = [torch.where(better.view(-1, *[1]*(a.dim() - 1)), a, b) for a, b in zip(new, now)]
@@ -353,13 +389,17 @@ def fit_polygon(ink:Tensor, # (n, side, side), from `close_up`
     return torch.minimum(now[0], y).sum(1)/torch.maximum(now[0], y).sum(1).clamp(min=1e-6), now[0]
 
 # %% ../nbs/00e_shapes.ipynb #77e1d4bd
-def read_colour(images:Tensor, # (n, 3, side, side), from `close_up`
-                template:Tensor, # (n, P)
-               ) -> tuple[Tensor, Tensor, Tensor]: # place from red to blue, distance from that line, spread; each (n,)
+def read_colour(
+    images:Tensor, # (n, 3, side, side), from `close_up`
+    template:Tensor, # (n, P)
+   ) -> tuple[Tensor, Tensor,
+              Tensor]: # place from red to blue, distance from that line, spread; each (n,)
     "The colour inside of a shape, in units of the distance between red and blue."
     weight, c = template**4, images.flatten(2)
     weight = weight/weight.sum(1, keepdim=True).clamp(min=1e-6)
-    red, blue = INKS.to(images); line = blue - red; length = line.norm()
+    red, blue = INKS.to(images)
+    line = blue - red
+    length = line.norm()
     mean = (c*weight[:, None]).sum(2)
     place = ((mean - red) @ line)/length**2
     off = (mean - red - place[:, None]*line).norm(dim=1)/length
@@ -376,12 +416,16 @@ LIMITS = dict(fit=.90, # the least intersection over union of the better templat
 # %% ../nbs/00e_shapes.ipynb #bff44270
 def as_floats(images:Tensor) -> Tensor: # (n, 3, s, s), 0 to 1, at most 64 px
     "Images in either currency, shrunk to 64 px where they are larger."
-    if images.dtype == torch.uint8 and images.dim() == 4 and images.shape[3] == 3: images = images.permute(0, 3, 1, 2)/255
-    if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or not images.is_floating_point():
-        raise ValueError(f'expected floats (n, 3, s, s) in 0 to 1 or bytes (n, s, s, 3), got {images.dtype} {tuple(images.shape)}')
+    if images.dtype == torch.uint8 and images.dim() == 4 and images.shape[3] == 3:
+        images = images.permute(0, 3, 1, 2)/255
+    if (images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]
+        or not images.is_floating_point()):
+        raise ValueError('expected floats (n, 3, s, s) in 0 to 1 or bytes (n, s, s, 3), got '
+                         f'{images.dtype} {tuple(images.shape)}')
     fine = not len(images) or (images.amin() >= -.01 and images.amax() <= 1.01) # which NaN is not
-    if not fine: raise ValueError(
-        f'expected images in 0 to 1, got {images.amin():.2f} to {images.amax():.2f}; from [-1, 1] it is (x + 1)/2')
+    if not fine:
+        raise ValueError(f'expected images in 0 to 1, got {images.amin():.2f} to '
+                         f'{images.amax():.2f}; from [-1, 1] it is (x + 1)/2')
     images = images.detach().float()
     return F.interpolate(images, size=64, mode='area') if images.shape[-1] > 64 else images
 
@@ -389,7 +433,8 @@ def as_floats(images:Tensor) -> Tensor: # (n, 3, s, s), 0 to 1, at most 64 px
 def measure_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
                   ) -> dict: # of (n,): triangle, square (their fits), area, place, off, spread
     "What the judge measures of a batch, before any threshold."
-    x = as_floats(images); ink = opacity(x)
+    x = as_floats(images)
+    ink = opacity(x)
     area = ink.mean((1, 2))*CANVAS**2
     seen, ink, pixel = close_up(x, ink)
     (triangle, t), (square, s) = (fit_polygon(ink, name, pixel) for name in CLASSES)
@@ -403,7 +448,8 @@ def decide(v:dict, # from `measure_shapes`
     "What the judge says of what it has measured."
     fit, shape = torch.stack([v['triangle'], v['square']], 1).max(1)
     clear = (fit >= limits['fit']) & ((v['triangle'] - v['square']).abs() >= limits['margin'])
-    there = (v['area'] >= limits['area']) & (v['off'] <= limits['off']) & (v['spread'] <= limits['spread'])
+    there = ((v['area'] >= limits['area']) & (v['off'] <= limits['off'])
+             & (v['spread'] <= limits['spread']))
     near = (v['place'] - (v['place'] > .5).float()).abs() <= limits['colour']
     shape = shape.masked_fill(~clear | (v['area'] < limits['area']), 2)
     colour = (v['place'] > .5).long().masked_fill(~(there & near), 2)
@@ -412,10 +458,11 @@ def decide(v:dict, # from `measure_shapes`
 
 # %% ../nbs/00e_shapes.ipynb #971050d4
 @torch.no_grad()
-def read_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
-                *limits:dict, # thresholds, LIMITS if none are given; of several the image is measured once
-                batch:int=256, # images at a time
-               ) -> dict|list: # what `decide` says, for each of the limits
+def read_shapes(
+    images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
+    *limits:dict, # thresholds, LIMITS if none are given; of several the image is measured once
+    batch:int=256, # images at a time
+   ) -> dict|list: # what `decide` says, for each of the limits
     "The judge: an exact rule that reads shape and colour of any image, or says that it shows neither class."
     parts = [measure_shapes(x) for x in images.split(batch)] or [measure_shapes(images)]
     v = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
@@ -423,21 +470,24 @@ def read_shapes(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s
     return said if len(said) > 1 else said[0]
 
 # %% ../nbs/00e_shapes.ipynb #48c0e0b0
-def count_groups(images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
-                 level:float=.95, # of the interval
-                 limits:dict=LIMITS, # the judge's thresholds
-                ) -> pd.DataFrame: # a row a group and one for 'other': group, n, share, low, high (per cent)
+def count_groups(
+    images:Tensor, # float (n, 3, s, s) in 0 to 1, or uint8 (n, s, s, 3)
+    level:float=.95, # of the interval
+    limits:dict=LIMITS, # the judge's thresholds
+   ) -> pd.DataFrame: # a row a group and one for 'other': group, n, share, low, high (per cent)
     "How many images show each group by the judge, with Wilson's interval of the share. [Wilson 1927]"
     group, rows = read_shapes(images, limits)['group'].cpu(), []
     if not len(group): raise ValueError('no images to count: expected (n, 3, s, s) with n > 0')
     for code, name in enumerate([*GROUPS, 'other']):
         n = int((group == code).sum())
         interval = binomtest(n, len(group)).proportion_ci(level, method='wilson')
-        rows.append(dict(group=name, n=n, share=100*n/len(group), low=100*interval.low, high=100*interval.high))
+        rows.append(dict(group=name, n=n, share=100*n/len(group),
+                         low=100*interval.low, high=100*interval.high))
     return pd.DataFrame(rows)
 
 # %% ../nbs/00e_shapes.ipynb #3a312d06
-DAMAGES = {} # kind -> (function of a scene and amounts, lowest and highest amount that must be refused)
+# kind -> (function of a scene and amounts, lowest and highest amount that must be refused)
+DAMAGES = {}
 
 def damage(kind:str, low:float, high:float) -> Callable: # a decorator
     "Register a kind of damage."
@@ -448,13 +498,18 @@ class Scene:
     def __init__(self, n:int, size:int, *keys): # images, pixels a side, keys of the random stream
         self.n, self.size, self.r = n, size, lambda key: column(n, *keys, 'scene', key)
         self.label, self.colour = torch.arange(n) % 2, INKS[(self.r('blue') < .5).long()]
-        self.zoom, self.points = .5 + 1.5*self.r('zoom'), placed(canvas_points(size), 2*math.pi*self.r('turn'), .5 + 1.5*self.r('zoom'))
+        self.zoom, self.points = .5 + 1.5*self.r('zoom'), placed(
+            canvas_points(size), 2*math.pi*self.r('turn'), .5 + 1.5*self.r('zoom'))
         pick = lambda triangle, square: torch.where(self.label == 0, triangle, square)
-        self.pick, self.radius, self.middle = pick, pick(32*(2**.5 - 1), 18.), pick(-32*(2**.5 - 1), 0.) # of the circle inside
+        self.pick, self.radius, self.middle = (pick, pick(32*(2**.5 - 1), 18.),
+                                               pick(-32*(2**.5 - 1), 0.)) # of the circle inside
     def distance(self): # (n, P)
         return self.pick_rows(*(shape_distance(name, self.points) for name in CLASSES))
-    def pick_rows(self, triangle, square): return torch.where((self.label == 0)[:, None], triangle, square)
-    def draw(self, d, colour=None): return paint(coverage(d, self.zoom, self.size), self.colour if colour is None else colour, self.size)
+    def pick_rows(self, triangle, square):
+        return torch.where((self.label == 0)[:, None], triangle, square)
+    def draw(self, d, colour=None):
+        return paint(coverage(d, self.zoom, self.size),
+                     self.colour if colour is None else colour, self.size)
 
 # %% ../nbs/00e_shapes.ipynb #1a08f080
 def segment_distance(points:Tensor, # (n, 2, P)
@@ -471,7 +526,8 @@ def draw_rounded(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     d, radius = s.distance(), (t*s.radius)[:, None]
     corners = [torch.tensor(POLYGONS[name]) for name in CLASSES]
     middle = torch.stack([torch.zeros(s.n), s.middle], 1)[:, None]
-    parts = [segment_distance(s.points, middle + (c - middle)*(1 - t)[:, None, None]) for c in corners]
+    parts = [segment_distance(s.points, middle + (c - middle)*(1 - t)[:, None, None])
+             for c in corners]
     return s.draw(torch.where(d + radius < 0, d, s.pick_rows(*parts) - radius))
 
 # %% ../nbs/00e_shapes.ipynb #d9f32df4
@@ -480,7 +536,8 @@ def draw_holed(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     "A round hole, of t times the radius of the circle inside the shape, somewhere in that circle."
     angle, reach = 2*math.pi*s.r('hole angle'), s.radius*(1 - t)*s.r('hole reach')
     at = torch.stack([reach*angle.cos(), s.middle + reach*angle.sin()], 1)
-    return s.draw(torch.maximum(s.distance(), (t*s.radius)[:, None] - (s.points - at[:, :, None]).norm(dim=1)))
+    return s.draw(torch.maximum(s.distance(),
+                                (t*s.radius)[:, None] - (s.points - at[:, :, None]).norm(dim=1)))
 
 # %% ../nbs/00e_shapes.ipynb #89c92b86
 @damage('morphed', .35, .65)
@@ -493,7 +550,8 @@ def draw_morphed(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
 @damage('foreign', 0., 1.)
 def draw_other(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     "One of the shapes that are not classes, in turn."
-    names = SHAPES[len(CLASSES):]; d = torch.stack([shape_distance(name, s.points) for name in names])
+    names = SHAPES[len(CLASSES):]
+    d = torch.stack([shape_distance(name, s.points) for name in names])
     return s.draw(d[torch.arange(s.n) % len(names), torch.arange(s.n)])
 
 # %% ../nbs/00e_shapes.ipynb #cc70b5a5
@@ -506,13 +564,16 @@ def draw_purple(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
 @damage('two colours', .35, .65)
 def draw_two_coloured(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     "Red up to a straight line, blue behind it; the line stands t of the way through the shape."
-    angle = 2*math.pi*s.r('line'); across = torch.stack([angle.cos(), angle.sin()], 1)
-    ends = torch.stack([(across @ torch.tensor(POLYGONS[name]).T).aminmax(dim=1)[i] for name in CLASSES for i in (0, 1)])
+    angle = 2*math.pi*s.r('line')
+    across = torch.stack([angle.cos(), angle.sin()], 1)
+    ends = torch.stack([(across @ torch.tensor(POLYGONS[name]).T).aminmax(dim=1)[i]
+                        for name in CLASSES for i in (0, 1)])
     low, high = s.pick(ends[0], ends[2]), s.pick(ends[1], ends[3])
     along = (across[:, :, None]*s.points).sum(1) - (low + t*(high - low))[:, None]
     side = (along*(s.zoom*s.size/CANVAS)[:, None] + .5).clamp(0, 1)[:, None]
     colour = INKS[0][:, None] + side*(INKS[1] - INKS[0])[:, None]
-    return (1 - coverage(s.distance(), s.zoom, s.size)[:, None]*(1 - colour)).unflatten(2, (s.size, s.size))
+    return (1 - coverage(s.distance(), s.zoom, s.size)[:, None]*(1 - colour)).unflatten(
+        2, (s.size, s.size))
 
 # %% ../nbs/00e_shapes.ipynb #06377338
 @damage('faded', .4, .8)
@@ -532,7 +593,8 @@ def draw_ghost(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
 def draw_blurred(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     "A Gaussian blur of t 64ths of the picture."
     sharp, sigma = s.draw(s.distance()), (t*s.size/64).clamp(min=.01).tolist()
-    return torch.cat([gaussian_blur(x[None], 2*math.ceil(3*v) + 1, v) for x, v in zip(sharp, sigma)])
+    return torch.cat([gaussian_blur(x[None], 2*math.ceil(3*v) + 1, v)
+                      for x, v in zip(sharp, sigma)])
 
 # %% ../nbs/00e_shapes.ipynb #9a1177d9
 @damage('splatter', .1, .4)
@@ -546,18 +608,22 @@ def draw_splatter(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
 @damage('blank', 0., .1)
 def draw_blank(s:Scene, t:Tensor) -> Tensor: # (n, 3, s, s)
     "Paper with noise of amplitude t."
-    noise = torch.rand(s.n, 3, s.size, s.size, generator=generator('paper', round(1e6*float(s.zoom.sum()))))
+    noise = torch.rand(s.n, 3, s.size, s.size,
+                       generator=generator('paper', round(1e6*float(s.zoom.sum()))))
     return 1 - t.view(-1, 1, 1, 1)*noise
 
 # %% ../nbs/00e_shapes.ipynb #8140c961
 def damaged_shapes(kind:str, # one of DAMAGES
                    n:int, # images
-                   amount:float|None=None, # of damage; by default uniform over the range that must be refused
+                   amount:float
+                   |None=None, # of damage; by default uniform over the range that must be refused
                    size:int=64, # pixels a side
                    seed=0, # of everything random
                   ) -> Tensor: # (n, 3, size, size), 0 to 1
     "Drawings that are damaged in one way, and are no longer a triangle or a square in one of the two colours."
-    if kind not in DAMAGES: raise ValueError(f"unknown damage {kind!r}: choose one of {', '.join(DAMAGES)}")
+    if kind not in DAMAGES:
+        raise ValueError(f"unknown damage {kind!r}: choose one of {', '.join(DAMAGES)}")
     f, low, high = DAMAGES[kind]
-    t = torch.full((n,), float(amount)) if amount is not None else low + (high - low)*column(n, seed, kind, 'amount')
+    t = (torch.full((n,), float(amount)) if amount is not None
+         else low + (high - low)*column(n, seed, kind, 'amount'))
     return f(Scene(n, size, seed, kind), t).clamp(0, 1)

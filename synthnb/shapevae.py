@@ -14,7 +14,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, default_device, generator, load_checkpoint, name_of, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, load_checkpoint,
+                          name_of, progress, save_checkpoint,
                           save_json)
 from .data import Images
 from .shapes import shapes_set
@@ -27,7 +28,8 @@ class ShapeEncoder(nn.Module):
                  size:int=128, # pixels a side
                 ):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, stride=2,
+                                           padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
         self.conv3 = nn.Conv2d(32, 32, 3, stride=2, padding=1)
         self.fc_mu, self.fc_logvar = (nn.Linear(32*(size//8)**2, latent_dim) for _ in range(2))
     def forward(self, x): # (b, 3, s, s) -> mu, logvar: (b, z)
@@ -44,11 +46,13 @@ class ShapeDecoder(nn.Module):
         super().__init__()
         self.side = size//8
         self.fc1 = nn.Linear(latent_dim, 32*self.side**2)
-        self.convT1, self.convT2 = nn.ConvTranspose2d(32, 32, 4, 2, 1), nn.ConvTranspose2d(32, 16, 4, 2, 1)
+        self.convT1, self.convT2 = (nn.ConvTranspose2d(32, 32, 4, 2, 1),
+                                    nn.ConvTranspose2d(32, 16, 4, 2, 1))
         self.convT3 = nn.ConvTranspose2d(16, 3, 4, 2, 1)
     def forward(self, z): # (b, z) -> (b, 3, s, s), 0 to 1
         x = F.relu(self.fc1(z)).unflatten(1, (32, self.side, self.side))
-        if self.convT1.weight.is_contiguous(memory_format=torch.channels_last): x = x.to(memory_format=torch.channels_last)
+        if self.convT1.weight.is_contiguous(memory_format=torch.channels_last):
+            x = x.to(memory_format=torch.channels_last)
         for conv in (self.convT1, self.convT2): x = F.relu(conv(x), inplace=True)
         return torch.sigmoid(self.convT3(x))
 
@@ -67,7 +71,8 @@ class ShapeVAE(nn.Module):
     def decode(self, z): return self.decoder(z) # (b, z) -> (b, 3, s, s) in 0 to 1
     def forward(self, x): return self.decode(self.encode(x)[0]) # the reconstruction from the mean
     def prior(self, n:int, gen:torch.Generator) -> Tensor: # (n, z), on the model's device
-        return torch.randn(n, self.latent_dim, generator=gen, device=gen.device).to(self.decoder.fc1.weight.device)
+        return torch.randn(n, self.latent_dim, generator=gen,
+                           device=gen.device).to(self.decoder.fc1.weight.device)
 
 # %% ../nbs/01b_shapevae.ipynb #5813aece
 def vae_loss(vae:ShapeVAE, x:Tensor, # (b, 3, s, s), 0 to 1
@@ -81,23 +86,30 @@ def vae_loss(vae:ShapeVAE, x:Tensor, # (b, 3, s, s), 0 to 1
 # %% ../nbs/01b_shapevae.ipynb #dbf2a438
 class VAETraining:
     "A training in progress: the model, its optimiser, its step, and its history."
-    def __init__(self, train:Images, latent_dim:int, epochs:int, beta:float, batch:int, lr:float, seed:int, device:torch.device):
+    def __init__(self, train:Images, latent_dim:int, epochs:int, beta:float, batch:int,
+                 lr:float, seed:int, device:torch.device):
         if min(epochs, batch, latent_dim) < 1: raise ValueError(
             f'epochs={epochs}, batch={batch}, latent_dim={latent_dim}: each must be at least 1')
         if not (0 <= beta < math.inf and 0 < lr < math.inf): raise ValueError(
             f'beta={beta}, lr={lr}: expected finite numbers, and a rate above 0')
-        if len(train) < batch: raise ValueError(f'{len(train)} images are fewer than a batch of {batch}')
+        if len(train) < batch:
+            raise ValueError(f'{len(train)} images are fewer than a batch of {batch}')
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed); self.vae = ShapeVAE(latent_dim, train.size).to(device)
-        self.train, self.beta, self.batch, self.lr, self.seed, self.device = train.to(device), beta, batch, lr, seed, device
-        self.optimiser = torch.optim.Adam(self.vae.parameters(), lr, fused=device.type in ('cpu', 'cuda'))
+            torch.manual_seed(seed)
+            self.vae = ShapeVAE(latent_dim, train.size).to(device)
+        self.train, self.beta, self.batch, self.lr, self.seed, self.device = train.to(
+            device), beta, batch, lr, seed, device
+        self.optimiser = torch.optim.Adam(self.vae.parameters(), lr,
+                                          fused=device.type in ('cpu', 'cuda'))
         self.per_epoch, self.step, self.history = len(train)//batch, 0, []
-        self.steps, self.sums, self.order = epochs*self.per_epoch, torch.zeros(2, device=device), (None, None)
+        self.steps, self.sums, self.order = (epochs*self.per_epoch,
+                                             torch.zeros(2, device=device), (None, None))
 
     def rows(self) -> Tensor: # (b,)
         epoch, at = divmod(self.step, self.per_epoch)
         if self.order[0] != epoch:
-            self.order = epoch, torch.randperm(len(self.train), generator=generator(self.seed, 'shapevae order', epoch))
+            self.order = epoch, torch.randperm(
+                len(self.train), generator=generator(self.seed, 'shapevae order', epoch))
         return self.order[1][at*self.batch:(at + 1)*self.batch].to(self.device)
 
     def rate(self) -> float:
@@ -109,16 +121,23 @@ class VAETraining:
 def update(self:VAETraining):
     "One step of the optimiser; at the end of an epoch, a row of history. [Kingma 2014]"
     x = self.train.pixels[self.rows()].permute(0, 3, 1, 2).float()/255
-    noise = torch.randn(self.batch, self.vae.latent_dim, generator=generator(self.seed, 'shapevae noise', self.step))
+    noise = torch.randn(self.batch, self.vae.latent_dim,
+                        generator=generator(self.seed, 'shapevae noise', self.step))
     error, divergence = (v.mean() for v in vae_loss(self.vae, x, noise.to(self.device)))
     for group in self.optimiser.param_groups: group['lr'] = self.rate()
-    self.optimiser.zero_grad(set_to_none=True); (error + self.beta*divergence).backward(); self.optimiser.step()
-    self.sums += torch.stack([error, divergence]).detach(); self.step += 1
+    self.optimiser.zero_grad(set_to_none=True)
+    (error + self.beta*divergence).backward()
+    self.optimiser.step()
+    self.sums += torch.stack([error, divergence]).detach()
+    self.step += 1
     if self.step % self.per_epoch == 0:
-        mean = (self.sums/self.per_epoch).tolist(); self.sums.zero_()
-        self.history.append(dict(epoch=self.step//self.per_epoch, squared_error=mean[0], divergence=mean[1]))
-        if not np.isfinite(mean).all(): raise ValueError(f'the loss is {mean} in epoch {self.history[-1]["epoch"]}: the '
-                                                         f'training diverged; try a lower lr than {self.lr:g}')
+        mean = (self.sums/self.per_epoch).tolist()
+        self.sums.zero_()
+        self.history.append(dict(epoch=self.step//self.per_epoch,
+                                 squared_error=mean[0], divergence=mean[1]))
+        if not np.isfinite(mean).all():
+            raise ValueError(f'the loss is {mean} in epoch {self.history[-1]["epoch"]}: the '
+                             f'training diverged; try a lower lr than {self.lr:g}')
 
 # %% ../nbs/01b_shapevae.ipynb #6b67e759
 def train_shape_vae(train:Images, # bytes, squares of a multiple of 8 px
@@ -126,37 +145,49 @@ def train_shape_vae(train:Images, # bytes, squares of a multiple of 8 px
                     beta:float=1., batch:int=16, # weight of the divergence; images a step
                     lr:float=4e-3, seed:int=0, # highest rate; of weights, order and noise
                     device='auto', # see core.default_device
-                    folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
+                    folder:Path
+                    |None=None, # keeps a checkpoint, from which a killed training goes on
                     save_seconds:float=20., # between checkpoints
-                    stop_after:int|None=None, # a step at which to interrupt, as a kill would; for tests
-                   ) -> tuple[ShapeVAE, list]: # the model; a dict an epoch: epoch, squared_error, divergence
+                    stop_after:int
+                    |None=None, # a step at which to interrupt, as a kill would; for tests
+                   ) -> tuple[ShapeVAE,
+                              list]: # the model; a dict an epoch: epoch, squared_error, divergence
     "Train a generator of shapes; the same settings give the same weights, however often it was interrupted. [Chang 2024, A.2]"
-    device = default_device(str(device)); settings = (latent_dim, epochs, beta, batch, lr, seed)
-    run, name = VAETraining(train, *settings, device), name_of('shapevae training', train_shape_vae, [*settings, train])
+    device = default_device(str(device))
+    settings = (latent_dim, epochs, beta, batch, lr, seed)
+    run, name = (VAETraining(train, *settings, device),
+                 name_of('shapevae training', train_shape_vae, [*settings, train]))
     path, last = Path(folder or '.')/'checkpoint.pt', time.time()
     if folder and path.exists(): run.resume(path, name)
     with no_denormals(), progress(total=run.steps, initial=run.step, desc='shape VAE') as bar:
         while run.step < run.steps:
-            run.update(); bar.update()
-            if run.step % run.per_epoch == 0: bar.set_postfix(error=f"{run.history[-1]['squared_error']:.1f}")
+            run.update()
+            bar.update()
+            if run.step % run.per_epoch == 0:
+                bar.set_postfix(error=f"{run.history[-1]['squared_error']:.1f}")
             if run.step == stop_after: raise KeyboardInterrupt
-            if folder and (time.time() - last > save_seconds or run.step == run.steps): run.save(path, name); last = time.time()
+            if folder and (time.time() - last > save_seconds or run.step == run.steps):
+                run.save(path, name)
+                last = time.time()
     return run.vae.eval(), run.history
 
 # %% ../nbs/01b_shapevae.ipynb #9d82a0a5
 @patch
 def save(self:VAETraining, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically."
-    save_checkpoint(path, dict(name=name, vae=self.vae.state_dict(), optimiser=self.optimiser.state_dict(), step=self.step,
+    save_checkpoint(path, dict(name=name, vae=self.vae.state_dict(),
+                               optimiser=self.optimiser.state_dict(), step=self.step,
                                history=self.history, sums=self.sums))
 
 @patch
 def resume(self:VAETraining, path:Path, name:str):
     "Go on from a checkpoint of the same training."
     state = load_checkpoint(path, self.device)
-    if state.get('name') != name: raise ValueError(
-        f'{path} belongs to a training with other settings, seed or images; give another folder, or delete it')
-    self.vae.load_state_dict(state['vae']); self.optimiser.load_state_dict(state['optimiser'])
+    if state.get('name') != name:
+        raise ValueError(f'{path} belongs to a training with other settings, seed or images; give '
+                         'another folder, or delete it')
+    self.vae.load_state_dict(state['vae'])
+    self.optimiser.load_state_dict(state['optimiser'])
     self.step, self.history, self.sums = state['step'], state['history'], state['sums']
 
 # %% ../nbs/01b_shapevae.ipynb #4c3d8bf5
@@ -167,38 +198,48 @@ def load_official_vae(path:Path, # e.g. the official vae-shapes.pt, or a `vae.pt
     state = load_checkpoint(path)
     hint = f'; {path} should hold the state dict of the official shapes VAE (encoder.conv1.weight … decoder.convT3.bias)'
     first = state.get('decoder.fc1.weight') if isinstance(state, dict) else None
-    if not isinstance(first, Tensor) or first.dim() != 2: raise ValueError(f'it has no matrix decoder.fc1.weight{hint}')
-    features, latent_dim = first.shape; side = math.isqrt(features//32)
-    if 32*side**2 != features or not side: raise ValueError(f'decoder.fc1 has {features} outputs, which is not 32 x (s / 8)^2{hint}')
+    if not isinstance(first, Tensor) or first.dim() != 2:
+        raise ValueError(f'it has no matrix decoder.fc1.weight{hint}')
+    features, latent_dim = first.shape
+    side = math.isqrt(features//32)
+    if 32*side**2 != features or not side:
+        raise ValueError(f'decoder.fc1 has {features} outputs, which is not 32 x (s / 8)^2{hint}')
     vae = ShapeVAE(latent_dim, 8*side)
     for key, own in vae.state_dict().items():
         if key not in state: raise ValueError(f'it has no {key}{hint}')
         if not isinstance(state[key], Tensor): raise ValueError(f'{key} is no tensor{hint}')
-        if (shape := tuple(state[key].shape)) != tuple(own.shape): raise ValueError(f'{key} is {shape}, expected {tuple(own.shape)}{hint}')
-    if extra := sorted(set(state) - set(vae.state_dict())): raise ValueError(f'it has {extra[0]}, which the shapes VAE does not{hint}')
+        if (shape := tuple(state[key].shape)) != tuple(own.shape):
+            raise ValueError(f'{key} is {shape}, expected {tuple(own.shape)}{hint}')
+    if extra := sorted(set(state) - set(vae.state_dict())):
+        raise ValueError(f'it has {extra[0]}, which the shapes VAE does not{hint}')
     if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]: raise ValueError(
         f'{bad[0]} has numbers that are not finite: {path} is broken')
     vae.load_state_dict(state)
     return vae.eval().requires_grad_(False).to(default_device(str(device)))
 
 # %% ../nbs/01b_shapevae.ipynb #f23bca24
-def fit_shape_vae(bias:float=.98, # share of the usual colour within a class
-                  crop:str='paper', # 'paper' or 'official', see shapes.shape_views
-                  n:int=5000, # training images
-                  size:int=64, # pixels a side
-                  epochs:int=15, # passes over them
-                  beta:float=1., # weight of the divergence
-                  seed:int=0, # of the images and of the training
-                  device='auto', # see core.default_device
-                  **settings, # latent_dim, batch, lr of `train_shape_vae`
-                 ) -> tuple[ShapeVAE, Path]: # the model; its folder with vae.pt (official format) and history.json
+def fit_shape_vae(
+    bias:float=.98, # share of the usual colour within a class
+    crop:str='paper', # 'paper' or 'official', see shapes.shape_views
+    n:int=5000, # training images
+    size:int=64, # pixels a side
+    epochs:int=15, # passes over them
+    beta:float=1., # weight of the divergence
+    seed:int=0, # of the images and of the training
+    device='auto', # see core.default_device
+    **settings, # latent_dim, batch, lr of `train_shape_vae`
+   ) -> tuple[ShapeVAE,
+              Path]: # the model; its folder with vae.pt (official format) and history.json
     "Train the generator of shapes, or load the one that was trained so before. [Chang 2024, A.2]"
     device = default_device(str(device))
     def make(folder):
         train = shapes_set(n, bias, crop, size, seed)
-        vae, history = train_shape_vae(train, epochs=epochs, beta=beta, seed=seed, device=device, folder=folder, **settings)
+        vae, history = train_shape_vae(train, epochs=epochs, beta=beta, seed=seed,
+                                       device=device, folder=folder, **settings)
         save_json(folder/'history.json', history)
-        save_checkpoint(folder/'vae.pt', {k: v.cpu().contiguous() for k, v in vae.state_dict().items()})
-    params = dict(bias=bias, crop=crop, n=n, size=size, epochs=epochs, beta=beta, seed=seed, device=device.type, **settings)
+        save_checkpoint(folder/'vae.pt',
+                        {k: v.cpu().contiguous() for k, v in vae.state_dict().items()})
+    params = dict(bias=bias, crop=crop, n=n, size=size, epochs=epochs, beta=beta, seed=seed,
+                  device=device.type, **settings)
     folder = artefact('shapevae', make, params)
     return load_official_vae(folder/'vae.pt', device), folder

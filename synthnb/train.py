@@ -30,28 +30,37 @@ from fastcore.basics import patch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from .core import (artefact, default_device, generator, load_checkpoint, load_model, name_of, progress, save_checkpoint,
+from .core import (artefact, default_device, generator, load_checkpoint, load_model,
+                          name_of, progress, save_checkpoint,
                           save_model)
-from .data import Images, ImageSet, centre_crop, code_bits, combination_names, crop_at, random_crop_flip
+from .data import (Images, ImageSet, centre_crop, code_bits,
+                          combination_names, crop_at, random_crop_flip)
 from .drawn import EVEN_RATES, drawn_attributes, drawn_set
 
 # %% ../nbs/00c_train.ipynb #f40af3eb
-BLOCKS = dict(resnet10=(resnet.BasicBlock, [1, 1, 1, 1]), resnet18=(resnet.BasicBlock, [2, 2, 2, 2]),
-              resnet34=(resnet.BasicBlock, [3, 4, 6, 3]), resnet50=(resnet.Bottleneck, [3, 4, 6, 3]))
+BLOCKS = dict(resnet10=(resnet.BasicBlock, [1, 1, 1, 1]),
+              resnet18=(resnet.BasicBlock, [2, 2, 2, 2]),
+              resnet34=(resnet.BasicBlock, [3, 4, 6, 3]),
+              resnet50=(resnet.Bottleneck, [3, 4, 6, 3]))
 
 class ResNet(resnet.ResNet):
     "torchvision's ResNet with a width, a choice of stems and its penultimate features. [He 2016]"
-    def __init__(self, block, layers, n_classes, width=64, stem='imagenet', stem_stride=2, in_channels=3):
+    def __init__(self, block, layers, n_classes, width=64,
+                 stem='imagenet', stem_stride=2, in_channels=3):
         super().__init__(block, layers, n_classes)
         self.inplanes = width
         size = dict(kernel_size=7, stride=2, padding=3)
-        if stem == 'small': self.maxpool, size = nn.Identity(), dict(kernel_size=3, stride=stem_stride, padding=1)
-        self.conv1, self.bn1 = nn.Conv2d(in_channels, width, bias=False, **size), nn.BatchNorm2d(width)
+        if stem == 'small':
+            self.maxpool, size = nn.Identity(), dict(kernel_size=3, stride=stem_stride, padding=1)
+        self.conv1, self.bn1 = nn.Conv2d(in_channels, width,
+                                         bias=False, **size), nn.BatchNorm2d(width)
         for i, n in enumerate(layers):
-            setattr(self, f'layer{i + 1}', self._make_layer(block, width*2**i, n, stride=1 if i == 0 else 2))
+            setattr(self, f'layer{i + 1}',
+                    self._make_layer(block, width*2**i, n, stride=1 if i == 0 else 2))
         self.fc = nn.Linear(8*width*block.expansion, n_classes)
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
     def features(self, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -67,16 +76,18 @@ def check_finite_state(state:dict, # name -> tensor, as read from a file
     "Refuse weights that are not numbers, naming the file and the first of them. [ours]"
     for k, v in state.items():
         if not isinstance(v, Tensor) or not (v.is_floating_point() or v.is_complex()): continue
-        if bad := int((~torch.isfinite(v)).sum()): raise ValueError(
-            f'{path}: {bad:,} of the {v.numel():,} values of {k} are not finite (NaN or infinite), so '
-            'the training that wrote the file had diverged: take an earlier checkpoint, or train again '
-            'with a smaller learning rate')
+        if bad := int((~torch.isfinite(v)).sum()):
+            raise ValueError(
+f'{path}: {bad:,} of the {v.numel():,} values of {k} are not finite (NaN or infinite), so '
+'the training that wrote the file had diverged: take an earlier checkpoint, or train again '
+'with a smaller learning rate')
     return state
 
 # %% ../nbs/00c_train.ipynb #4484e0a4
-def pretrained_state(weights:str|Path, # 'imagenet', an entry of torchvision's enum, or the path of a state dict
-                     arch:str, # the architecture that they are for
-                    ) -> dict[str, Tensor]:
+def pretrained_state(
+    weights:str|Path, # 'imagenet', an entry of torchvision's enum, or the path of a state dict
+    arch:str, # the architecture that they are for
+   ) -> dict[str, Tensor]:
     "A state dict in torchvision's format, from its collection or from a file."
     if Path(weights).suffix in ('.pth', '.pt', '.bin') or Path(weights).exists():
         state = load_checkpoint(Path(weights))
@@ -84,13 +95,15 @@ def pretrained_state(weights:str|Path, # 'imagenet', an entry of torchvision's e
     from torchvision.models import get_model_weights, list_models
     enum = get_model_weights(arch) if arch in list_models() else None
     name = 'IMAGENET1K_V1' if weights == 'imagenet' else str(weights).split('.')[-1]
-    if enum is None or name not in enum.__members__: raise ValueError(
-        f"no weights {str(weights)!r} for {arch}: give a file's path, or for resnet18, resnet34 or resnet50 'imagenet'"
-        + (f" or one of {', '.join(enum.__members__)}" if enum else ''))
+    if enum is None or name not in enum.__members__:
+        raise ValueError(f"no weights {str(weights)!r} for {arch}: give a file's path, or for "
+                         "resnet18, resnet34 or resnet50 'imagenet'"
+                         + (f" or one of {', '.join(enum.__members__)}" if enum else ''))
     try: return enum[name].get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as e:
-        raise OSError(f'could not download the weights {enum[name]} ({e}); fetch {enum[name].url} on a machine that is '
-                      'online and pass the path of the file as weights=') from e
+        raise OSError(f'could not download the weights {enum[name]} ({e}); fetch '
+                      f'{enum[name].url} on a machine that is online and pass the path of the file '
+                      'as weights=') from e
 
 # %% ../nbs/00c_train.ipynb #77d09c1e
 def load_weights(net:ResNet, # its last layer keeps its own start
@@ -98,33 +111,40 @@ def load_weights(net:ResNet, # its last layer keeps its own start
                  arch:str, # for the message
                 ) -> ResNet: # the same network
     "Load everything but the last layer; the first name or shape that does not fit is named in one error."
-    if not isinstance(state, dict): raise ValueError(f'the weights hold a {type(state).__name__}, not a state dict')
+    if not isinstance(state, dict):
+        raise ValueError(f'the weights hold a {type(state).__name__}, not a state dict')
     state = {k: v for k, v in state.items() if not k.startswith('fc.')}
     check_finite_state(state, 'the weights')
     own = {k: v for k, v in net.state_dict().items() if not k.startswith('fc.')}
-    hint = (f'; the checkpoint is of another architecture than {arch} with this width, stem and number of channels. '
+    hint = (f'; the checkpoint is of another architecture than {arch} with this width, '
+            'stem and number of channels. '
             "torchvision's checkpoints need width=64, stem='imagenet' and in_channels=3")
     for k in dict.fromkeys([*own, *state]):
         if k.endswith('num_batches_tracked'): continue
         if k not in state: raise ValueError(f'the weights have no {k}, which {arch} needs{hint}')
         if k not in own: raise ValueError(f'the weights have {k}, which {arch} does not{hint}')
         given, wanted = tuple(getattr(state[k], 'shape', ())), tuple(own[k].shape)
-        if given != wanted: raise ValueError(f'{k} is {given} in the weights and {wanted} in the network{hint}')
+        if given != wanted:
+            raise ValueError(f'{k} is {given} in the weights and {wanted} in the network{hint}')
     net.load_state_dict(state, strict=False)
     return net
 
 # %% ../nbs/00c_train.ipynb #da81393e
-def classifier_net(arch:str='resnet18', # resnet10, resnet18, resnet34 or resnet50
-                   n_classes:int=8, # k
-                   width:int=64, # channels of the first stage; torchvision's is 64
-                   stem:str='small', # 'small': one 3x3 convolution; 'imagenet': 7x7, stride 2, and max-pooling
-                   weights:str|Path|None=None, # None, 'imagenet', or the path of a state dict in torchvision's format
-                   in_channels:int=3, # c
-                   stem_stride:int=2, # of the small stem: 2, or 1 for four times the resolution and the time
-                  ) -> ResNet: # its `features` are what its last layer sees
+def classifier_net(
+    arch:str='resnet18', # resnet10, resnet18, resnet34 or resnet50
+    n_classes:int=8, # k
+    width:int=64, # channels of the first stage; torchvision's is 64
+    stem:str='small', # 'small': one 3x3 convolution; 'imagenet': 7x7, stride 2, and max-pooling
+    weights:str|Path
+    |None=None, # None, 'imagenet', or the path of a state dict in torchvision's format
+    in_channels:int=3, # c
+    stem_stride:int=2, # of the small stem: 2, or 1 for four times the resolution and the time
+   ) -> ResNet: # its `features` are what its last layer sees
     "A ResNet for images of any size. [He 2016]"
-    if arch not in BLOCKS: raise ValueError(f"unknown architecture {arch!r}: choose one of {', '.join(BLOCKS)}")
-    if stem not in ('small', 'imagenet'): raise ValueError(f"unknown stem {stem!r}: choose 'small' or 'imagenet'")
+    if arch not in BLOCKS:
+        raise ValueError(f"unknown architecture {arch!r}: choose one of {', '.join(BLOCKS)}")
+    if stem not in ('small', 'imagenet'):
+        raise ValueError(f"unknown stem {stem!r}: choose 'small' or 'imagenet'")
     if stem_stride not in (1, 2): raise ValueError(f'stem_stride is 1 or 2, got {stem_stride!r}')
     net = ResNet(*BLOCKS[arch], n_classes, width, stem, stem_stride, in_channels)
     if weights is not None: load_weights(net, pretrained_state(weights, arch), arch)
@@ -136,33 +156,39 @@ IMAGENET = dict(mean=[.485, .456, .406], std=[.229, .224, .225])
 
 class Classifier:
     "A network with everything that it needs to read an image and to name what it sees."
-    def __init__(self, net:ResNet, # made by `classifier_net`
-                 classes:list[str], # their names, in the order of the logits
-                 crop:int, # what it sees of an image, pixels
-                 spec:dict, # the arguments of `classifier_net`, without weights
-                 mean:list, std:list, # of a channel, for values in [0, 1]
-                 multi_label:bool=False, # its classes are attributes, of which an image may have any
-                ):
+    def __init__(
+        self, net:ResNet, # made by `classifier_net`
+        classes:list[str], # their names, in the order of the logits
+        crop:int, # what it sees of an image, pixels
+        spec:dict, # the arguments of `classifier_net`, without weights
+        mean:list, std:list, # of a channel, for values in [0, 1]
+        multi_label:bool=False, # its classes are attributes, of which an image may have any
+       ):
         self.net, self.classes, self.crop, self.spec = net.eval(), list(classes), crop, dict(spec)
         self.mean, self.std, self.multi_label = list(mean), list(std), multi_label
     n_classes = property(lambda self: len(self.classes))
     device = property(lambda self: next(self.net.parameters()).device)
     def __repr__(self):
         return f"Classifier({self.spec['arch']}, {self.n_classes} {'attributes' if self.multi_label else 'classes'}, {self.crop} px)"
-    def to(self, device): self.net.to(device); return self
+    def to(self, device):
+        self.net.to(device)
+        return self
 
 # %% ../nbs/00c_train.ipynb #c7f3a9dc
 def normalise(pixels:Tensor, # uint8 (b, h, w, c)
               mean:list, std:list, # of a channel, for values in [0, 1]
              ) -> Tensor: # float32 (b, c, h, w), channels-last in memory
     "Bytes as a classifier sees them: (x / 255 - mean) / std."
-    if len({*mean}) == len({*std}) == 1: # one scale for all channels is five times as fast as one for each
-        return pixels.to(torch.float32).mul_(1/(255*std[0])).sub_(mean[0]/std[0]).permute(0, 3, 1, 2)
+    # one scale for all channels is five times as fast as one for each
+    if len({*mean}) == len({*std}) == 1:
+        return pixels.to(torch.float32).mul_(1/(255*std[0])).sub_(
+            mean[0]/std[0]).permute(0, 3, 1, 2)
     scale, shift = scale_and_shift(tuple(mean), tuple(std), pixels.device)
     return torch.addcmul(shift, pixels.to(torch.float32), scale).permute(0, 3, 1, 2)
 
 @lru_cache
-def scale_and_shift(mean:tuple, std:tuple, device:torch.device) -> tuple[Tensor, Tensor]: # each (c,)
+def scale_and_shift(mean:tuple, std:tuple,
+                    device:torch.device) -> tuple[Tensor, Tensor]: # each (c,)
     "The normalisation of bytes as one multiplication and one addition, kept on the device."
     make = lambda values: torch.tensor(list(values), dtype=torch.float32, device=device)
     return make(1/(255*s) for s in std), make(-m/s for m, s in zip(mean, std))
@@ -173,9 +199,11 @@ def scale_and_shift(mean:tuple, std:tuple, device:torch.device) -> tuple[Tensor,
 def features(self:Classifier, pixels:Tensor, # uint8 (b, h, w, c), at least as large as the crop
             ) -> Tensor: # float32 (b, f), on the classifier's device
     "What the last layer sees of a batch."
-    if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[3] != len(self.mean): raise ValueError(
-        f'expected uint8 (b, h, w, {len(self.mean)}), got {pixels.dtype} {tuple(pixels.shape)}; see data.to_uint8')
-    return self.net.features(normalise(centre_crop(pixels, self.crop).to(self.device), self.mean, self.std))
+    if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[3] != len(self.mean):
+        raise ValueError(f'expected uint8 (b, h, w, {len(self.mean)}), got {pixels.dtype} '
+                         f'{tuple(pixels.shape)}; see data.to_uint8')
+    return self.net.features(normalise(centre_crop(pixels, self.crop).to(self.device),
+                                       self.mean, self.std))
 
 @patch
 @torch.inference_mode()
@@ -197,14 +225,16 @@ def pixel_batches(images:Images|ImageSet|Tensor, # a table, a set on disk, or ui
         for at in range(0, len(pixels), size): yield at, pixels[at:at + size]
 
 @patch
-def predict_proba(self:Classifier, images:Images|ImageSet|Tensor, # a table, a set on disk, or uint8 (n, h, w, c)
+def predict_proba(self:Classifier,
+                  images:Images|ImageSet|Tensor, # a table, a set on disk, or uint8 (n, h, w, c)
                   batch:int=256, # images at a time
                   flip:bool=False, # average with the mirrored image
                  ) -> np.ndarray: # float32 (n, k), rows sum to 1; of attributes each lies in [0, 1]
     "The class probabilities of every image, p(y|x). [Bhattarai 2020, Proposed Method]"
     out = np.empty((len(images), self.n_classes), np.float32)
     activation = torch.sigmoid if self.multi_label else partial(torch.softmax, dim=1)
-    for at, x in pixel_batches(images, batch): out[at:at + len(x)] = activation(self.logits(x, flip)).cpu().numpy()
+    for at, x in pixel_batches(images, batch):
+        out[at:at + len(x)] = activation(self.logits(x, flip)).cpu().numpy()
     return out
 
 # %% ../nbs/00c_train.ipynb #80dc1dd9
@@ -221,8 +251,8 @@ def load(cls:Classifier, path:Path, # written by `save`
          device='cpu', # where its weights go
         ) -> Classifier:
     "Read a classifier; anything else than a classifier's file is one clear error."
-    wrong = (f'{path} is not a classifier that was saved by Classifier.save; the state dict of a torchvision network '
-             'goes to classifier_net(weights=path) instead')
+    wrong = (f'{path} is not a classifier that was saved by Classifier.save; the state dict of a '
+             'torchvision network goes to classifier_net(weights=path) instead')
     about, state = load_model(path, 'synthnb_classifier', 'classifier', wrong)
     net = classifier_net(n_classes=len(about['classes']), **about['spec'])
     net.load_state_dict(check_finite_state(state, path))
@@ -253,8 +283,10 @@ class TrainConfig:
     validations: int = 10 # how often the validation images are looked at
 
 # %% ../nbs/00c_train.ipynb #653fade0
-CHOICES = dict(arch=list(BLOCKS), stem=['small', 'imagenet'], stem_stride=[1, 2], optimiser=['adamw', 'sgd'],
-               schedule=['one-cycle', 'cosine', 'constant'], augment=['crops', 'shifts', 'jitter', 'none'],
+CHOICES = dict(arch=list(BLOCKS), stem=['small', 'imagenet'],
+               stem_stride=[1, 2], optimiser=['adamw', 'sgd'],
+               schedule=['one-cycle', 'cosine', 'constant'],
+               augment=['crops', 'shifts', 'jitter', 'none'],
                mirror=[True, False], precision=['auto', 'float32', 'bf16'])
 
 def check_settings(settings:dict, # names of TrainConfig's fields
@@ -272,7 +304,8 @@ def check_settings(settings:dict, # names of TrainConfig's fields
     check_images(train, 'training', config, train.classes)
     if valid is not None: check_images(valid, 'validation', config, train.classes)
     if valid is not None and valid.multi_label != train.multi_label:
-        raise ValueError('training and validation images must both have one class, or both have attributes')
+        raise ValueError('training and validation images must both have one class, or '
+                         'both have attributes')
     return config
 
 # %% ../nbs/00c_train.ipynb #a3f2cb33
@@ -297,20 +330,23 @@ def check_images(images:Images, # a table
     "Refuse a table that cannot be trained on."
     if len(images) < 2: raise ValueError(f'{len(images)} {what} images: at least 2 are needed')
     if images.pixels.shape[1] != images.pixels.shape[2]:
-        raise ValueError(f'{what} images of {images.pixels.shape[1]} x {images.pixels.shape[2]} px: '
-                         'square ones are needed')
+        raise ValueError(f'{what} images of {images.pixels.shape[1]} x {images.pixels.shape[2]} '
+                         'px: square ones are needed')
     if images.size < config.crop:
-        raise ValueError(f'a crop of {config.crop} px does not fit {what} images of {images.size} px')
-    if images.classes != classes: raise ValueError(f'{what} classes {images.classes} differ from {classes}')
+        raise ValueError(f'a crop of {config.crop} px does not fit {what} images of '
+                         f'{images.size} px')
+    if images.classes != classes:
+        raise ValueError(f'{what} classes {images.classes} differ from {classes}')
     low, high = images.labels.min().item(), images.labels.max().item()
     if images.multi_label:
-        if images.labels.shape[1] != images.n_classes or low < 0 or high > 1: raise ValueError(
-            f'{what} labels {tuple(images.labels.shape)} from {low} to {high}: with {images.n_classes} attributes a matrix '
-            f'(n, {images.n_classes}) of 0 and 1 is expected')
+        if images.labels.shape[1] != images.n_classes or low < 0 or high > 1:
+            raise ValueError(f'{what} labels {tuple(images.labels.shape)} from {low} to {high}: '
+                             f'with {images.n_classes} attributes a matrix (n, {images.n_classes}) '
+                             'of 0 and 1 is expected')
         return
     if low < 0 or high >= images.n_classes:
-        raise ValueError(f'{what} labels lie in {low} to {high}; with {images.n_classes} classes 0 to '
-                         f'{images.n_classes - 1} are allowed')
+        raise ValueError(f'{what} labels lie in {low} to {high}; with {images.n_classes} classes 0 '
+                         f'to {images.n_classes - 1} are allowed')
 
 # %% ../nbs/00c_train.ipynb #636a7b34
 def learning_rate(step:int, # from 0
@@ -328,7 +364,8 @@ def learning_rate(step:int, # from 0
 def make_optimiser(net:nn.Module, config:TrainConfig, device:torch.device) -> torch.optim.Optimizer:
     "AdamW, or SGD with Nesterov's momentum; no weight decay on biases and norms."
     adam, own = config.optimiser == 'adamw', config.weight_decay
-    kernels, rest = [p for p in net.parameters() if p.dim() > 1], [p for p in net.parameters() if p.dim() <= 1]
+    kernels, rest = [p for p in net.parameters()
+                     if p.dim() > 1], [p for p in net.parameters() if p.dim() <= 1]
     decay = own if own is not None else .05 if adam else 5e-4
     groups = [dict(params=kernels, weight_decay=decay), dict(params=rest, weight_decay=0.)]
     options = dict(lr=peak_lr(config), fused=device.type in ('cuda', 'cpu'))
@@ -340,9 +377,11 @@ def peak_lr(config:TrainConfig) -> float:
     return config.lr if config.lr is not None else .01 if config.optimiser == 'adamw' else .1
 
 # %% ../nbs/00c_train.ipynb #d4033f26
-def place(images:Images, device:torch.device) -> Images: # on the device if it has room, else on the host
+def place(images:Images, device:torch.device
+         ) -> Images: # on the device if it has room, else on the host
     "Put a table of images on the device if it takes at most half of the memory that is free there."
-    if device.type == 'cuda' and images.pixels.nbytes > torch.cuda.mem_get_info(device)[0]/2: return images
+    if device.type == 'cuda' and images.pixels.nbytes > torch.cuda.mem_get_info(device)[0]/2:
+        return images
     return images.to(device)
 
 class Training:
@@ -353,7 +392,8 @@ class Training:
         self.spec['in_channels'] = train.pixels.shape[3]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, 'net').initial_seed())
-            self.net = classifier_net(n_classes=train.n_classes, weights=config.weights, **self.spec).to(device).train()
+            self.net = classifier_net(n_classes=train.n_classes, weights=config.weights,
+                                      **self.spec).to(device).train()
         self.look = PLAIN if config.weights is None else IMAGENET
         if train.pixels.shape[3] != 3: self.look = {k: [.5]*train.pixels.shape[3] for k in PLAIN}
         self.average = copy.deepcopy(self.net) if config.ema else None
@@ -379,16 +419,19 @@ def views(pixels:Tensor, # uint8 (b, h, w, c)
 @patch
 def batch(self:Training) -> tuple[Tensor, Tensor]: # normalised (b, c, crop, crop), labels (b,)
     "This step's images, cropped, mirrored and normalised on the device."
-    size = min(self.config.batch_size, len(self.train)); epoch, at = divmod(self.step, len(self.train)//size)
+    size = min(self.config.batch_size, len(self.train))
+    epoch, at = divmod(self.step, len(self.train)//size)
     if self.order[0] != epoch:
         shuffled = torch.randperm(len(self.train), generator=generator(self.seed, 'train', epoch))
         self.order = epoch, shuffled.to(self.train.pixels.device)
     rows, gen = self.order[1][at*size:(at + 1)*size], generator(self.seed, 'augment', self.step)
-    x, y = (t[rows].to(self.device, non_blocking=True) for t in (self.train.pixels, self.train.labels))
+    x, y = (t[rows].to(self.device, non_blocking=True)
+            for t in (self.train.pixels, self.train.labels))
     crop, augment = self.config.crop, self.config.augment
     x = normalise(views(x, crop, augment, gen, self.config.mirror), **self.look)
     if augment == 'jitter':
-        contrast, tint = torch.randn(size, 1, 1, 1, generator=gen), torch.randn(size, x.shape[1], 1, 1, generator=gen)
+        contrast, tint = (torch.randn(size, 1, 1, 1, generator=gen),
+                          torch.randn(size, x.shape[1], 1, 1, generator=gen))
         x = x*(1 + .1*contrast.to(x.device)) + .05*tint.to(x.device)
     return x, y
 
@@ -399,19 +442,24 @@ def label_loss(logits:Tensor, # (b, k)
               ) -> Tensor: # a number, nats
     "Cross-entropy of one class an image, or binary cross-entropy averaged over attributes. [Bhattarai 2020, eq. 1]"
     if y.dim() == 1: return F.cross_entropy(logits, y, label_smoothing=smoothing)
-    return F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype)*(1 - smoothing) + smoothing/2)
+    return F.binary_cross_entropy_with_logits(logits,
+                                              y.to(logits.dtype)*(1 - smoothing) + smoothing/2)
 
 # %% ../nbs/00c_train.ipynb #7fb27678
 @patch
 def update(self:Training):
     "One step of the optimiser on the next batch."
-    x, y = self.batch(); config = self.config
+    x, y = self.batch()
+    config = self.config
     with precision(config.precision, self.device):
         loss = label_loss(self.net(x), y, config.label_smoothing)
-    self.optimiser.zero_grad(set_to_none=True); loss.backward()
-    for group in self.optimiser.param_groups: group['lr'] = learning_rate(self.step, config, peak_lr(config))
+    self.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in self.optimiser.param_groups:
+        group['lr'] = learning_rate(self.step, config, peak_lr(config))
     self.optimiser.step()
-    self.loss += loss.detach(); self.step += 1
+    self.loss += loss.detach()
+    self.step += 1
     if self.average is not None:
         floats = lambda net: [v for v in net.state_dict().values() if v.is_floating_point()]
         keep = min(config.ema, (1 + self.step)/(10 + self.step))
@@ -435,7 +483,8 @@ def look_at(self:Training, valid:Images, # the validation images
     y = valid.labels.to(scores.device)
     if valid.multi_label:
         right = (scores > 0) == y.bool()
-        return dict(valid_loss=label_loss(scores, y).item(), valid_accuracy=right.float().mean().item())
+        return dict(valid_loss=label_loss(scores, y).item(),
+                    valid_accuracy=right.float().mean().item())
     right, truth = (scores.argmax(1) == y).cpu().double(), y.cpu() # MPS has no float64
     rates = [right[truth == k].mean().item() for k in truth.unique()]
     return dict(valid_loss=F.cross_entropy(scores, y).item(), valid_accuracy=float(np.mean(rates)))
@@ -449,20 +498,24 @@ def validate(self:Training, valid:Images|None): # None: the last weights are the
     seen = self.step - (self.history[-1]['update'] if self.history else 0)
     lr = learning_rate(self.step - 1, self.config, peak_lr(self.config))
     row = dict(update=self.step, lr=lr, loss=self.loss.item()/seen)
-    if not np.isfinite(row['loss']): raise ValueError(
-        f"the training loss is {row['loss']} at update {self.step}: the training diverged. Try a smaller lr "
-        f'(it peaked at {peak_lr(self.config):g}), or look for broken images')
+    if not np.isfinite(row['loss']):
+        raise ValueError(f"the training loss is {row['loss']} at update {self.step}: the "
+                         "training diverged. Try a smaller lr "
+                         f'(it peaked at {peak_lr(self.config):g}), or look for broken images')
     if valid is not None: row |= self.look_at(valid, net)
     rank = (row.get('valid_accuracy', self.step), -row.get('valid_loss', 0.))
     if self.best is None or rank > self.best['rank']:
         self.best = dict(rank=rank, state={k: v.clone() for k, v in net.state_dict().items()})
-    self.net.train(); self.loss.zero_(); self.history.append(row)
+    self.net.train()
+    self.loss.zero_()
+    self.history.append(row)
 
 # %% ../nbs/00c_train.ipynb #ece15f3c
 def named_recipe(recipe:dict) -> dict: # the same, with a file of weights in the place of its path
     "The settings of a training as they stand in a name: a file counts by its content."
     weights = recipe.get('weights')
-    return recipe | (dict(weights=Path(weights)) if weights is not None and Path(weights).is_file() else {})
+    return recipe | (dict(weights=Path(weights))
+                     if weights is not None and Path(weights).is_file() else {})
 
 # %% ../nbs/00c_train.ipynb #dbd2b90c
 @patch
@@ -470,7 +523,8 @@ def save(self:Training, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically; once finished, all that is needed to return."
     state = dict(name=name, step=self.step, best=self.best, history=self.history)
     if self.step < self.config.updates:
-        state |= dict(net=self.net.state_dict(), optimiser=self.optimiser.state_dict(), loss=self.loss)
+        state |= dict(net=self.net.state_dict(),
+                      optimiser=self.optimiser.state_dict(), loss=self.loss)
         if self.average is not None: state['average'] = self.average.state_dict()
     save_checkpoint(path, state)
 
@@ -479,11 +533,13 @@ def resume(self:Training, path:Path, name:str):
     "Go on from a checkpoint if there is one."
     if not path.exists(): return
     state = load_checkpoint(path, self.device)
-    if state.get('name') != name: raise ValueError(
-        f'{path} belongs to a training with other settings, seed or images; give another folder, or delete it')
+    if state.get('name') != name:
+        raise ValueError(f'{path} belongs to a training with other settings, seed or images; give '
+                         'another folder, or delete it')
     self.step, self.best, self.history = state['step'], state['best'], state['history']
     if 'net' not in state: return
-    self.net.load_state_dict(state['net']); self.optimiser.load_state_dict(state['optimiser'])
+    self.net.load_state_dict(state['net'])
+    self.optimiser.load_state_dict(state['optimiser'])
     self.loss = state['loss']
     if self.average is not None: self.average.load_state_dict(state['average'])
 
@@ -497,8 +553,10 @@ def no_denormals():
 
 # %% ../nbs/00c_train.ipynb #1a51ab03
 def train_classifier(train:Images, # the training table
-                     valid:Images|None=None, # chooses among the looks; None: the last weights are returned
-                     *, folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on
+                     valid:Images
+                     |None=None, # chooses among the looks; None: the last weights are returned
+                     *, folder:Path
+                     |None=None, # keeps a checkpoint, from which a killed training goes on
                      seed:int=0, # of weights, order and crops
                      device='auto', # see core.default_device
                      desc:str='classifier', # the progress bar's name
@@ -506,19 +564,24 @@ def train_classifier(train:Images, # the training table
                      **settings, # the fields of TrainConfig
                     ) -> tuple[Classifier, pd.DataFrame]: # the best look, and one row a look
     "Train a classifier; the same settings, seed and images give the same result, however often it was interrupted."
-    config = check_settings(settings, train, valid); device = default_device(device)
-    run, valid = Training(train, config, seed, device), None if valid is None else place(valid, device)
+    config = check_settings(settings, train, valid)
+    device = default_device(device)
+    run, valid = Training(train, config, seed,
+                          device), None if valid is None else place(valid, device)
     name = name_of('training', train_classifier, [named_recipe(asdict(config)), seed, train, valid])
     path, saved = Path(folder or '.')/'training.pt', time.time()
     if folder: run.resume(path, name)
     with no_denormals(), progress(total=config.updates, initial=run.step, desc=desc) as bar:
         while run.step < config.updates:
-            run.update(); show(bar, run)
+            run.update()
+            show(bar, run)
             if run.step in looks(config): run.validate(valid)
             if folder and (time.time() - saved > save_every or run.step == config.updates):
-                run.save(path, name); saved = time.time()
+                run.save(path, name)
+                saved = time.time()
     run.net.load_state_dict(run.best['state'])
-    model = Classifier(run.net, train.classes, config.crop, run.spec, **run.look, multi_label=train.multi_label)
+    model = Classifier(run.net, train.classes, config.crop, run.spec,
+                       **run.look, multi_label=train.multi_label)
     return model, pd.DataFrame(run.history)
 
 # %% ../nbs/00c_train.ipynb #4e8b9ed1
@@ -539,7 +602,8 @@ def show(bar, run:Training):
 def write_jpegs(images:Images, folder:Path): # one folder for each class, as ImageFolder wants it
     "Write images as JPEG files of quality 95."
     from PIL import Image
-    for k, name in enumerate(images.classes): (Path(folder)/f'{k}-{name}').mkdir(parents=True, exist_ok=True)
+    for k, name in enumerate(images.classes):
+        (Path(folder)/f'{k}-{name}').mkdir(parents=True, exist_ok=True)
     for i, (x, y) in enumerate(zip(images.pixels.cpu().numpy(), images.labels.tolist())):
         Image.fromarray(x).save(Path(folder)/f'{y}-{images.classes[y]}'/f'{i:06d}.jpg', quality=95)
 
@@ -550,20 +614,25 @@ def one_of_five(crops): # what torchvision's FiveCrop returns
 # %% ../nbs/00c_train.ipynb #45c8de15
 def usual_epochs(folder:Path, # written by `write_jpegs`
                  stored:int, # pixels, before the crop
-                 net:nn.Module, config:TrainConfig, device:torch.device) -> Iterator[int]: # images trained on
+                 net:nn.Module, config:TrainConfig,
+                 device:torch.device) -> Iterator[int]: # images trained on
     "The usual training loop on a folder of pictures, an epoch at a time."
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms as T
     flips = [T.RandomHorizontalFlip()] if config.mirror else []
     look = T.Compose([T.Resize(stored), T.FiveCrop(config.crop), T.Lambda(one_of_five), *flips,
                       T.ToTensor(), T.Normalize(**PLAIN)])
-    loader = DataLoader(datasets.ImageFolder(folder, look), config.batch_size, shuffle=True, num_workers=2,
+    loader = DataLoader(datasets.ImageFolder(folder, look),
+                        config.batch_size, shuffle=True, num_workers=2,
                         drop_last=True, persistent_workers=True, pin_memory=device.type == 'cuda')
     net, optimiser = net.to(device).train(), torch.optim.AdamW(net.parameters(), lr=1e-3)
     while True:
         for x, y in loader:
-            loss = F.cross_entropy(net(x.to(device, non_blocking=True)), y.to(device, non_blocking=True))
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
+            loss = F.cross_entropy(net(x.to(device, non_blocking=True)),
+                                   y.to(device, non_blocking=True))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
         yield len(loader)*config.batch_size
 
 # %% ../nbs/00c_train.ipynb #2385bec7
@@ -591,33 +660,45 @@ def bench_train(images:Images, # square pictures, all of one size, to be written
                ) -> dict: # images a second of both, their ratio, and what was measured
     "An epoch of this chapter's loop against one of ImageFolder and DataLoader, in turn, on the same pictures."
     config, device = check_settings(settings, images, None), default_device(device)
-    net = classifier_net(config.arch, images.n_classes, config.width, config.stem, stem_stride=config.stem_stride)
-    def clock(epochs): start = time.perf_counter(); n = next(epochs); return n, time.perf_counter() - start
+    net = classifier_net(config.arch, images.n_classes, config.width, config.stem,
+                         stem_stride=config.stem_stride)
+    def clock(epochs):
+        start = time.perf_counter()
+        n = next(epochs)
+        return n, time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(images, folder)
-        usual = usual_epochs(folder, stored, net.to(memory_format=torch.contiguous_format), config, device)
-        ours = our_epochs(folder, stored, config, device); decode = clock(ours)[1]
+        usual = usual_epochs(folder, stored,
+                             net.to(memory_format=torch.contiguous_format), config, device)
+        ours = our_epochs(folder, stored, config, device)
+        decode = clock(ours)[1]
         pairs = [(clock(usual), clock(ours)) for _ in range(repeats + 1)][1:]
-        usual.close(); ours.close()
+        usual.close()
+        ours.close()
     theirs, own = (float(np.median([n/s for n, s in side])) for side in zip(*pairs))
     what = f'{config.arch} x {config.width}, {images.size} px files, {config.crop} px crops, batch {config.batch_size}'
-    return dict(what=what, device=device.type, images=len(images), usual_per_s=theirs, ours_per_s=own, ratio=own/theirs,
+    return dict(what=what, device=device.type, images=len(images), usual_per_s=theirs,
+                ours_per_s=own, ratio=own/theirs,
                 decode_s=decode)
 
 # %% ../nbs/00c_train.ipynb #0e78e1bb
-def fit_classifier(parts:list, # (image set, rows or None for all), joined for training
-                   valid:ImageSet, # validation images
-                   seed:int=0, device='auto', desc:str='classifier', # for the progress bar
-                   **recipe, # arch, width, stem, weights, crop, updates, and whatever train_classifier takes
-                  ) -> Classifier:
+def fit_classifier(
+    parts:list, # (image set, rows or None for all), joined for training
+    valid:ImageSet, # validation images
+    seed:int=0, device='auto', desc:str='classifier', # for the progress bar
+    **recipe, # arch, width, stem, weights, crop, updates, and whatever train_classifier takes
+   ) -> Classifier:
     "Train a classifier on rows of some image sets, or load the one that was trained so before."
     device = default_device(str(device))
     def make(folder):
         train, held_out = Images.from_sets(*parts), Images.from_sets((valid, None))
-        best, history = train_classifier(train, held_out, folder=folder, seed=seed, device=device, desc=desc, **recipe)
-        best.save(folder/'classifier.safetensors'); history.to_csv(folder/'history.csv', index=False)
+        best, history = train_classifier(train, held_out, folder=folder, seed=seed,
+                                         device=device, desc=desc, **recipe)
+        best.save(folder/'classifier.safetensors')
+        history.to_csv(folder/'history.csv', index=False)
     named = [[s, None if rows is None else np.asarray(rows)] for s, rows in parts]
-    folder = artefact('classifier', make, dict(parts=named, valid=valid, seed=seed, device=device.type, recipe=named_recipe(recipe)))
+    folder = artefact('classifier', make, dict(parts=named, valid=valid, seed=seed,
+                                               device=device.type, recipe=named_recipe(recipe)))
     return Classifier.load(folder/'classifier.safetensors', device)
 
 # %% ../nbs/00c_train.ipynb #78e06d8b
@@ -633,18 +714,21 @@ def augmentation(name:str, # one of AUGMENTS
 
 # %% ../nbs/00c_train.ipynb #292a9184
 def mirror_row(name:str, # of the class
-               right:np.ndarray, mirrored:np.ndarray, # bool (n,): found right, and their mirror images
+               right:np.ndarray,
+               mirrored:np.ndarray, # bool (n,): found right, and their mirror images
                level:float, # of significance
                unseen:float=0., # share that an answer without a look finds right
               ) -> dict: # class, n, accuracy, mirrored, fall, p, verdict
     "Whether mirror images of a class are found right as often. [McNemar 1947, exact, one-sided]"
-    n, found, lost, won = len(right), right.sum(), (right & ~mirrored).sum(), (~right & mirrored).sum()
+    n, found, lost, won = (len(right), right.sum(),
+                           (right & ~mirrored).sum(), (~right & mirrored).sum())
     p = float(binomtest(lost, lost + won, .5, 'greater').pvalue) if lost + won else 1.
     a, b = (float(v.mean()) if n else np.nan for v in (right, mirrored))
     tells = .5**found < level # there are enough to lose, and it sees more than nothing
     if unseen: tells = tells and binomtest(found, n, unseen, 'greater').pvalue < .05
     verdict = 'falls' if p < level and a - b >= .1 else 'keeps' if tells else 'cannot tell'
-    return {'class': name, 'n': n, 'accuracy': a, 'mirrored': b, 'fall': a - b, 'p': p, 'verdict': verdict}
+    return {'class': name, 'n': n, 'accuracy': a, 'mirrored': b,
+            'fall': a - b, 'p': p, 'verdict': verdict}
 
 # %% ../nbs/00c_train.ipynb #1f2f7c60
 def mirror_test(real:ImageSet, # the training images
@@ -658,7 +742,8 @@ def mirror_test(real:ImageSet, # the training images
     crops = [centre_crop(x, judge.crop) for _, x in valid.batches(512)]
     both = crops, [x.flip(2) for x in crops]
     said = [np.concatenate([judge.predict_proba(x) for x in side]) for side in both]
-    y, level, most = np.asarray(valid.labels), .05/(judge.n_classes + 1), valid.counts.max()/len(valid)
+    y, level, most = (np.asarray(valid.labels), .05/(judge.n_classes + 1),
+                      valid.counts.max()/len(valid))
     if valid.attributes:
         bits = valid.attribute_matrix > 0
         each, rate = [((p > .5) == bits).T for p in said], bits.mean(0)
@@ -666,7 +751,8 @@ def mirror_test(real:ImageSet, # the training images
                 for name, *hits, r in zip(valid.attributes, *each, rate)]
         return pd.DataFrame([*rows, mirror_row('all', *(hit.all(0) for hit in each), level, most)])
     hits = [p.argmax(1) == y for p in said]
-    rows = [mirror_row(name, *(hit[y == k] for hit in hits), level) for k, name in enumerate(valid.classes)]
+    rows = [mirror_row(name, *(hit[y == k] for hit in hits), level)
+            for k, name in enumerate(valid.classes)]
     return pd.DataFrame([*rows, mirror_row('all', *hits, level, most)])
 
 # %% ../nbs/00c_train.ipynb #6ffd5075
@@ -675,17 +761,19 @@ def mirror_verdict(table:pd.DataFrame|None, # from `mirror_test`; None where mir
     "What the test of mirror images found, and what to do about it."
     if table is None: return 'mirrors are off: no mirror image is made, and none was tested'
     last, name, per = table.iloc[-1], table['class'], lambda v: f'{100*v:.0f}%'
-    falls, blind, on = *(table.verdict == v for v in ('falls', 'cannot tell')), f'on {last.n:,} held-out images'
+    falls, blind, on = (*(table.verdict == v for v in ('falls', 'cannot tell')),
+                        f'on {last.n:,} held-out images')
     if falls.any():
         told = ', '.join(f'{c} ({per(a)} -> {per(b)})' for c, a, b, bad in
                          zip(name, table.accuracy, table.mirrored, falls) if bad)
-        return (f'WARNING: mirror images do not keep their class {on}. Right as they are -> mirrored: '
-                f'{told}. Unless that is meant, use -p augment crops')
+        return (f'WARNING: mirror images do not keep their class {on}. Right as they are -> '
+                f'mirrored: {told}. Unless that is meant, use -p augment crops')
     if last.verdict == 'cannot tell':
         return f'whether mirror images keep their class cannot be told: {per(last.accuracy)} right {on}'
     rest = f"; of {', '.join(name[blind])} too few are found right to tell" if blind.any() else ''
     return (f'mirror images keep their class {on}: {per(last.accuracy)} right as they are, '
-            f'{per(last.mirrored)} mirrored ({100*(last.mirrored - last.accuracy):+.1f} points){rest}')
+            f'{per(last.mirrored)} mirrored ({100*(last.mirrored - last.accuracy):+.1f} '
+            f'points){rest}')
 
 # %% ../nbs/00c_train.ipynb #209b41ff
 def mirror_record(table:pd.DataFrame|None, # from `mirror_test`
@@ -709,37 +797,46 @@ def fit_oracle(n:int, # freshly drawn faces
 class JointClassifier(Classifier):
     "A classifier of attributes as a classifier of their combinations."
     def __init__(self, marginal:Classifier): # of m attributes
-        if not marginal.multi_label: raise ValueError(f'{marginal} has one class an image; only attributes have combinations')
-        super().__init__(marginal.net, combination_names(marginal.classes), marginal.crop, marginal.spec, marginal.mean, marginal.std)
+        if not marginal.multi_label:
+            raise ValueError(f'{marginal} has one class an image; only attributes '
+                             'have combinations')
+        super().__init__(marginal.net, combination_names(marginal.classes), marginal.crop,
+                         marginal.spec, marginal.mean, marginal.std)
         self.marginal = marginal
         bits = code_bits(np.arange(self.n_classes), marginal.n_classes)
         self.signs = 2*torch.from_numpy(bits).float() - 1
 
-    def logits(self, pixels:Tensor, flip:bool=False) -> Tensor: # float32 (b, 2^m), log probabilities
+    def logits(self, pixels:Tensor,
+               flip:bool=False) -> Tensor: # float32 (b, 2^m), log probabilities
         f = self.marginal.logits(pixels, flip).float()
         return F.logsigmoid(f[:, None]*self.signs.to(f.device)).sum(2)
-    def save(self, path): raise ValueError('a JointClassifier is made from a classifier of attributes: save that one')
+    def save(self, path):
+        raise ValueError('a JointClassifier is made from a classifier of attributes: save that one')
 
 # %% ../nbs/00c_train.ipynb #3e956444
-def attribute_confidence(classifier:Classifier, # of attributes
-                         log:bool=False, # the mean logarithm over the attributes instead of the product
-                         flip:bool=False, device='auto', # average the logits with the mirrored image's
-                        ) -> Callable: # a score function (images, labels, rows) -> (b,); labels are codes of combinations
+def attribute_confidence(
+    classifier:Classifier, # of attributes
+    log:bool=False, # the mean logarithm over the attributes instead of the product
+    flip:bool=False, device='auto', # average the logits with the mirrored image's
+   ) -> Callable: # a score function (images, labels, rows) -> (b,); labels are codes of combinations
     "Score: the probability that all attributes are the intended ones. [Bhattarai 2020, cl-sam; for attributes ours]"
     joint = JointClassifier(classifier.to(default_device(str(device))))
     def fn(images, labels, rows):
         total = joint.logits(images, flip).gather(1, labels[:, None]).squeeze(1)
         return total/classifier.n_classes if log else total.exp()
-    fn.key, fn.classes = name_of('attribute-confidence', fn, dict(classifier=classifier, log=log, flip=flip)), joint.classes
+    fn.key, fn.classes = name_of('attribute-confidence', fn,
+                                 dict(classifier=classifier, log=log, flip=flip)), joint.classes
     fn.about = dict(score='attribute confidence', by='seen', log=log, flip=flip)
     return fn
 
 # %% ../nbs/00c_train.ipynb #c5c00eff
-def attribute_accuracy_of(c:np.ndarray, # counts (..., k, k) of true and predicted combinations, k at most 2^m
-                          m:int=5, # attributes
-                         ) -> np.ndarray: # (...,), in [0, 1]
+def attribute_accuracy_of(
+    c:np.ndarray, # counts (..., k, k) of true and predicted combinations, k at most 2^m
+    m:int=5, # attributes
+   ) -> np.ndarray: # (...,), in [0, 1]
     "Mean accuracy of the attributes, from confusion matrices of their combinations. [Bhattarai 2020, table 4, Micro Avg.]"
-    c = np.asarray(c); bits = code_bits(np.arange(c.shape[-1]), m)
+    c = np.asarray(c)
+    bits = code_bits(np.arange(c.shape[-1]), m)
     agree = (bits[:, None] == bits[None]).mean(2)
     return (c*agree).sum((-2, -1))/c.sum((-2, -1))
 

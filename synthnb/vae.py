@@ -23,7 +23,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import (artefact, atomic_path, default_device, generator, load_checkpoint, load_json, load_model, name_of,
+from .core import (artefact, atomic_path, default_device, generator, load_checkpoint,
+                          load_json, load_model, name_of,
                           progress, save_checkpoint, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
 from .train import check_finite_state, no_denormals, pixel_batches, place, precision
@@ -35,19 +36,22 @@ class DownBlock(nn.Module):
                  stride:int=2, # 1 keeps the side
                 ):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(c_in, c_out, 3, stride, 2 - stride), nn.BatchNorm2d(c_out, eps=1e-3, momentum=.01)
+        self.conv, self.norm = nn.Conv2d(c_in, c_out, 3, stride,
+                                         2 - stride), nn.BatchNorm2d(c_out, eps=1e-3, momentum=.01)
     def forward(self, x): # (b, c_in, s, s) -> (b, c_out, s/2, s/2)
         if self.conv.stride[0] == 2: x = F.pad(x, (0, 1, 0, 1))
         return F.leaky_relu(self.norm(self.conv(x)), .2, inplace=True)
 
 # %% ../nbs/05_vae.ipynb #54af65bb
-SPREAD = F.conv_transpose2d(torch.eye(9).view(9, 1, 3, 3), torch.ones(1, 1, 2, 2)).flip(2, 3).view(9, 16) # each weight's square of ones
+SPREAD = F.conv_transpose2d(torch.eye(9).view(9, 1, 3, 3), torch.ones(1, 1, 2, 2)).flip(2, 3).view(
+    9, 16) # each weight's square of ones
 
 def spread_kernel(w:Tensor, # of a 3x3 convolution, (c_out, c_in, 3, 3)
                   spread:Tensor=SPREAD, # the same, where `w` is
                  ) -> Tensor: # of a transposed convolution, (c_in, c_out, 4, 4)
     "The kernel with which a transposed convolution of stride 2 equals upsampling and then convolving with `w`."
-    return (w.transpose(0, 1).flatten(2)@spread).unflatten(2, (4, 4)).contiguous(memory_format=torch.channels_last)
+    return (w.transpose(0, 1).flatten(2)@spread).unflatten(2, (4, 4)).contiguous(
+        memory_format=torch.channels_last)
 
 # %% ../nbs/05_vae.ipynb #178ff72d
 class UpConv(nn.Conv2d):
@@ -69,7 +73,8 @@ class VAE(nn.Module):
         super().__init__()
         self.note(latent_dim, size, n_classes, halvings)
         features, widths = math.prod(self.grid), [3, 32, 32, 64, 64]
-        self.encoder = nn.Sequential(*(DownBlock(a, b, 2 if i < halvings else 1) for i, (a, b) in enumerate(zip(widths, widths[1:]))))
+        self.encoder = nn.Sequential(*(DownBlock(a, b, 2 if i < halvings else 1)
+                                       for i, (a, b) in enumerate(zip(widths, widths[1:]))))
         self.heads = nn.ModuleList(nn.Linear(features + n_classes, latent_dim) for _ in range(2))
         self.decoder_input = nn.Linear(latent_dim + n_classes, features)
         layers = [nn.Conv2d(64, 64, 3, padding=1)]
@@ -77,25 +82,30 @@ class VAE(nn.Module):
             up = UpConv(a, b) if i >= 4 - halvings else nn.Conv2d(a, b, 3, padding=1)
             layers += [nn.BatchNorm2d(a, eps=1e-3, momentum=.01), nn.ReLU(inplace=True), up]
         self.decoder = nn.Sequential(*layers)
-        start_like_keras(self); self.to(memory_format=torch.channels_last)
+        start_like_keras(self)
+        self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/05_vae.ipynb #009abc8e
 def check_size(size:int, halvings:int): # pixels
     "Refuse a size that cannot be halved often enough."
     if halvings not in (1, 2, 3, 4): raise ValueError(f'halvings is 1, 2, 3 or 4, got {halvings!r}')
-    if size < 2**halvings or size % 2**halvings: raise ValueError(f'size is a multiple of {2**halvings} pixels, got {size!r}')
+    if size < 2**halvings or size % 2**halvings:
+        raise ValueError(f'size is a multiple of {2**halvings} pixels, got {size!r}')
 
 @patch
 def note(self:VAE, latent_dim:int, size:int, n_classes:int, halvings:int):
     "Check and keep what a model is made from."
-    check_size(size, halvings); self.halvings, self.classes = halvings, None
+    check_size(size, halvings)
+    self.halvings, self.classes = halvings, None
     self.latent_dim, self.size, self.n_classes = latent_dim, size, n_classes
     self.grid = (64, size//2**halvings, size//2**halvings)
 
 def start_like_keras(net:nn.Module):
     "Glorot's uniform weights and zero biases, which Keras starts from. [Glorot 2010]"
     for m in net.modules():
-        if isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
+        if isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)):
+            nn.init.xavier_uniform_(m.weight)
+            nn.init.zeros_(m.bias)
 
 # %% ../nbs/05_vae.ipynb #b85cd26b
 def with_labels(h:Tensor, # (b, d)
@@ -104,11 +114,16 @@ def with_labels(h:Tensor, # (b, d)
                ) -> Tensor: # (b, d + k)
     "Features or latents with the label beside them, one-hot, scaled to a mean square of 1 like a latent."
     if not k and labels is None: return h
-    if not k: raise ValueError('labels were given to an unconditional VAE; train one with conditional=True')
-    if labels is None: raise ValueError(f'this VAE is conditional: give labels, one of {k} classes an image')
+    if not k:
+        raise ValueError('labels were given to an unconditional VAE; train one '
+                         'with conditional=True')
+    if labels is None:
+        raise ValueError(f'this VAE is conditional: give labels, one of {k} classes an image')
     labels = torch.as_tensor(labels, device=h.device)
     if labels.dim() == 1: labels = F.one_hot(labels.long(), k)
-    if labels.shape != (len(h), k): raise ValueError(f'expected {len(h)} labels or shares of {k} classes, got {tuple(labels.shape)}')
+    if labels.shape != (len(h), k):
+        raise ValueError(f'expected {len(h)} labels or shares of {k} classes, got '
+                         f'{tuple(labels.shape)}')
     return torch.cat([h, math.sqrt(k)*labels.to(h.dtype)], 1)
 
 # %% ../nbs/05_vae.ipynb #38fb03df
@@ -117,8 +132,9 @@ def encode(self:VAE, x:Tensor, # (b, 3, s, s), 0 to 1
            labels=None, # int (b,), or shares (b, k); a conditional VAE needs them
           ) -> tuple[Tensor, Tensor]: # mu, logvar: (b, z)
     "The distribution over latents of each image. [paper 3, 3.2]"
-    if tuple(x.shape[1:]) != (3, self.size, self.size): raise ValueError(
-        f'expected images (b, 3, {self.size}, {self.size}), got {tuple(x.shape)}: this VAE was made for {self.size} px')
+    if tuple(x.shape[1:]) != (3, self.size, self.size):
+        raise ValueError(f'expected images (b, 3, {self.size}, {self.size}), got {tuple(x.shape)}: '
+                         f'this VAE was made for {self.size} px')
     h = with_labels(self.encoder(x).flatten(1), labels, self.n_classes)
     mu, logvar = (head(h) for head in self.heads)
     return mu.float(), logvar.float()
@@ -131,7 +147,8 @@ def decode(self:VAE, z:Tensor, # (b, z)
     if z.dim() != 2 or z.shape[1] != self.latent_dim: raise ValueError(
         f'expected latents (b, {self.latent_dim}), got {tuple(z.shape)}')
     h = F.relu(self.decoder_input(with_labels(z, labels, self.n_classes))).unflatten(1, self.grid)
-    if self.decoder[0].weight.is_contiguous(memory_format=torch.channels_last): h = h.contiguous(memory_format=torch.channels_last)
+    if self.decoder[0].weight.is_contiguous(memory_format=torch.channels_last):
+        h = h.contiguous(memory_format=torch.channels_last)
     return torch.sigmoid(self.decoder(h).float())
 
 # %% ../nbs/05_vae.ipynb #36c40a63
@@ -161,16 +178,20 @@ class WideVAE(VAE):
                  n_classes:int=0, # as in `VAE`
                  halvings:int=2, # nothing else is possible
                 ):
-        nn.Module.__init__(self); self.note(latent_dim, size, n_classes, 2)
+        nn.Module.__init__(self)
+        self.note(latent_dim, size, n_classes, 2)
         features = math.prod(self.grid)
         pad, act = nn.ZeroPad2d((0, 1, 0, 1)), nn.ReLU(inplace=True)
-        self.encoder = nn.Sequential(pad, nn.Conv2d(3, 32, 3, 2), act, pad, nn.Conv2d(32, 64, 3, 2), act)
+        self.encoder = nn.Sequential(pad, nn.Conv2d(3, 32, 3, 2), act,
+                                     pad, nn.Conv2d(32, 64, 3, 2), act)
         self.heads = nn.ModuleList(nn.Linear(features + n_classes, latent_dim) for _ in range(2))
         self.decoder_input = nn.Linear(latent_dim + n_classes, features)
         up = dict(stride=2, padding=1, output_padding=1)
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(64, 64, 3, **up), act, nn.ConvTranspose2d(64, 32, 3, **up), act,
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(64, 64, 3, **up), act,
+                                     nn.ConvTranspose2d(64, 32, 3, **up), act,
                                      nn.ConvTranspose2d(32, 3, 3, padding=1))
-        start_like_keras(self); self.to(memory_format=torch.channels_last)
+        start_like_keras(self)
+        self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/05_vae.ipynb #351c0a11
 @torch.no_grad()
@@ -178,13 +199,19 @@ def count_flops(vae:VAE, # any size
                 size:int|None=None, # pixels of another model of this kind; None: of this one
                ) -> int: # of one image, there and back
     "FLOPs as TensorFlow's profiler counts them: 2 a multiplication, 1 a bias, and what surrounds the sampling. [paper 3, 5.3]"
-    if size is not None and size != vae.size: vae = type(vae)(vae.latent_dim, size, vae.n_classes, vae.halvings)
+    if size is not None and size != vae.size:
+        vae = type(vae)(vae.latent_dim, size, vae.n_classes, vae.halvings)
     layers = [m for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
     seen = []
-    hooks = [m.register_forward_hook(lambda m, args, out: seen.append(flops_of(m, args[0], out))) for m in layers]
+    hooks = [m.register_forward_hook(lambda m, args, out: seen.append(flops_of(m, args[0], out)))
+             for m in layers]
     was, labels = vae.training, torch.zeros(1, dtype=torch.long) if vae.n_classes else None
-    try: vae.eval().decode(vae.encode(torch.zeros(1, 3, vae.size, vae.size, device=vae.device), labels)[0], labels)
-    finally: [h.remove() for h in hooks]; vae.train(was)
+    try:
+        vae.eval().decode(vae.encode(torch.zeros(1, 3, vae.size, vae.size, device=vae.device),
+                                     labels)[0], labels)
+    finally:
+        [h.remove() for h in hooks]
+        vae.train(was)
     return sum(seen) + 5*vae.latent_dim + 2*sum(isinstance(m, UpConv) for m in layers)
 
 def flops_of(layer:nn.Module, x:Tensor, out:Tensor) -> int: # of one layer, its input and its output
@@ -205,7 +232,8 @@ def to_bytes(x:Tensor, # (n, 3, s, s), 0 to 1
     if not torch.isfinite(x).all(): raise ValueError(
         'the decoder makes pixels that are not finite (NaN or infinite), so its training diverged: '
         'train it again with a smaller lr')
-    return (x.float().clamp(0, 1)*255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+    return (x.float().clamp(0, 1)*255).round().to(
+        torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 # %% ../nbs/05_vae.ipynb #574f23c9
 NETWORKS = dict(thesis=VAE, wide=WideVAE)
@@ -214,7 +242,8 @@ NETWORKS = dict(thesis=VAE, wide=WideVAE)
 def save(self:VAE, path:Path) -> Path: # where it was written
     "Write the model as one safetensors file, atomically."
     network = next(k for k, v in NETWORKS.items() if v is type(self))
-    about = dict(network=network, classes=self.classes, **{k: getattr(self, k) for k in ('latent_dim', 'size', 'n_classes', 'halvings')})
+    about = dict(network=network, classes=self.classes,
+                 **{k: getattr(self, k) for k in ('latent_dim', 'size', 'n_classes', 'halvings')})
     return save_model(path, 'synthnb_vae', about, self)
 
 # %% ../nbs/05_vae.ipynb #a1150483
@@ -223,10 +252,13 @@ def load(cls:VAE, path:Path, # written by `save`
          device='cpu', # see core.default_device
         ) -> VAE: # in evaluation mode
     "Read a model; anything else than a VAE's file is one clear error."
-    about, state = load_model(path, 'synthnb_vae', 'VAE', f'{path} is not a file that VAE.save wrote', ': it holds another model')
+    about, state = load_model(path, 'synthnb_vae', 'VAE', f'{path} is not a file that '
+                              'VAE.save wrote', ': it holds another model')
     kind, classes = NETWORKS[about.pop('network')], about.pop('classes')
-    if cls is not VAE and cls is not kind: raise ValueError(f'{path} holds a {kind.__name__}, not a {cls.__name__}')
-    vae = kind(**about); vae.classes = classes
+    if cls is not VAE and cls is not kind:
+        raise ValueError(f'{path} holds a {kind.__name__}, not a {cls.__name__}')
+    vae = kind(**about)
+    vae.classes = classes
     vae.load_state_dict(check_finite_state(state, path))
     return vae.eval().requires_grad_(False).to(default_device(str(device)))
 
@@ -235,7 +267,8 @@ VARIANTS = ('intended', 'literal')
 
 def check_variant(variant:str):
     "Refuse an unknown variant."
-    if variant not in VARIANTS: raise ValueError(f"unknown variant {variant!r}: choose {' or '.join(VARIANTS)}")
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: choose {' or '.join(VARIANTS)}")
 
 def cutout_mask(b:int, latent_dim:int, # shape of the latents
                 mask_size:int, # indices drawn for each, with replacement
@@ -288,7 +321,8 @@ def cutout_images(x:Tensor, # (b, 3, s, s)
                   gen:torch.Generator, # on the CPU
                  ) -> Tensor: # (b, 3, s, s), with 0 in the square
     "Images with a square cut out, whose centre may lie anywhere. [DeVries 2017]"
-    size = x.shape[-1]; first = torch.randint(size, (2, len(x), 1), generator=gen).to(x.device) - side//2
+    size = x.shape[-1]
+    first = torch.randint(size, (2, len(x), 1), generator=gen).to(x.device) - side//2
     at = torch.arange(size, device=x.device)
     rows, cols = (at >= first) & (at < first + side)
     return x.masked_fill((rows[:, :, None] & cols[:, None, :])[:, None], 0)
@@ -309,14 +343,19 @@ def latent_terms(shape:tuple, # of the latents, (b, z)
                  name:str, # one of AUGMENTATIONS
                  parameters:AugmentParameters, # strengths
                  gen:torch.Generator, # on the CPU
-                 variant:str|None=None, # 'intended', 'literal', or None: cutout as intended, mixup literally
+                 variant:str
+                 |None=None, # 'intended', 'literal', or None: cutout as intended, mixup literally
                 ) -> tuple: # keep, other, noise: each (b, z)
     "An augmentation as the affine map z -> keep z + other z reversed + noise."
     keep, other, noise = torch.ones(shape), torch.zeros(shape), torch.zeros(shape)
     if name == 'gaussian': noise = gaussian_latent(noise, parameters.noise_std, gen)
-    elif name == 'cutout': keep = cutout_mask(*shape, parameters.mask_size, gen, variant or 'intended')
-    elif name == 'mixup': share = mixup_share(parameters.mixup_alpha, variant or 'literal'); keep, other = keep*share, keep*(1 - share)
-    elif name != 'none': raise ValueError(f"unknown augmentation {name!r}: choose {', '.join(AUGMENTATIONS)}")
+    elif name == 'cutout':
+        keep = cutout_mask(*shape, parameters.mask_size, gen, variant or 'intended')
+    elif name == 'mixup':
+        share = mixup_share(parameters.mixup_alpha, variant or 'literal')
+        keep, other = keep*share, keep*(1 - share)
+    elif name != 'none':
+        raise ValueError(f"unknown augmentation {name!r}: choose {', '.join(AUGMENTATIONS)}")
     return keep, other, noise
 
 def apply_terms(z:Tensor, keep:Tensor, other:Tensor, noise:Tensor) -> Tensor: # all (b, z)
@@ -331,7 +370,8 @@ def augment_latent(z:Tensor, # (b, z)
                    variant:str|None=None, # see `latent_terms`
                   ) -> Tensor: # (b, z)
     "Latents under the augmentation that belongs to the category of the validation loss. [paper 3, 3.3.2]"
-    terms = latent_terms(tuple(z.shape), OF_CATEGORY.get(category, category), parameters, gen, variant)
+    terms = latent_terms(tuple(z.shape),
+                         OF_CATEGORY.get(category, category), parameters, gen, variant)
     return apply_terms(z, *(t.to(z.device) for t in terms))
 
 # %% ../nbs/05_vae.ipynb #1e63641f
@@ -343,7 +383,8 @@ def loss_category(losses, # validation losses, the newest last
     "The category of the validation loss, by its trend and its mean. [paper 3, 3.3.3]"
     check_variant(variant)
     recent = np.asarray(list(losses)[-last:], float)
-    if len(recent) == 0 or not (np.diff(recent) < 0).all(): return 'high' # not falling; of no losses the mean is NaN
+    if len(recent) == 0 or not (np.diff(recent) < 0).all():
+        return 'high' # not falling; of no losses the mean is NaN
     mean = recent.mean()
     if variant == 'intended' and mean > high: return 'high'
     return 'low' if mean < low else 'medium' if mean > low else 'high'
@@ -353,28 +394,35 @@ def draw_parameters(gen:torch.Generator, # on the CPU
                    ) -> AugmentParameters: # uniform: noise .01 to .5, mask 1 to 20, alpha .1 to .9
     "One draw of the random search. [paper 3, 3.3.3; the noise's range is ours]"
     u = torch.rand(2, generator=gen).tolist()
-    return AugmentParameters(.01 + .49*u[0], int(torch.randint(1, 21, (), generator=gen)), .1 + .8*u[1])
+    return AugmentParameters(.01 + .49*u[0],
+                             int(torch.randint(1, 21, (), generator=gen)), .1 + .8*u[1])
 
 # %% ../nbs/05_vae.ipynb #d57962ac
 @torch.no_grad()
 def update_parameters(vae:VAE, valid_pixels:Tensor, # uint8 (n, h, w, 3)
                       gen:torch.Generator, # on the CPU
                       draws:int=5, # of parameters
-                      by:tuple=('cutout', 'mixup'), # a draw's loss is the least of these augmentations'
+                      by:tuple=('cutout',
+                                'mixup'), # a draw's loss is the least of these augmentations'
                       variant:str|None=None, # see `latent_terms`
                       labels=None, # (n,), for a conditional VAE
                       batch:int=256, # images at once, and within which mixup reverses
                      ) -> tuple[AugmentParameters, float]: # the best draw, its mean squared error
     "Random search for the strengths with which validation images come back best. [paper 3, 3.3.3]"
-    was, tried, sums = vae.training, [draw_parameters(gen) for _ in range(draws)], torch.zeros(draws, len(by), dtype=torch.float64)
+    was, tried, sums = (vae.training, [draw_parameters(gen) for _ in range(draws)],
+                        torch.zeros(draws, len(by), dtype=torch.float64))
     vae.eval()
     for at in range(0, len(valid_pixels), batch):
-        x, y = to_unit(valid_pixels[at:at + batch], vae.device), None if labels is None else labels[at:at + batch]
-        mu, logvar = vae.encode(x, y); z = mu + (.5*logvar).exp()*torch.randn(mu.shape, generator=gen).to(mu.device)
+        x, y = to_unit(valid_pixels[at:at + batch],
+                       vae.device), None if labels is None else labels[at:at + batch]
+        mu, logvar = vae.encode(x, y)
+        z = mu + (.5*logvar).exp()*torch.randn(mu.shape, generator=gen).to(mu.device)
         for i, j in np.ndindex(draws, len(by)):
             out = vae.decode(augment_latent(z, by[j], tried[i], gen, variant), y)
             sums[i, j] += (out - x).square().flatten(1).sum(1).cpu().double().sum()
-    vae.train(was); losses = sums.min(1).values/valid_pixels.numel(); best = int(losses.argmin())
+    vae.train(was)
+    losses = sums.min(1).values/valid_pixels.numel()
+    best = int(losses.argmin())
     return tried[best], losses[best].item()
 
 # %% ../nbs/05_vae.ipynb #d770bb31
@@ -382,16 +430,20 @@ ARMS = AUGMENTATIONS
 
 class Bandit:
     "A choice between augmentations by discounted upper confidence bounds. [Garivier 2011, eq. 2; paper 3, future work]"
-    def __init__(self, arms:tuple=ARMS, # what can be chosen
-                 discount:float=.97, # what a decision's weight is multiplied by at each later one, up to 1
-                 explore:float=.6, # weight of the bound
-                ):
-        if not 0 < discount <= 1: raise ValueError(f'discount lies above 0 and up to 1, got {discount!r}')
+    def __init__(
+        self, arms:tuple=ARMS, # what can be chosen
+        discount:float=.97, # what a decision's weight is multiplied by at each later one, up to 1
+        explore:float=.6, # weight of the bound
+       ):
+        if not 0 < discount <= 1:
+            raise ValueError(f'discount lies above 0 and up to 1, got {discount!r}')
         self.arms, self.discount, self.explore = tuple(arms), discount, explore
-    def values(self, history:list) -> np.ndarray: # [(arm, reward)], the oldest first -> an upper bound for each arm
+    def values(self, history:list
+              ) -> np.ndarray: # [(arm, reward)], the oldest first -> an upper bound for each arm
         arms, rewards = [self.arms.index(a) for a, _ in history], np.array([r for _, r in history])
         weight = self.discount**np.arange(len(history))[::-1]
-        n = np.bincount(arms, weight, len(self.arms)); mean = np.bincount(arms, weight*rewards, len(self.arms))/n.clip(1e-12)
+        n = np.bincount(arms, weight, len(self.arms))
+        mean = np.bincount(arms, weight*rewards, len(self.arms))/n.clip(1e-12)
         scale = (weight*abs(rewards)).sum()/weight.sum() # rewards shrink as training goes on
         return mean + self.explore*scale*np.sqrt(2*np.log(max(n.sum(), 1))/n.clip(1e-12))
     def choose(self, history:list) -> str: # as above
@@ -406,62 +458,91 @@ def random_arm(n:int, # decisions so far
     return arms[int(torch.randint(len(arms), (), generator=generator(seed, 'vae random arm', n)))]
 
 # %% ../nbs/05_vae.ipynb #0e66d692
-STRATEGIES = ['none', 'cutout-images', 'cutout', 'mixup', 'gaussian', 'adaptive-literal', 'adaptive-intended', 'random', 'bandit']
+STRATEGIES = ['none', 'cutout-images', 'cutout', 'mixup', 'gaussian', 'adaptive-literal',
+              'adaptive-intended', 'random', 'bandit']
 
 @dataclass(frozen=True)
 class VAEConfig:
     "The settings of a training; the defaults are the thesis's, as far as it gives them. [paper 3, 4.1]"
     network: str = 'thesis' # or 'wide'
-    latent_dim: int = 64; size: int = 128; halvings: int = 4 # z; pixels a side; stages that halve it
-    epochs: int = 500; batch_size: int = 16; lr: float = 1e-4
-    schedule: str = 'constant'; warmup: float = 0. # or 'cosine': down to 0; first share of the steps, in which the rate rises
-    kl_weight: float = .01; kl: str = 'mean' # of the divergence; mean or sum over latent dimensions
-    noise_std: float = .1; mask_size: int = 10; mixup_alpha: float = .2 # strengths, until a search changes them
-    cutout_variant: str = 'intended'; mixup_variant: str = 'literal' # of the strategies that are not adaptive
-    cutout_side: int = 0; cutout_target: str = 'cut' # square cut from images, 0: half the size; 'cut' or 'clean' target
-    draws: int = 5; search_images: int = 0 # of the random search; validation images for it and for a decision, 0: all
-    last: int = 3; low: float = .05; high: float = .15 # of the category
-    every: int = 0; discount: float = .97; explore: float = .6 # updates a decision, 0: an epoch; see Bandit
-    snapshot_every: int = 20; bn_momentum: float = .01 # epochs between grids of samples; of batch norm, in torch's sense
+    latent_dim: int = 64 # z
+    size: int = 128 # pixels a side
+    halvings: int = 4 # stages that halve it
+    epochs: int = 500
+    batch_size: int = 16
+    lr: float = 1e-4
+    schedule: str = 'constant' # or 'cosine': down to 0
+    warmup: float = 0. # first share of the steps, in which the rate rises
+    kl_weight: float = .01 # of the divergence
+    kl: str = 'mean' # mean or sum over latent dimensions
+    noise_std: float = .1
+    mask_size: int = 10
+    mixup_alpha: float = .2 # strengths, until a search changes them
+    cutout_variant: str = 'intended'
+    mixup_variant: str = 'literal' # of the strategies that are not adaptive
+    cutout_side: int = 0 # square cut from images, 0: half the size
+    cutout_target: str = 'cut' # 'cut' or 'clean' target
+    draws: int = 5 # of the random search
+    search_images: int = 0 # validation images for it and for a decision, 0: all
+    last: int = 3
+    low: float = .05
+    high: float = .15 # of the category
+    every: int = 0
+    discount: float = .97
+    explore: float = .6 # updates a decision, 0: an epoch; see Bandit
+    snapshot_every: int = 20 # epochs between grids of samples
+    bn_momentum: float = .01 # of batch norm, in torch's sense
     validate_on: str = 'sample' # 'sample': a drawn latent, as in training; 'mean'
-    precision: str = 'auto'; compile: bool = False # bf16 on CUDA; torch.compile
+    precision: str = 'auto' # bf16 on CUDA
+    compile: bool = False # torch.compile
     def __post_init__(self): check_config(self)
 
 # %% ../nbs/05_vae.ipynb #7e38663e
-CHOICES = dict(network=('thesis', 'wide'), schedule=('constant', 'cosine'), kl=('mean', 'sum'), cutout_variant=VARIANTS,
-               mixup_variant=VARIANTS, cutout_target=('cut', 'clean'), validate_on=('sample', 'mean'),
+CHOICES = dict(network=('thesis', 'wide'), schedule=('constant', 'cosine'),
+               kl=('mean', 'sum'), cutout_variant=VARIANTS,
+               mixup_variant=VARIANTS, cutout_target=('cut', 'clean'),
+               validate_on=('sample', 'mean'),
                precision=('auto', 'float32', 'bf16'))
 
 def check_config(config:VAEConfig):
     "Refuse values that cannot train, saying what is allowed."
     for f in fields(config):
         v, kind = getattr(config, f.name), type(f.default)
-        good = isinstance(v, (int, float) if kind is float else kind) and (kind is bool or not isinstance(v, bool))
-        if not good: raise ValueError(f'VAEConfig: {f.name}={v!r} should be of type {kind.__name__}')
+        good = isinstance(v, (int, float) if kind is float
+                          else kind) and (kind is bool or not isinstance(v, bool))
+        if not good:
+            raise ValueError(f'VAEConfig: {f.name}={v!r} should be of type {kind.__name__}')
         if f.name in CHOICES and v not in CHOICES[f.name]:
-            raise ValueError(f"VAEConfig: {f.name}={v!r} is unknown: choose {' or '.join(CHOICES[f.name])}")
+            raise ValueError(f"VAEConfig: {f.name}={v!r} is unknown: choose "
+                             f"{' or '.join(CHOICES[f.name])}")
         least = 0 if kind is float or f.name in ('every', 'cutout_side', 'search_images') else 1
         if kind in (int, float) and not least <= v < float('inf'):
             raise ValueError(f'VAEConfig: {f.name}={v!r} should be at least {least}')
-    check_size(config.size, 2 if config.network == 'wide' else config.halvings); mixup_share(config.mixup_alpha)
-    if config.warmup >= 1: raise ValueError(f'VAEConfig: warmup={config.warmup!r} should be below 1')
-    if config.batch_size < 2: raise ValueError('VAEConfig: batch_size should be at least 2, for batch norm and mixup')
+    check_size(config.size, 2 if config.network == 'wide' else config.halvings)
+    mixup_share(config.mixup_alpha)
+    if config.warmup >= 1:
+        raise ValueError(f'VAEConfig: warmup={config.warmup!r} should be below 1')
+    if config.batch_size < 2:
+        raise ValueError('VAEConfig: batch_size should be at least 2, for batch norm and mixup')
 
 # %% ../nbs/05_vae.ipynb #1bd84672
-PRESETS = dict(
-    paper=VAEConfig(),
-    gpu=VAEConfig(size=64, halvings=3, epochs=60, batch_size=64, lr=3e-3, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
-                  snapshot_every=10, search_images=512, every=50),
-    laptop=VAEConfig(size=32, halvings=2, epochs=15, batch_size=32, lr=3e-3, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
-                     snapshot_every=3, search_images=128, every=15),
-    smoke=VAEConfig(size=16, halvings=1, epochs=2, batch_size=8, lr=5e-4, schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
-                    snapshot_every=1, search_images=16, every=2))
+PRESETS = dict(paper=VAEConfig(),
+               gpu=VAEConfig(size=64, halvings=3, epochs=60, batch_size=64, lr=3e-3,
+                             schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
+                             snapshot_every=10, search_images=512, every=50),
+               laptop=VAEConfig(size=32, halvings=2, epochs=15, batch_size=32, lr=3e-3,
+                                schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
+                                snapshot_every=3, search_images=128, every=15),
+               smoke=VAEConfig(size=16, halvings=1, epochs=2, batch_size=8, lr=5e-4,
+                               schedule='cosine', warmup=.05, bn_momentum=.1, kl_weight=.001,
+                               snapshot_every=1, search_images=16, every=2))
 
 def vae_preset(name:str, # 'paper', 'laptop', 'gpu' or 'smoke'
                **changes, # fields of VAEConfig
               ) -> VAEConfig:
     "A named configuration with some fields changed; an unknown field is an error that lists the known ones."
-    if name not in PRESETS: raise ValueError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
     known = [f.name for f in fields(VAEConfig)]
     if unknown := sorted(set(changes) - set(known)): raise ValueError(
         f"unknown setting {', '.join(unknown)}: a VAE's training has {', '.join(known)}")
@@ -478,26 +559,33 @@ def vae_loss(vae:VAE, x:Tensor, # what goes in, (b, 3, s, s), 0 to 1
     mu, logvar = vae.encode(x, labels)
     z = apply_terms(mu + (.5*logvar).exp()*draws[0], *draws[1:])
     each = .5*(logvar.exp() + mu.square() - 1 - logvar)
-    return (vae.decode(z, labels) - target).square().mean(), each.mean() if kl == 'mean' else each.sum(1).mean()
+    return ((vae.decode(z, labels) - target).square().mean(),
+            each.mean() if kl == 'mean' else each.sum(1).mean())
 
 # %% ../nbs/05_vae.ipynb #98ccb003
 class LatentTraining:
     "A training in progress: the model, its optimiser, its step, what augments it now, and its history."
-    def __init__(self, train:Images, valid:Images, strategy:str, config:VAEConfig, seed:int, device:torch.device, conditional:bool=False):
+    def __init__(self, train:Images, valid:Images, strategy:str, config:VAEConfig, seed:int,
+                 device:torch.device, conditional:bool=False):
         check_tables(train, valid, strategy, config, conditional)
-        self.strategy, self.config, self.seed, self.device, self.conditional = strategy, config, seed, device, conditional
+        self.strategy, self.config, self.seed, self.device, self.conditional = (
+            strategy, config, seed, device, conditional)
         self.train, self.valid = place(train, device), place(valid, device)
         k = train.n_classes if conditional else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, 'vae weights').initial_seed())
             self.vae = NETWORKS[config.network](config.latent_dim, config.size, k, config.halvings)
-        self.vae.classes = train.classes if conditional else None; self.vae.to(device).train()
+        self.vae.classes = train.classes if conditional else None
+        self.vae.to(device).train()
         for m in self.vae.modules():
             if isinstance(m, nn.BatchNorm2d): m.momentum = config.bn_momentum
-        self.optimiser = torch.optim.Adam(self.vae.parameters(), config.lr, eps=1e-7, fused=device.type in ('cpu', 'cuda'))
+        self.optimiser = torch.optim.Adam(self.vae.parameters(), config.lr, eps=1e-7,
+                                          fused=device.type in ('cpu', 'cuda'))
         self.loss = torch.compile(vae_loss, mode='reduce-overhead') if config.compile else vae_loss
-        self.per_epoch, self.step, self.history, self.decisions, self.snapshots = len(train)//config.batch_size, 0, [], [], []
-        self.steps, self.sums, self.order = config.epochs*self.per_epoch, torch.zeros(3, device=device), (None, None)
+        self.per_epoch, self.step, self.history, self.decisions, self.snapshots = len(
+            train)//config.batch_size, 0, [], [], []
+        self.steps, self.sums, self.order = (config.epochs*self.per_epoch,
+                                             torch.zeros(3, device=device), (None, None))
         self.parameters = AugmentParameters(config.noise_std, config.mask_size, config.mixup_alpha)
         self.category, self.augmentation, self.seconds, self.searched = '', 'none', 0., []
         self.half_way = None # the weights in the middle of the epochs
@@ -505,30 +593,42 @@ class LatentTraining:
 # %% ../nbs/05_vae.ipynb #fd833ed5
 def check_tables(train:Images, valid:Images, strategy:str, config:VAEConfig, conditional:bool):
     "Refuse what cannot be trained on."
-    if strategy not in STRATEGIES: raise ValueError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     for what, images in (('training', train), ('validation', valid)):
-        if tuple(images.pixels.shape[1:]) != (config.size, config.size, 3): raise ValueError(
-            f'{what} images are {tuple(images.pixels.shape[1:])}, but the VAE is for ({config.size}, {config.size}, 3): '
-            'load them at that size, or change size')
-    if len(train) < config.batch_size: raise ValueError(f'{len(train)} training images are fewer than a batch of {config.batch_size}')
+        if tuple(images.pixels.shape[1:]) != (config.size, config.size, 3):
+            raise ValueError(
+                f'{what} images are {tuple(images.pixels.shape[1:])}, but the VAE is for '
+                f'({config.size}, {config.size}, 3): load them at that size, or change size')
+    if len(train) < config.batch_size:
+        raise ValueError(f'{len(train)} training images are fewer than a batch of '
+                         f'{config.batch_size}')
     if len(valid) < 2: raise ValueError(f'{len(valid)} validation images: at least 2 are needed')
-    if conditional and train.multi_label: raise ValueError('a conditional VAE needs one class an image, these have attributes')
-    if train.classes != valid.classes: raise ValueError(f'validation classes {valid.classes} differ from {train.classes}')
+    if conditional and train.multi_label:
+        raise ValueError('a conditional VAE needs one class an image, these have attributes')
+    if train.classes != valid.classes:
+        raise ValueError(f'validation classes {valid.classes} differ from {train.classes}')
 
 # %% ../nbs/05_vae.ipynb #a0fde8af
 @patch
-def batch(self:LatentTraining) -> tuple: # what goes in, target: (b, 3, s, s); labels or None; draws (4, b, z)
+def batch(self:LatentTraining
+         ) -> tuple: # what goes in, target: (b, 3, s, s); labels or None; draws (4, b, z)
     "This step's images and random numbers, which depend on the seed and the step alone."
-    c = self.config; epoch, at = divmod(self.step, self.per_epoch)
+    c = self.config
+    epoch, at = divmod(self.step, self.per_epoch)
     if self.order[0] != epoch:
         order = torch.randperm(len(self.train), generator=generator(self.seed, 'vae order', epoch))
         self.order = epoch, order.to(self.train.pixels.device)
     rows = self.order[1][at*c.batch_size:(at + 1)*c.batch_size]
-    x, y = to_unit(self.train.pixels[rows], self.device), self.train.labels[rows].to(self.device) if self.conditional else None
+    x, y = (to_unit(self.train.pixels[rows], self.device),
+            self.train.labels[rows].to(self.device) if self.conditional else None)
     gen, shape = generator(self.seed, 'vae step', self.step), (c.batch_size, c.latent_dim)
-    draws = torch.stack([torch.randn(shape, generator=gen), *latent_terms(shape, self.augmentation, self.parameters, gen, self.variant)])
-    seen = x if self.strategy != 'cutout-images' or epoch == 0 else cutout_images(x, c.cutout_side or c.size//2, gen)
-    return seen, seen if c.cutout_target == 'cut' else x, y, draws.to(self.device, non_blocking=True)
+    draws = torch.stack([torch.randn(shape, generator=gen), *latent_terms(
+        shape, self.augmentation, self.parameters, gen, self.variant)])
+    seen = (x if self.strategy != 'cutout-images' or epoch == 0
+            else cutout_images(x, c.cutout_side or c.size//2, gen))
+    return (seen, seen if c.cutout_target == 'cut' else x, y,
+            draws.to(self.device, non_blocking=True))
 
 @patch(as_prop=True)
 def variant(self:LatentTraining) -> str: # of the augmentation in force
@@ -548,20 +648,28 @@ def rate_factor(done:float, # share of the steps, 0 to 1
 @patch
 def update(self:LatentTraining):
     "One step of the optimiser; at its time, a decision and a row of history. [paper 3, 4.1]"
-    c, started = self.config, time.perf_counter(); seen, target, labels, draws = self.batch()
-    with precision(c.precision, self.device): mse, kl = self.loss(self.vae, seen, target, labels, draws, c.kl)
+    c, started = self.config, time.perf_counter()
+    seen, target, labels, draws = self.batch()
+    with precision(c.precision, self.device):
+        mse, kl = self.loss(self.vae, seen, target, labels, draws, c.kl)
     loss = mse + c.kl_weight*kl
     self.optimiser.param_groups[0]['lr'] = c.lr*rate_factor(self.step/self.steps, c)
-    self.optimiser.zero_grad(set_to_none=True); loss.backward(); self.optimiser.step()
-    self.sums += torch.stack([loss, mse, kl]).detach(); self.step += 1
-    if self.strategy in ('random', 'bandit') and self.step % (c.every or self.per_epoch) == 0 and self.step >= self.per_epoch: self.decide()
+    self.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    self.optimiser.step()
+    self.sums += torch.stack([loss, mse, kl]).detach()
+    self.step += 1
+    if (self.strategy in ('random', 'bandit') and self.step % (c.every or self.per_epoch) == 0
+        and self.step >= self.per_epoch):
+        self.decide()
     if self.step % self.per_epoch == 0: self.end_epoch(started)
     else: self.seconds += time.perf_counter() - started
 
 # %% ../nbs/05_vae.ipynb #5895467d
 @patch
 @torch.no_grad()
-def validation_mse(self:LatentTraining, n:int=0) -> float: # of the first n validation images; 0: of all
+def validation_mse(self:LatentTraining,
+                   n:int=0) -> float: # of the first n validation images; 0: of all
     "Mean squared error of reconstructed validation images, with the same noise at every look."
     mean, gen = self.config.validate_on == 'mean', generator(self.seed, 'vae valid')
     images = self.valid.subset(range(min(n, len(self.valid)))) if n else self.valid
@@ -573,12 +681,17 @@ def mean_squared_error(vae:VAE, images:Images|ImageSet, # with labels, where the
                        batch:int=256, # images at once
                       ) -> float: # of pixels from 0 to 1
     "Mean squared error of reconstructions, over images, pixels and colours. [paper 3, 5.1.1]"
-    was = vae.training; vae.eval(); total, n = 0., 0
+    was = vae.training
+    vae.eval()
+    total, n = 0., 0
     for at, pixels in pixel_batches(images, batch):
-        x, y = to_unit(pixels, vae.device), torch.as_tensor(images.labels[at:at + len(pixels)]) if vae.n_classes else None
+        x, y = (to_unit(pixels, vae.device),
+                torch.as_tensor(images.labels[at:at + len(pixels)]) if vae.n_classes else None)
         mu, logvar = vae.encode(x, y)
-        z = mu if gen is None else mu + (.5*logvar).exp()*torch.randn(mu.shape, generator=gen).to(mu.device)
-        total += (vae.decode(z, y) - x).square().flatten(1).mean(1).cpu().double().sum().item(); n += len(x)
+        z = (mu if gen is None else mu
+             + (.5*logvar).exp()*torch.randn(mu.shape, generator=gen).to(mu.device))
+        total += (vae.decode(z, y) - x).square().flatten(1).mean(1).cpu().double().sum().item()
+        n += len(x)
     vae.train(was)
     return total/n
 
@@ -587,22 +700,29 @@ def mean_squared_error(vae:VAE, images:Images|ImageSet, # with labels, where the
 def end_epoch(self:LatentTraining, started:float): # when its last step began
     "A row of history; then what augments the next epoch. [paper 3, 4.1]"
     epoch, c = self.step//self.per_epoch, self.config
-    loss, mse, kl = (self.sums/self.per_epoch).tolist(); self.sums.zero_()
-    if not np.isfinite(loss): raise ValueError(f'the loss is {loss} in epoch {epoch}: the training diverged; try a lower lr than {c.lr:g}')
-    row = dict(epoch=epoch, train_loss=loss, train_mse=mse, kl=kl, valid_mse=self.validation_mse(), category=self.category,
+    loss, mse, kl = (self.sums/self.per_epoch).tolist()
+    self.sums.zero_()
+    if not np.isfinite(loss):
+        raise ValueError(f'the loss is {loss} in epoch {epoch}: the training diverged; try a lower '
+                         f'lr than {c.lr:g}')
+    row = dict(epoch=epoch, train_loss=loss, train_mse=mse, kl=kl,
+               valid_mse=self.validation_mse(), category=self.category,
                augmentation=self.epoch_augmentation(), **asdict(self.parameters))
     if self.strategy.startswith('adaptive'): row['search_mse'] = self.adapt(row['valid_mse'])
     elif self.strategy in ('cutout', 'mixup', 'gaussian'): self.augmentation = self.strategy
-    if epoch == 1 or epoch % c.snapshot_every == 0 or epoch == c.epochs: self.snapshots.append((epoch, self.snapshot()))
+    if epoch == 1 or epoch % c.snapshot_every == 0 or epoch == c.epochs:
+        self.snapshots.append((epoch, self.snapshot()))
     if epoch == c.epochs//2 + 1:
         self.half_way = {k: v.detach().cpu().clone() for k, v in self.vae.state_dict().items()}
-    row['seconds'] = self.seconds + time.perf_counter() - started; self.seconds = 0.
+    row['seconds'] = self.seconds + time.perf_counter() - started
+    self.seconds = 0.
     self.history.append(row)
 
 @patch
 def epoch_augmentation(self:LatentTraining) -> str:
     "The augmentation of the epoch that ends; of several, the most frequent one."
-    if self.strategy == 'cutout-images': return 'none' if self.step == self.per_epoch else 'cutout-images'
+    if self.strategy == 'cutout-images':
+        return 'none' if self.step == self.per_epoch else 'cutout-images'
     mine = [d['augmentation'] for d in self.decisions if d['update'] > self.step - self.per_epoch]
     return max(mine, key=mine.count) if mine else self.augmentation
 
@@ -612,12 +732,16 @@ def adapt(self:LatentTraining, valid_mse:float) -> float: # the best draw's mean
     "The random search, then the category, for the next epoch. [paper 3, 4.1]"
     c, n = self.config, self.config.search_images or len(self.valid)
     gen = generator(self.seed, 'vae search', self.step)
-    self.parameters, searched = update_parameters(self.vae, self.valid.pixels[:n], gen, c.draws, variant=self.variant,
-                                                  labels=self.valid.labels[:n] if self.conditional else None, batch=c.batch_size)
-    if self.variant == 'literal': # the listing looks at the searched losses, and before the newest is among them
-        self.category = loss_category(self.searched, 'literal', c.last, c.low, c.high); self.searched.append(searched)
+    self.parameters, searched = update_parameters(
+        self.vae, self.valid.pixels[:n], gen, c.draws, variant=self.variant,
+        labels=self.valid.labels[:n] if self.conditional else None, batch=c.batch_size)
+    # the listing looks at the searched losses, and before the newest is among them
+    if self.variant == 'literal':
+        self.category = loss_category(self.searched, 'literal', c.last, c.low, c.high)
+        self.searched.append(searched)
     else:
-        self.searched.append(valid_mse); self.category = loss_category(self.searched, 'intended', c.last, c.low, c.high)
+        self.searched.append(valid_mse)
+        self.category = loss_category(self.searched, 'intended', c.last, c.low, c.high)
     self.augmentation = OF_CATEGORY[self.category]
     return searched
 
@@ -627,38 +751,49 @@ def decide(self:LatentTraining):
     "A validation pass, the reward of what was chosen last, and the next choice, by the bandit or at random."
     valid = self.validation_mse(self.config.search_images)
     if self.decisions:
-        last = self.decisions[-1]; last['reward'] = (last['before'] - valid)/last['before']
+        last = self.decisions[-1]
+        last['reward'] = (last['before'] - valid)/last['before']
     past = [(d['augmentation'], d['reward']) for d in self.decisions]
     bandit = Bandit(ARMS, self.config.discount, self.config.explore)
-    self.augmentation = bandit.choose(past) if self.strategy == 'bandit' else random_arm(len(past), self.seed)
-    self.decisions.append(dict(update=self.step, augmentation=self.augmentation, before=valid, reward=float('nan')))
+    self.augmentation = (bandit.choose(past) if self.strategy == 'bandit'
+                         else random_arm(len(past), self.seed))
+    self.decisions.append(dict(update=self.step, augmentation=self.augmentation,
+                               before=valid, reward=float('nan')))
 
 # %% ../nbs/05_vae.ipynb #e3905be6
 @patch
 @torch.no_grad()
 def snapshot(self:LatentTraining, n:int=16) -> Tensor: # uint8 (n, s, s, 3)
     "Samples from the same latents at every look. [paper 3, figures C.1-C.6]"
-    self.vae.eval(); labels = torch.arange(n) % self.vae.n_classes if self.conditional else None
-    out = to_bytes(self.vae.decode(self.vae.prior(n, generator(self.seed, 'vae snapshots')), labels)); self.vae.train()
+    self.vae.eval()
+    labels = torch.arange(n) % self.vae.n_classes if self.conditional else None
+    out = to_bytes(self.vae.decode(self.vae.prior(n, generator(self.seed, 'vae snapshots')),
+                                   labels))
+    self.vae.train()
     return out
 
 # %% ../nbs/05_vae.ipynb #90d04db4
 @patch
 def save(self:LatentTraining, path:Path, name:str): # `name` says which training it is
     "Write all that is needed to go on, atomically."
-    names = ('step', 'history', 'decisions', 'snapshots', 'sums', 'category', 'augmentation', 'seconds',
+    names = ('step', 'history', 'decisions', 'snapshots', 'sums',
+             'category', 'augmentation', 'seconds',
              'searched', 'half_way')
     keep = {k: getattr(self, k) for k in names}
-    save_checkpoint(path, keep | dict(name=name, vae=self.vae.state_dict(), optimiser=self.optimiser.state_dict(),
+    save_checkpoint(path, keep | dict(name=name, vae=self.vae.state_dict(),
+                                      optimiser=self.optimiser.state_dict(),
                                       parameters=asdict(self.parameters)))
 
 @patch
 def resume(self:LatentTraining, path:Path, name:str):
     "Go on from a checkpoint of the same training."
     state = load_checkpoint(path, self.device)
-    if not isinstance(state, dict) or state.get('name') != name: raise ValueError(
-        f'{path} belongs to another model or a training with other settings, seed or images; give another folder, or delete it')
-    self.vae.load_state_dict(state.pop('vae')); self.optimiser.load_state_dict(state.pop('optimiser')); state.pop('name')
+    if not isinstance(state, dict) or state.get('name') != name:
+        raise ValueError(f'{path} belongs to another model or a training with other settings, seed '
+                         'or images; give another folder, or delete it')
+    self.vae.load_state_dict(state.pop('vae'))
+    self.optimiser.load_state_dict(state.pop('optimiser'))
+    state.pop('name')
     self.parameters = AugmentParameters(**state.pop('parameters'))
     for k, v in state.items(): setattr(self, k, v)
 
@@ -666,14 +801,16 @@ def resume(self:LatentTraining, path:Path, name:str):
 @patch
 def frame(self:LatentTraining) -> pd.DataFrame: # a row an epoch; `attrs` holds the decisions
     "The history as a table."
-    t = pd.DataFrame(self.history); t.attrs['decisions'] = self.decisions
+    t = pd.DataFrame(self.history)
+    t.attrs['decisions'] = self.decisions
     return t
 
 @patch
 def write(self:LatentTraining, folder:Path):
     "Write the snapshots, the decisions and the half-way model beside the checkpoint."
     epochs, grids = zip(*self.snapshots)
-    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f: np.save(f, torch.stack(grids).cpu().numpy())
+    with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f:
+        np.save(f, torch.stack(grids).cpu().numpy())
     save_json(Path(folder)/'snapshots.json', dict(epochs=epochs))
     save_json(Path(folder)/'decisions.json', self.decisions)
     if self.half_way: # a checkpoint of an older version has none
@@ -682,26 +819,35 @@ def write(self:LatentTraining, folder:Path):
         model.save(Path(folder)/'half_way.safetensors')
 
 # %% ../nbs/05_vae.ipynb #b0d82bc2
-def train_vae(train:Images, valid:Images, # bytes, squares of the configured size
-              *, strategy:str='none', # one of STRATEGIES
-              config:VAEConfig=VAEConfig(), # see `vae_preset`
-              conditional:bool=False, # the VAE sees the labels
-              seed:int=0, device='auto', # of weights, order and noise; see core.default_device
-              folder:Path|None=None, # keeps a checkpoint, from which a killed training goes on, and the snapshots
-              save_seconds:float=20., # between checkpoints
-              stop_after:int|None=None, # a step at which to interrupt, as a kill would; for tests
-             ) -> tuple[VAE, pd.DataFrame]: # the model; a row an epoch
+def train_vae(
+    train:Images, valid:Images, # bytes, squares of the configured size
+    *, strategy:str='none', # one of STRATEGIES
+    config:VAEConfig=VAEConfig(), # see `vae_preset`
+    conditional:bool=False, # the VAE sees the labels
+    seed:int=0, device='auto', # of weights, order and noise; see core.default_device
+    folder:Path
+    |None=None, # keeps a checkpoint, from which a killed training goes on, and the snapshots
+    save_seconds:float=20., # between checkpoints
+    stop_after:int|None=None, # a step at which to interrupt, as a kill would; for tests
+   ) -> tuple[VAE, pd.DataFrame]: # the model; a row an epoch
     "Train a VAE; the same settings give the same weights, however often it was interrupted. [paper 3, 4.1]"
-    device = default_device(str(device)); run = LatentTraining(train, valid, strategy, config, seed, device, conditional)
+    device = default_device(str(device))
+    run = LatentTraining(train, valid, strategy, config, seed, device, conditional)
     name = name_of('vae training', train_vae, [strategy, config, conditional, seed, train, valid])
     path, last = Path(folder or '.')/'checkpoint.pt', time.time()
     if folder and path.exists(): run.resume(path, name)
-    with no_denormals(), progress(total=run.steps, initial=run.step, desc=f'VAE, {strategy}') as bar:
+    with no_denormals(), progress(total=run.steps, initial=run.step,
+                                  desc=f'VAE, {strategy}') as bar:
         while run.step < run.steps:
-            run.update(); bar.update()
-            if run.step % run.per_epoch == 0: bar.set_postfix(valid=f"{run.history[-1]['valid_mse']:.4f}", augmentation=run.augmentation)
+            run.update()
+            bar.update()
+            if run.step % run.per_epoch == 0:
+                bar.set_postfix(valid=f"{run.history[-1]['valid_mse']:.4f}",
+                                augmentation=run.augmentation)
             if run.step == stop_after: raise KeyboardInterrupt
-            if folder and (time.time() - last > save_seconds or run.step == run.steps): run.save(path, name); last = time.time()
+            if folder and (time.time() - last > save_seconds or run.step == run.steps):
+                run.save(path, name)
+                last = time.time()
     if folder: run.write(folder)
     return run.vae.eval(), run.frame()
 
@@ -711,27 +857,32 @@ def fit_vae(train:ImageSet, valid:ImageSet, # of the VAE's size
             conditional:bool=False, # the VAE sees the labels
             seed:int=0, device='auto', # see `train_vae`
             preset:str='laptop', **changes, # see `vae_preset`
-           ) -> tuple[VAE, Path]: # the model; its folder: vae and half_way.safetensors, history.csv, …
+           ) -> tuple[VAE,
+                      Path]: # the model; its folder: vae and half_way.safetensors, history.csv, …
     "Train a VAE, or load the one that was trained so before."
     config, device = vae_preset(preset, **changes), default_device(str(device))
     def make(folder):
         tables = [Images.from_sets((s, None)) for s in (train, valid)]
-        vae, history = train_vae(*tables, strategy=strategy, config=config, conditional=conditional, seed=seed, device=device,
+        vae, history = train_vae(*tables, strategy=strategy, config=config,
+                                 conditional=conditional, seed=seed, device=device,
                                  folder=folder)
-        vae.save(folder/'vae.safetensors'); history.to_csv(folder/'history.csv', index=False)
+        vae.save(folder/'vae.safetensors')
+        history.to_csv(folder/'history.csv', index=False)
         save_json(folder/'about.json', dict(classes=train.classes, n_train=len(train)))
         (folder/'checkpoint.pt').unlink()
-    params = dict(train=train, valid=valid, strategy=strategy, conditional=conditional, seed=seed, device=device.type,
+    params = dict(train=train, valid=valid, strategy=strategy, conditional=conditional,
+                  seed=seed, device=device.type,
                   config=asdict(config))
     folder = artefact('vae', make, params)
     return VAE.load(folder/'vae.safetensors', device), folder
 
 # %% ../nbs/05_vae.ipynb #6e460296
-def reconstruction_scores(vae:VAE, images:Images|ImageSet, # held out
-                          device='auto', # see core.default_device
-                          sampled:bool=False, # latents drawn, as the thesis does, instead of their means
-                          seed:int=0, # of the draws
-                         ) -> dict: # MSE, and RMSE and LMSE, which follow from it
+def reconstruction_scores(
+    vae:VAE, images:Images|ImageSet, # held out
+    device='auto', # see core.default_device
+    sampled:bool=False, # latents drawn, as the thesis does, instead of their means
+    seed:int=0, # of the draws
+   ) -> dict: # MSE, and RMSE and LMSE, which follow from it
     "Mean squared error, its root and its natural logarithm. [paper 3, 5.1.1]"
     vae.to(default_device(str(device)))
     mse = mean_squared_error(vae, images, generator(seed, 'vae scores') if sampled else None)
@@ -742,7 +893,8 @@ def as_batch(vae:VAE, images, # uint8 (n, s, s, 3), float (n, 3, s, s) in 0 to 1
             ) -> Tensor: # (n, 3, s, s), on the VAE's device
     "Images as the VAE sees them; what is not one is a clear error."
     x = images.pixels if isinstance(images, Images) else torch.as_tensor(images)
-    if x.dim() != 4: raise ValueError(f'expected images (n, {vae.size}, {vae.size}, 3), got {tuple(x.shape)}')
+    if x.dim() != 4:
+        raise ValueError(f'expected images (n, {vae.size}, {vae.size}, 3), got {tuple(x.shape)}')
     x = to_unit(x, vae.device) if x.dtype == torch.uint8 else x.to(vae.device, torch.float32)
     if bad := int((~torch.isfinite(x)).flatten(1).any(1).sum()): raise ValueError(
         f'{bad} of {len(x)} images have pixels that are NaN or infinite; leave them out')
@@ -750,9 +902,11 @@ def as_batch(vae:VAE, images, # uint8 (n, s, s, 3), float (n, 3, s, s) in 0 to 1
         f'pixels lie in {x.min():g} to {x.max():g}, expected 0 to 1 (or bytes)')
     return x
 
-def labels_of(vae:VAE, images, labels): # given ones, or the table's own where the VAE is conditional
+def labels_of(vae:VAE, images,
+              labels): # given ones, or the table's own where the VAE is conditional
     "The labels to use."
-    return images.labels if labels is None and vae.n_classes and isinstance(images, Images) else labels
+    return (images.labels if labels is None and vae.n_classes
+            and isinstance(images, Images) else labels)
 
 # %% ../nbs/05_vae.ipynb #b835601b
 @torch.no_grad()
@@ -773,13 +927,16 @@ def sample_images(vae:VAE, n:int, # how many
     "Images of latents from the prior. [paper 3, 4.1]"
     if vae.n_classes and labels is None: labels = torch.arange(n) % vae.n_classes
     if labels is not None: labels = checked_labels(labels, n, vae.n_classes)
-    z = vae.prior(n, generator(seed, 'vae samples')); y = (lambda at: None) if labels is None else (lambda at: labels[at:at + batch])
+    z = vae.prior(n, generator(seed, 'vae samples'))
+    y = (lambda at: None) if labels is None else (lambda at: labels[at:at + batch])
     return torch.cat([to_bytes(vae.decode(z[at:at + batch], y(at))) for at in range(0, n, batch)])
 
 def checked_labels(labels, n:int, k:int) -> Tensor: # int64 (n,)
     "Labels that the VAE knows."
     labels = torch.as_tensor(np.asarray(labels))
-    if not k: raise ValueError('labels were given to an unconditional VAE; train one with conditional=True')
+    if not k:
+        raise ValueError('labels were given to an unconditional VAE; train one '
+                         'with conditional=True')
     if labels.shape != (n,): raise ValueError(f'{tuple(labels.shape)} labels for {n} images')
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < k: raise ValueError(
         f'labels from {int(labels.min())} to {int(labels.max())}, but the VAE has {k} classes')
@@ -792,10 +949,12 @@ def interpolate(vae:VAE, a, b, # one or more images each, as in `as_batch`
                 labels=None, # for a conditional VAE: (labels of a, labels of b)
                ) -> Tensor: # uint8 (n, steps, s, s, 3)
     "The way from one image to another, straight through the latents, and through the labels. [paper 3, 5.2.1]"
-    ya, yb = (None, None) if labels is None else (F.one_hot(torch.as_tensor(y), vae.n_classes).float().to(vae.device) for y in labels)
+    ya, yb = (None, None) if labels is None else (
+        F.one_hot(torch.as_tensor(y), vae.n_classes).float().to(vae.device) for y in labels)
     za, zb = vae.encode(as_batch(vae, a), ya)[0], vae.encode(as_batch(vae, b), yb)[0]
     ts = torch.linspace(0, 1, steps).tolist()
-    return torch.stack([to_bytes(vae.decode(za.lerp(zb, t), None if ya is None else ya.lerp(yb, t))) for t in ts], 1)
+    return torch.stack([to_bytes(vae.decode(za.lerp(zb, t), None if ya is None else ya.lerp(yb, t)))
+                        for t in ts], 1)
 
 # %% ../nbs/05_vae.ipynb #fb633951
 def vae_pool(vae_folder:Path, # from `fit_vae`, of a conditional VAE
@@ -804,8 +963,10 @@ def vae_pool(vae_folder:Path, # from `fit_vae`, of a conditional VAE
              batch:int=256, # images at once
             ) -> ImageSet: # with the column `source`
     "One synthetic image for each label, straight to disk; made once."
-    labels, device, about = np.asarray(labels), default_device(str(device)), load_json(Path(vae_folder)/'about.json')
-    vae = VAE.load(Path(vae_folder)/'vae.safetensors', device); checked_labels(labels, len(labels), vae.n_classes)
+    labels, device, about = (np.asarray(labels), default_device(str(device)),
+                             load_json(Path(vae_folder)/'about.json'))
+    vae = VAE.load(Path(vae_folder)/'vae.safetensors', device)
+    checked_labels(labels, len(labels), vae.n_classes)
     def make(folder):
         meta = dict(kind='pool', seed=seed)
         writer = ImageSetWriter(folder, len(labels), vae.size, vae.classes, 3, meta)
@@ -813,9 +974,11 @@ def vae_pool(vae_folder:Path, # from `fit_vae`, of a conditional VAE
             while writer.done < len(labels):
                 rows = np.arange(writer.done, min(writer.done + batch, len(labels)))
                 images = sample_images(vae, len(rows), (seed, 'pool', int(rows[0])), labels[rows])
-                writer.write(images, labels[rows], source=rows % about['n_train']); bar.update(len(rows))
+                writer.write(images, labels[rows], source=rows % about['n_train'])
+                bar.update(len(rows))
         writer.close()
-    what = dict(vae=vae, n_train=about['n_train'], labels=labels, seed=seed, batch=batch, device=device.type)
+    what = dict(vae=vae, n_train=about['n_train'], labels=labels, seed=seed,
+                batch=batch, device=device.type)
     return ImageSet(artefact('pool', make, what))
 
 # %% ../nbs/05_vae.ipynb #724974fa
@@ -827,9 +990,11 @@ def tsne_latents(vae:VAE, images:Images|ImageSet, # at most some thousands
     "The means of the latents in the plane, by t-SNE. [van der Maaten 2008; paper 3, figures C.10-C.11]"
     from sklearn.manifold import TSNE
     y = lambda at, n: torch.as_tensor(images.labels[at:at + n]) if vae.n_classes else None
-    mu = torch.cat([vae.encode(to_unit(x, vae.device), y(at, len(x)))[0].cpu() for at, x in pixel_batches(images, 256)]).numpy()
+    mu = torch.cat([vae.encode(to_unit(x, vae.device), y(at, len(x)))[0].cpu()
+                    for at, x in pixel_batches(images, 256)]).numpy()
     if len(mu) < 4: raise ValueError(f'{len(mu)} images are too few for a map; give at least 4')
-    return TSNE(2, perplexity=min(perplexity, (len(mu) - 1)/3), init='pca', random_state=seed).fit_transform(mu)
+    return TSNE(2, perplexity=min(perplexity, (len(mu) - 1)/3), init='pca',
+                random_state=seed).fit_transform(mu)
 
 # %% ../nbs/05_vae.ipynb #173c4a02
 class PlainUp(nn.Sequential):
@@ -851,21 +1016,26 @@ class PlainTraining(LatentTraining):
     "The same training in standard layers, contiguous, float32, eager, with plain Adam."
     def __init__(self, *args):
         super().__init__(*args)
-        self.vae = plain_vae(self.vae).train(); self.loss = vae_loss
+        self.vae = plain_vae(self.vae).train()
+        self.loss = vae_loss
         self.optimiser = torch.optim.Adam(self.vae.parameters(), self.config.lr, eps=1e-7)
 
 # %% ../nbs/05_vae.ipynb #d1d6c904
 def bench_vae(size:int=64, batch:int=16, # pixels, images a step
-              repeats:int|None=None, # rounds, each a few steps both ways; None: 5 on a CPU, 20 on CUDA
+              repeats:int
+              |None=None, # rounds, each a few steps both ways; None: 5 on a CPU, 20 on CUDA
               device='auto', # see core.default_device
               steps:int=4, # steps a round
              ) -> dict: # what, plain_ms, ours_ms, ratio, device
     "A training step of ours against the plain eager float32 loop, side by side in turn."
-    device = default_device(str(device)); cuda = device.type == 'cuda'
-    table = Images(torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8), torch.zeros(4*batch, dtype=torch.long), ['a', 'b'])
+    device = default_device(str(device))
+    cuda = device.type == 'cuda'
+    table = Images(torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8),
+                   torch.zeros(4*batch, dtype=torch.long), ['a', 'b'])
     ours = vae_preset('paper', size=size, batch_size=batch, epochs=10**6, compile=cuda)
     args = lambda config: (table, table.subset(range(4)), 'none', config, 0, device)
-    runs = dict(plain=PlainTraining(*args(replace(ours, compile=False, precision='float32'))), ours=LatentTraining(*args(ours)))
+    runs = dict(plain=PlainTraining(*args(replace(ours, compile=False, precision='float32'))),
+                ours=LatentTraining(*args(ours)))
     for run in runs.values(): run.end_epoch = lambda started: None # no look at validation images
     def clock(run, n):
         start = time.perf_counter()
@@ -874,7 +1044,9 @@ def bench_vae(size:int=64, batch:int=16, # pixels, images a step
         return 1e3*(time.perf_counter() - start)/n
     with no_denormals():
         for run in runs.values(): clock(run, 10 if cuda else 2)
-        rounds = [{k: clock(run, steps) for k, run in runs.items()} for _ in range(repeats or (20 if cuda else 5))]
+        rounds = [{k: clock(run, steps) for k, run in runs.items()}
+                  for _ in range(repeats or (20 if cuda else 5))]
     mid = {f'{k}_ms': float(np.median([r[k] for r in rounds])) for k in runs}
-    return dict(what=f'VAE at {size} px, batch {batch}', **mid, ratio=float(np.median([r['plain']/r['ours'] for r in rounds])),
+    return dict(what=f'VAE at {size} px, batch {batch}', **mid,
+                ratio=float(np.median([r['plain']/r['ours'] for r in rounds])),
                 device=device.type)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from synthnb import clip, drawn, gan, noise, qdgs, repair, rl, samplers, scores, shapes, shapevae, train, vae
+from synthnb import beyond, clip, drawn, gan, noise, qdgs, repair, rl, samplers, scores, shapes, shapevae, train, vae
 from synthnb.core import artefact, code_of, code_parts, hash_of, name_of
 from synthnb.data import Images, ImageSet, ImageSetWriter, data_digest, load_data
 
@@ -137,8 +137,8 @@ def test_a_classifier_is_also_its_preprocessing(tmp_path):
 
 
 def samplers_key(judge, column, tmp_path):
-    return key_of(tmp_path, column, lambda pool: samplers.score_by_features(
-        samplers.Scoring(pool, pool, pool, judge, device='cpu'), column, samplers.gaussian_likelihood))
+    return key_of(tmp_path, column, lambda pool: beyond.score_by_features(
+        samplers.Scoring(pool, pool, pool, judge, device='cpu'), column, beyond.gaussian_likelihood))
 
 
 def verdict_key(judge, tmp_path): return key_of(tmp_path, 'verdict', lambda pool: samplers.verdict_of(pool, judge, 'cpu'))

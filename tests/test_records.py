@@ -14,7 +14,7 @@ import pytest
 
 from synthnb.core import declared_parameters, load_json, read_runs, run_name
 from synthnb.metrics import seed_interval
-from synthnb.samplers import arm_table
+from synthnb.arms import arm_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT/'runs'

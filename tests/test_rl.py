@@ -63,7 +63,7 @@ def test_rl_decides_by_the_column_and_says_what_made_it(whole):
 def test_a_policy_of_other_classes_is_refused(whole, tmp_path):
     from synthnb.data import ImageSetWriter
     from synthnb.rl import Policy, keep_probability
-    from synthnb.samplers import score_pool
+    from synthnb.scores import score_pool
     writer = ImageSetWriter(tmp_path/'pool', 4, 36, ['a', 'b'])
     writer.write(np.zeros((4, 36, 36, 3), np.uint8), np.arange(4) % 2)
     with pytest.raises(ValueError, match='the same classes'):

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from synthnb import samplers as module
 from synthnb.core import project_root
 from synthnb.data import ImageSet, ImageSetWriter
-from synthnb.samplers import (CONFIDENCE_BY, REGISTRY, Scoring, Selection, apportion, arm_values, ball_count, ball_realism, cl_cap_sampler,
-                              class_quota, class_table, column_record, compare_arms, farthest_first, get_sampler, make_folds, make_scores,
-                              sampler, sampler_table, samplers, score_by_features, score_pool, select, top_ranked, training_margins)
+from synthnb.arms import arm_values, class_table, compare_arms, sampler_table
+from synthnb.beyond import (ball_count, ball_realism, cl_cap_sampler, farthest_first,
+                            score_by_features, training_margins)
+from synthnb.samplers import (REGISTRY, Scoring, Selection, apportion, class_quota, get_sampler,
+                              make_scores, sampler, samplers, select, top_ranked)
+from synthnb.scores import CONFIDENCE_BY, column_record, make_folds, score_pool
 from synthnb.train import Classifier, PLAIN, classifier_net
 
 RANKED = [n for n in samplers() if get_sampler(n).needs and not get_sampler(n).decides]
@@ -244,7 +247,7 @@ SCORER = '''
     import sys, time, torch
     from pathlib import Path
     from synthnb.data import ImageSet
-    from synthnb.samplers import score_pool
+    from synthnb.scores import score_pool
 
     def score(folder, pause=0.):
         torch.set_num_threads(1); torch.manual_seed(0)

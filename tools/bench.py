@@ -21,7 +21,7 @@ from synthnb.gan import bench_stargan  # noqa: E402
 from synthnb.noise import bench_auto_relu  # noqa: E402
 from synthnb.qdgs import DETAILED, OBJECTIVES, bench_qdgs, search_preset  # noqa: E402
 from synthnb.rl import bench_children  # noqa: E402
-from synthnb.samplers import bench_scoring  # noqa: E402
+from synthnb.scores import bench_scoring  # noqa: E402
 from synthnb.shapevae import fit_shape_vae  # noqa: E402
 from synthnb.train import bench_train  # noqa: E402
 from synthnb.vae import bench_vae  # noqa: E402
