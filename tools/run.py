@@ -26,7 +26,7 @@ def typed():
 
 
 def python(*command, env=None, without=None):
-    """This Python with these arguments: its exit status. Lines of stderr with `without` are dropped.
+    """This Python with these arguments: its exit status. Lines of stderr with `without` are cut.
 
     When it is stopped, by Ctrl-C (130) or by SIGTERM (143), it is given the time to clean up.
     """
