@@ -1,4 +1,4 @@
-"""`make outputs NAMES="07_affectnet index"`: execute notebooks at their own scale, keep what they show.
+"""`make outputs NAMES="07_affectnet index"`: execute notebooks and keep what they show.
 
 It is made small enough for git: progress bars are dropped, pictures lose colours that nobody sees,
 and execution counts go with nbdev_clean. No NAMES: all notebooks.
