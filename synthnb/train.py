@@ -7,12 +7,11 @@ __all__ = ['BLOCKS', 'PLAIN', 'IMAGENET', 'CHOICES', 'AUGMENTS', 'ResNet', 'pret
            'Classifier', 'normalise', 'scale_and_shift', 'pixel_batches', 'TrainConfig', 'check_settings',
            'check_numbers', 'check_images', 'learning_rate', 'make_optimiser', 'peak_lr', 'place', 'Training', 'views',
            'label_loss', 'precision', 'named_recipe', 'no_denormals', 'train_classifier', 'looks', 'show',
-           'write_jpegs', 'one_of_five', 'usual_epochs', 'our_epochs', 'bench_train', 'fit_classifier', 'augmentation',
-           'mirror_row', 'mirror_test', 'mirror_verdict', 'mirror_record', 'fit_oracle', 'JointClassifier',
-           'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
+           'fit_classifier', 'augmentation', 'mirror_row', 'mirror_test', 'mirror_verdict', 'mirror_record',
+           'fit_oracle', 'JointClassifier', 'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
 # %% ../nbs/00c_train.ipynb #00a9288f
-import copy, tempfile, time
+import copy, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -581,89 +580,6 @@ def show(bar, run:Training):
     seen = run.step - (run.history[-1]['update'] if run.history else 0)
     chosen = {k: f'{v:.3f}' for k, v in (run.history or [{}])[-1].items() if k == 'valid_accuracy'}
     if seen: bar.set_postfix(loss=f'{run.loss.item()/seen:.3f}', **chosen)
-
-# %% ../nbs/00c_train.ipynb #e1923965
-def write_jpegs(images:Images, folder:Path): # one folder for each class, as ImageFolder wants it
-    "Write images as JPEG files of quality 95."
-    from PIL import Image
-    for k, name in enumerate(images.classes):
-        (Path(folder)/f'{k}-{name}').mkdir(parents=True, exist_ok=True)
-    for i, (x, y) in enumerate(zip(images.pixels.cpu().numpy(), images.labels.tolist())):
-        Image.fromarray(x).save(Path(folder)/f'{y}-{images.classes[y]}'/f'{i:06d}.jpg', quality=95)
-
-def one_of_five(crops): # what torchvision's FiveCrop returns
-    "One of five crops at random."
-    return crops[torch.randint(5, ()).item()]
-
-# %% ../nbs/00c_train.ipynb #45c8de15
-def usual_epochs(folder:Path, # written by `write_jpegs`
-                 stored:int, # pixels, before the crop
-                 net:nn.Module, config:TrainConfig,
-                 device:torch.device) -> Iterator[int]: # images trained on
-    "The usual training loop on a folder of pictures, an epoch at a time."
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms as T
-    flips = [T.RandomHorizontalFlip()] if config.mirror else []
-    look = T.Compose([T.Resize(stored), T.FiveCrop(config.crop), T.Lambda(one_of_five), *flips,
-                      T.ToTensor(), T.Normalize(**PLAIN)])
-    loader = DataLoader(datasets.ImageFolder(folder, look),
-                        config.batch_size, shuffle=True, num_workers=2,
-                        drop_last=True, persistent_workers=True, pin_memory=device.type == 'cuda')
-    net, optimiser = net.to(device).train(), torch.optim.AdamW(net.parameters(), lr=1e-3)
-    while True:
-        for x, y in loader:
-            loss = F.cross_entropy(net(x.to(device, non_blocking=True)),
-                                   y.to(device, non_blocking=True))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        yield len(loader)*config.batch_size
-
-# %% ../nbs/00c_train.ipynb #2385bec7
-def our_epochs(folder:Path, # written by `write_jpegs`
-               stored:int, # pixels, before the crop
-               config:TrainConfig, device:torch.device) -> Iterator[int]: # images trained on
-    "The loop of this chapter on the same pictures, decoded once; the first item comes when they are."
-    from torchvision import datasets, transforms as T
-    files = datasets.ImageFolder(folder, T.Resize(stored))
-    pixels = torch.stack([torch.from_numpy(np.array(x)) for x, _ in files])
-    run = Training(Images(pixels, torch.tensor(files.targets), files.classes), config, 0, device)
-    steps = len(pixels)//config.batch_size
-    yield 0
-    while True:
-        for _ in range(steps): run.update()
-        run.loss.item()
-        yield steps*config.batch_size
-
-# %% ../nbs/00c_train.ipynb #8423e0c5
-def bench_train(images:Images, # square pictures, all of one size, to be written as JPEG files
-                stored:int=36, # what they are resized to before the crop, pixels
-                repeats:int=3, # epochs of each that count
-                device='auto', # see core.default_device
-                **settings, # the fields of TrainConfig: arch, width, stem, crop, batch_size
-               ) -> dict: # images a second of both, their ratio, and what was measured
-    "An epoch of this chapter's loop against one of ImageFolder and DataLoader, in turn, on the same pictures."
-    config, device = check_settings(settings, images, None), default_device(device)
-    net = classifier_net(config.arch, images.n_classes, config.width, config.stem,
-                         stem_stride=config.stem_stride)
-    def clock(epochs):
-        start = time.perf_counter()
-        n = next(epochs)
-        return n, time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        write_jpegs(images, folder)
-        usual = usual_epochs(folder, stored,
-                             net.to(memory_format=torch.contiguous_format), config, device)
-        ours = our_epochs(folder, stored, config, device)
-        decode = clock(ours)[1]
-        pairs = [(clock(usual), clock(ours)) for _ in range(repeats + 1)][1:]
-        usual.close()
-        ours.close()
-    theirs, own = (float(np.median([n/s for n, s in side])) for side in zip(*pairs))
-    what = f'{config.arch} x {config.width}, {images.size} px files, {config.crop} px crops, batch {config.batch_size}'
-    return dict(what=what, device=device.type, images=len(images), usual_per_s=theirs,
-                ours_per_s=own, ratio=own/theirs,
-                decode_s=decode)
 
 # %% ../nbs/00c_train.ipynb #0e78e1bb
 def fit_classifier(

@@ -1,4 +1,4 @@
-"""README.md is nbs/index.ipynb as Markdown: `make readme` writes it, a test holds them equal.
+"""README.md is nbs/index.ipynb as Markdown: `make readme` writes it, a test holds the two equal.
 
 A code cell that starts with `#| hide` is left out, with `#| echo: false` only its output is shown,
 and `#| fig-alt: ...` says what its picture shows. Links are relative to nbs/ in the notebook, to
@@ -30,8 +30,8 @@ def _prepare(cell):
         return cell
     directives = dict(_DIRECTIVE.findall(cell.source))
     if 'hide' in directives or 'default_exp' in directives: return None
-    cell.source = ('' if directives.get('echo') == 'false'
-                   else _DIRECTIVE.sub('', cell.source).strip())
+    hidden = directives.get('echo') == 'false'
+    cell.source = '' if hidden else _DIRECTIVE.sub('', cell.source).strip()
     for output in cell.outputs:
         for kind in ('text/html', 'text/markdown'):
             if kind in output.get('data', {}):
@@ -49,8 +49,8 @@ def render(index=INDEX):
     # nbdev_clean removes it, and code would have no colours
     notebook.metadata['language_info'] = {'name': 'python'}
     exporter = MarkdownExporter()
-    text, resources = exporter.from_notebook_node(
-        notebook, {'output_files_dir': IMAGES, 'unique_key': 'readme'})
+    where = {'output_files_dir': IMAGES, 'unique_key': 'readme'}
+    text, resources = exporter.from_notebook_node(notebook, where)
     for i, cell in enumerate(notebook.cells):
         if cell.metadata.get('alt'):
             text = re.sub(rf'!\[\w+\]\(({IMAGES}/readme_{i}_)',
