@@ -155,7 +155,8 @@ def rewritten(path, by):
 def test_a_folder_is_never_taken_for_another_import(tmp_path, photos, monkeypatch, finished, what):
     records, classes = photos
     if not finished: monkeypatch.setattr(ImageSetWriter, 'close', killed)
-    try: import_images(records, tmp_path/'set', 12, classes, chunk=8)
+    monkeypatch.setattr(data, 'PIECE', 8)
+    try: import_images(records, tmp_path/'set', 12, classes)
     except KeyboardInterrupt: monkeypatch.undo()
     size, meta = 12, {}
     if what == 'labels': records = records.assign(label=records.label.to_numpy()[::-1])
@@ -188,13 +189,14 @@ def test_a_killed_import_goes_on_and_ends_the_same(tmp_path, photos, monkeypatch
         calls.append(record)
         if len(calls) > 13: raise KeyboardInterrupt
         return real(record, size)
+    monkeypatch.setattr(data, 'PIECE', 6)
     monkeypatch.setattr(data, 'try_decode', dies)
     with pytest.raises(KeyboardInterrupt):
-        import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+        import_images(records, tmp_path/'set', 12, classes, .1)
     monkeypatch.undo()
     seen, count = [], data.try_decode
     monkeypatch.setattr(data, 'try_decode', lambda r, size: (seen.append(r), count(r, size))[1])
-    again = import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+    again = import_images(records, tmp_path/'set', 12, classes, .1)
     assert len(seen) == len(records) - 12, 'the first two pieces were noted'
     whole = import_images(records, tmp_path/'whole', 12, classes, .1)
     assert np.array_equal(again.images, whole.images)
