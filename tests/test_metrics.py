@@ -37,7 +37,7 @@ def faces(n, seed, size=36):
 def scores(weights):
     with pytest.warns(UserWarning, match='rank 7 at most'):
         return metrics.image_scores(faces(8, 0), faces(8, 1) // 2,
-                                    inception_weights=weights, device='cpu',
+                                    metrics.InceptionFeatures(weights), device='cpu',
                                     kid_subsets=3)
 
 
