@@ -1,4 +1,4 @@
-"""`make bench`: the speed and memory table, as ratios measured side by side in one run, on the CPU or on CUDA.
+"""`make bench`: the speed and memory table, as ratios measured side by side in one run.
 
 Options: --device auto|cpu|cuda, --only gan|train|scoring|children|search|vae|noise, --out FILE.csv
 """
@@ -32,15 +32,18 @@ def gan_rows(device):
     wanted = 3. if device.type == 'cuda' else 1.3
     for size in (64, 128):
         b = bench_stargan(size, 16, 64, cycles=20 if device.type == 'cuda' else 1, device=device)
-        yield f'StarGAN at {size} px, width 64, batch 16: plain eager loop, ms an update', 1e3*b['plain_seconds'], ''
-        yield f'StarGAN at {size} px, width 64, batch 16: ours, ms an update', 1e3*b['ours_seconds'], ''
+        yield (f'StarGAN at {size} px, width 64, batch 16: plain eager loop, ms an update',
+               1e3*b['plain_seconds'], '')
+        yield (f'StarGAN at {size} px, width 64, batch 16: ours, ms an update',
+               1e3*b['ours_seconds'], '')
         yield f'StarGAN at {size} px: plain / ours', b['ratio'], wanted
 
 
 def train_rows(device):
-    "A training epoch against ImageFolder and DataLoader, on the same pictures: files of the stored size, and larger ones."
+    "A training epoch against ImageFolder and DataLoader: files of the stored size, and larger."
     cuda = device.type == 'cuda'
-    stored, crop, arch, width, n = (72, 64, 'resnet18', 64, 8192) if cuda else (36, 32, 'resnet10', 16, 2560)
+    stored, crop, arch, width, n = ((72, 64, 'resnet18', 64, 8192) if cuda
+                                    else (36, 32, 'resnet10', 16, 2560))
     y = expression_labels(n, 'downsampled', seed=0)
     for file in (stored, 128):
         pictures = Images(draw_images(y, file, 0)[0], y, EXPRESSIONS)
@@ -62,14 +65,15 @@ def children_rows(device):
 
 
 def search_rows(device):
-    "A quality-diversity search against a plain loop of one emitter and one pass a gradient; missing models are made first."
+    "A search against a plain loop, one emitter and a pass a gradient; makes missing models first."
     vae, clip = fit_shape_vae(device=device)[0].to(device), fit_text_image(device=device)[0]
-    found = bench_qdgs(vae, OBJECTIVES['splatters'], DETAILED, clip, search_preset('laptop'), device=device)
+    found = bench_qdgs(vae, OBJECTIVES['splatters'], DETAILED, clip,
+                       search_preset('laptop'), device=device)
     for _, r in found.iterrows(): yield r.measure, r.value, r.wanted
 
 
 def vae_rows(device):
-    "A training step of the thesis's autoencoder at its batch of 16, against the plain eager float32 loop."
+    "A training step of the thesis's autoencoder, batch 16, against the plain eager float32 loop."
     wanted = 3. if device.type == 'cuda' else 1.3
     for size in (32, 64, 128):
         b = bench_vae(size=size, batch=16, device=device)
@@ -87,7 +91,8 @@ def noise_rows(device):
         yield f"{b['what']}: overhead of AutoReLU, %", 100*b['overhead'], '< 10'
 
 
-ROWS = dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows, search=search_rows, vae=vae_rows,
+ROWS = dict(gan=gan_rows, train=train_rows, scoring=scoring_rows, children=children_rows,
+            search=search_rows, vae=vae_rows,
             noise=noise_rows)
 
 
@@ -103,13 +108,16 @@ def main():
         seed_everything(0)
         for measure, value, wanted in make(device):
             at_least = f'>= {wanted:g}' if isinstance(wanted, float) else wanted
-            rows.append(dict(measure=measure, value=f'{value:,.3g}' if value < 1000 else f'{value:,.0f}', wanted=at_least))
+            rows.append(dict(measure=measure, value=f'{value:,.3g}' if value < 1000
+                             else f'{value:,.0f}', wanted=at_least))
             print(f"{measure:<105} {rows[-1]['value']:>10}  {at_least}", flush=True)
     about = provenance()
-    print(f"\n{about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}, {time.time() - start:.0f} s")
+    print(f"\n{about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}, "
+          f"{time.time() - start:.0f} s")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).assign(device=about['device'], threads=about['threads']).to_csv(options.out, index=False)
+        pd.DataFrame(rows).assign(device=about['device'],
+                                  threads=about['threads']).to_csv(options.out, index=False)
 
 
 if __name__ == '__main__':

@@ -327,8 +327,10 @@ def test_a_handful_is_left_out_of_training_and_named(tmp_path, capsys):
     sets = load_data('folder', root, size=12)
     assert counts(sets) == dict(train=[25, 25], valid=[25, 25], test=[25, 25])
     said = capsys.readouterr().out
-    for text in ('2 of 50 test images are in the train or valid set too', '2 are left out of train and valid',
-                 'duplicates.csv'): assert text in said
+    for text in ('2 of 50 test images are in the train or valid set too',
+                 '2 are left out of train and valid',
+                 'duplicates.csv'):
+        assert text in said
     t = pd.read_csv(sets['train'].folder/'duplicates.csv')
     assert t.path.tolist() == [str(root/'train/dark/copy.jpg')]
     assert t.same_as.tolist() == [str(root/'test/dark/07.jpg')]
@@ -449,7 +451,8 @@ def test_gif_jfif_and_avif_are_read_and_the_rest_is_named(tmp_path, capsys):
     picture(root/'loose.jpg')
     records, classes = read_folder(root)
     said = capsys.readouterr().out
-    for text in ('3 files of', '.heic (2, e.g. light/a.heic)', '.txt (1', 'e.g. loose.jpg'): assert text in said
+    for text in ('3 files of', '.heic (2, e.g. light/a.heic)', '.txt (1', 'e.g. loose.jpg'):
+        assert text in said
     names = {Path(p).name for p in records.path}
     assert {'moving.gif', 'saved.jfif'} <= names
     s = import_images(records, tmp_path/'set', 12, classes)
