@@ -114,7 +114,7 @@ def arms_of(records:pd.DataFrame, # from core.read_runs
 
 def random_beside(records:pd.DataFrame,
                   arm:tuple) -> tuple|None: # ('random', ratio), or None where there is none
-    "The random arm that an arm is compared with: of its own ratio, or of the nearest for one that sizes itself."
+    "The random arm of the same ratio, or of the nearest for an arm that sizes itself."
     if not sizes_itself(arm[0]): return ('random', arm[1])
     ratios = records.ratio[records.sampler == 'random'].unique()
     return ('random', min(ratios, key=lambda r: abs(
@@ -123,7 +123,7 @@ def random_beside(records:pd.DataFrame,
 # %% ../nbs/00f_arms.ipynb #63d42e67
 def differences(records:pd.DataFrame,
                 arm:tuple) -> dict: # 'vs real only', 'vs random', each with lo and hi, in points
-    "An arm against real only with equal updates, and against random at the same ratio, paired by seed."
+    "An arm against real only with equal updates, and against random, paired by seed."
     row = {}
     for title, other in (('vs real only', 'control'), ('vs random', random_beside(records, arm))):
         d = None if other in (arm, None) else compare_arms(records, arm, other)
@@ -134,7 +134,7 @@ def differences(records:pd.DataFrame,
 def arm_table(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
               paper:dict|None=None, # (sampler, ratio) -> the paper's per cent
              ) -> pd.DataFrame: # one row an arm, percentages
-    "Every arm over its seeds: accuracy with interval, differences to random and to real only, labels preserved."
+    "Every arm over its seeds: accuracy, differences to random and to real only, labels preserved."
     paper, rows = paper or {}, []
     of = lambda arm: next((v for k, v in paper.items()
                            if k[0] == arm[0] and (k[1] == arm[1] or sizes_itself(k[0]))), np.nan)
@@ -166,7 +166,7 @@ def judge(records:pd.DataFrame, # from core.read_runs
           worse:tuple|str, # than this arm, or than 'control'
           paper:dict, # (sampler, ratio) -> the paper's per cent
          ) -> dict: # ours with interval, the paper's difference, the verdict
-    "The verdict on `better > worse`: by the interval of the paired difference over at least five seeds."
+    "The verdict on `better > worse`, by the interval of the paired difference."
     theirs = paper[better] - paper[('none', 0) if worse == 'control' else worse]
     d = compare_arms(records, better, worse, effect=theirs)
     row = {'the paper': theirs, 'ours': np.nan, 'lo': np.nan, 'hi': np.nan,
@@ -193,12 +193,13 @@ def said_of(d, # a SeedComparison in percentage points, or None
     if none or not theirs > 0: return 'undecided'
     if not d.needed > d.n:
         return f'undecided (as many seeds find {theirs:+.2g} in 4 cases of 5; these did not)'
-    return f'undecided (about {float(f"{d.needed:.2g}"):.0f} seeds would find {theirs:+.2g} in 4 cases of 5)'
+    seeds = float(f'{d.needed:.2g}')
+    return f'undecided (about {seeds:.0f} seeds would find {theirs:+.2g} in 4 cases of 5)'
 
 # %% ../nbs/00f_arms.ipynb #83fd16fe
 def letters(verdicts:pd.DataFrame, # a row a comparison: claim, the paper, verdict; see `judge`
            ) -> pd.DataFrame: # a row a claim: the letter
-    "A claim is reproduced if all its comparisons with a difference in the paper are, and not if one of them is not."
+    "A claim is reproduced if all its comparisons are, and not if one of them is not."
     def all_of(v):
         return ('reproduced' if (v == 'reproduced').all()
                 else 'not reproduced' if (v == 'not reproduced').any() else 'undecided')
@@ -217,7 +218,7 @@ def interval_over_seeds(records:pd.DataFrame, arm:tuple, metric:str,
 def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                   ratio:float=1, # the budget, as a multiple of the real set
                  ) -> pd.DataFrame: # one row a sampler, best first, percentages with lo and hi
-    "Every sampler at one budget: labels preserved, coverage, density, accuracy, and its paired differences."
+    "Every sampler at one budget: labels preserved, coverage, density, accuracy, differences."
     rows = []
     if not (arms := arms_of(records, ratio)):
         raise ValueError(f'no records of a sampler at ratio {ratio:g}; there are the arms '
@@ -237,7 +238,7 @@ def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data s
 def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
                   ratio:float=1, # the budget, as a multiple of the real set
                  ) -> plt.Figure:
-    "Every sampler at one budget: labels preserved, real faces covered, accuracy gained, each with its 95% interval over seeds."
+    "Every sampler at one budget: labels preserved, coverage, accuracy gained, with 95% intervals."
     t = sampler_table(records, ratio).iloc[::-1]
     at = np.arange(len(t))
     names = [n if not sizes_itself(n) else f'{n} ({a:.1f}x)' for n, a in zip(t.sampler, t.added)]
@@ -267,7 +268,7 @@ def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data s
 # %% ../nbs/00f_arms.ipynb #ea0d276c
 def plot_arms(records:pd.DataFrame, # from core.read_runs
              ) -> plt.Figure:
-    "Each arm's difference to real only, every seed a dot, with the 95% interval; and the labels it preserved."
+    "Each arm's difference to real only, a dot a seed, with its interval; the labels it preserved."
     arms, has = (arms_of(records),
                  'preserved_kept' in records and records.preserved_kept.notna().any())
     ratios = sorted({r for s, r in arms if not sizes_itself(s)} or {r for _, r in arms})
@@ -308,7 +309,7 @@ def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data se
                  |None=None, # (sampler, ratio) -> the paper's per cent; drawn in a second panel
                  paper_rl:float=2.6, # the ratio that the paper's learner chose
                 ) -> plt.Figure:
-    "Mean class accuracy against the ratio for each of the paper's samplers. [Bhattarai 2020, figure 6]"
+    "Mean class accuracy against the ratio, for the paper's samplers. [Bhattarai 2020, figure 6]"
     fig, axes = plt.subplots(1, 1 + bool(paper), figsize=(4.3*(1 + bool(paper)), 3.1),
                              squeeze=False, layout='constrained')
     arms, start = arms_of(records), quiet_interval(100*arm_values(records, 'baseline'))
@@ -335,8 +336,8 @@ def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data se
 def class_table(
     records:pd.DataFrame, # from core.read_runs, all of one data set and scale
     paper=None, # {(sampler, ratio): {class: per cent}}, or a DataFrame with these rows and columns
-   ) -> pd.DataFrame: # a row an arm and class: sampler, ratio, class, seeds, mean, lo, hi, shown, the paper; per cent
-    "The accuracy of every class in every arm over seeds; `shown` is made for a pivot. [Bhattarai 2020, table 3]"
+   ) -> pd.DataFrame: # a row an arm and class, in per cent, with `the paper` beside it
+    "The accuracy of every class in every arm; `shown` suits a pivot. [Bhattarai 2020, table 3]"
     paper, rows = paper.T.to_dict() if isinstance(paper, pd.DataFrame) else paper or {}, []
     for arm in ['baseline', *arms_of(records)]:
         name, values = ('none',

@@ -19,14 +19,15 @@ import torch
 from .core import default_device, generator, name_of, progress, show_images
 from .data import Images, ImageSet, centre_crop, row_numbers
 from .metrics import distance_blocks, knn_radii
-from .samplers import (Scoring, confidence_column, get_sampler, realism_column, sampler, top_ranked, usable_scores)
+from .samplers import (Scoring, confidence_column, get_sampler, realism_column, sampler,
+                              top_ranked, usable_scores)
 from .scores import as_scores, column_record, keep_scores, score_pool
 from .train import Training, check_settings, named_recipe, no_denormals, normalise
 
 # %% ../nbs/02a_beyond.ipynb #9b3d6ca8
 def calibrated(real_scores, pool_scores, # of one class, (n,), (m,)
               ) -> np.ndarray: # float (m,), log-odds; NaN where the score is not finite
-    "Log-odds that a pool image is real, by logistic regression on the critic, both sides weighing the same. [Azadi 2019, section 3.2]"
+    "Log-odds of being real, by balanced logistic regression on the critic. [Azadi 2019, 3.2]"
     from sklearn.linear_model import LogisticRegression
     real_scores = as_scores(real_scores, 'the scores of real images')
     pool_scores = as_scores(pool_scores, 'the scores of the pool')
@@ -79,7 +80,7 @@ def drs_sampler(scores, labels, budget, *, quota, seed):
 
 # %% ../nbs/02a_beyond.ipynb #3b849630
 def gold_of(s:Scoring) -> str: # the name of the column
-    "Calibrated log-odds of being real plus the log-probability of the intended label. [Mo 2019, eq. 4]"
+    "Log-odds of being real plus the log-probability of the intended label. [Mo 2019, eq. 4]"
     log_odds_of(s)
     confidence = confidence_column(s)
     make = lambda: s.pool.column('log-odds') + np.log(s.pool.column(confidence).clip(1e-12))
@@ -153,14 +154,14 @@ def gaussian_likelihood(real:torch.Tensor, # features of a class, (n_c, d)
          how="make_scores('instance-selection', Scoring(...))",
          make=lambda s: score_by_features(s, 'likelihood', gaussian_likelihood))
 def instance_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images likeliest under a Gaussian of their class's real features [DeVries 2020, section 4.1]."
+    "Keep what is likeliest under a Gaussian of its class's real features. [DeVries 2020, 4.1]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02a_beyond.ipynb #05e1768b
 def ball_realism(real:torch.Tensor, # features of a class, (n_c, d)
                  k:int=5, # neighbours that make a ball
                 ) -> Callable: # features (b, d) -> scores (b,)
-    "The largest ratio of a ball's radius to the distance from its centre, over the smaller half of the balls. [Kynkaanniemi 2019, eq. 3]"
+    "The largest radius over distance, of the smaller half of the balls. [Kynkaanniemi 2019, eq. 3]"
     radii = knn_radii(real, min(k, len(real) - 1))
     small = radii <= radii.median()*(1 + 1e-9)
     centres, radii = real[small], radii[small]
@@ -175,7 +176,7 @@ def ball_realism(real:torch.Tensor, # features of a class, (n_c, d)
          how="make_scores('precision', Scoring(...))",
          make=lambda s: score_by_features(s, 'precision', ball_realism, least=6, k=5))
 def precision_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images nearest to a real one of their class, by the measure of its own neighbours [Kynkaanniemi 2019, eq. 3]."
+    "Keep what is nearest to a real image, by its neighbours' measure. [Kynkaanniemi 2019, eq. 3]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02a_beyond.ipynb #b83a6d7c
@@ -183,7 +184,7 @@ def ball_count(
     real:torch.Tensor, # features of a class, (n_c, d)
     k:int=5, # neighbours that make a ball
    ) -> Callable: # features (b, d) -> scores (b,); floor(k x score)/k is the image's density
-    "How many balls of real images an image lies in, over k, ties broken by the nearest ball. [Naeem 2020, eq. 3]"
+    "The real balls that an image lies in, over k, ties by the nearest ball. [Naeem 2020, eq. 3]"
     k = min(k, len(real) - 1)
     radii = knn_radii(real, k).clamp(min=1e-12)
     def score(f):
@@ -228,7 +229,7 @@ def farthest_first(
 
 # %% ../nbs/02a_beyond.ipynb #fa4949d3
 def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
-    "Minus the greedy order within each class, begun from the real images of the class. [Sener 2018]"
+    "Minus the greedy order within each class, begun from its real images. [Sener 2018]"
     def make():
         device, score = default_device(str(s.device)), np.full(len(s.pool), np.nan, np.float32)
         for c, covered in class_features(s).items():
@@ -245,7 +246,7 @@ def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
 @sampler('k-centre', needs='k-centre', source='[Sener 2018, algorithm 1]',
          how="make_scores('k-centre', Scoring(...))", make=k_centre_of)
 def k_centre_sampler(scores, labels, budget, *, quota, seed):
-    "Keep, class by class, the image farthest from all real and all kept ones, again and again [Sener 2018, algorithm 1]."
+    "Keep the image farthest from all real and kept ones of its class, again and again. [Sener 2018]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02a_beyond.ipynb #faf0f93d
@@ -261,7 +262,7 @@ def training_margins(train:Images, # images and the labels to be doubted
                      seed:int=0, device='auto', passes:int=3, # over the images
                      **recipe, # of train_classifier
                     ) -> np.ndarray: # float (n,)
-    "Each image's margin, averaged over the batches in which a training met it. [Pleiss 2020, eq. 2]"
+    "Each image's margin, averaged over the batches that held it. [Pleiss 2020, eq. 2]"
     size = min(recipe.get('batch_size', 64), len(train))
     per_pass = len(train)//size
     config = check_settings(recipe | dict(updates=passes*per_pass, validations=1), train, None)
@@ -308,7 +309,7 @@ def aum_of(s:Scoring, most:int=200_000, # images of the pool in one training
 @sampler('aum', needs='aum', source='[Pleiss 2020]',
          how="make_scores('aum', Scoring(...))", make=aum_of)
 def aum_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose label was least contradicted while a classifier learned it [Pleiss 2020, eq. 1]."
+    "Keep what was least contradicted while a classifier learned it. [Pleiss 2020, eq. 1]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02a_beyond.ipynb #75cba97e
@@ -316,7 +317,7 @@ def aum_sampler(scores, labels, budget, *, quota, seed):
          make=lambda s: confidence_column(s),
          share='balanced', how=get_sampler('cl-sam').how)
 def cl_cap_sampler(scores, labels, budget, *, quota, seed, cap=.75):
-    "Keep the surest below a quantile of the class; the images above it come last, the least sure of them first."
+    "Keep the surest below a quantile of the class; those above it come last, the least sure first."
     labels = np.asarray(labels)
     scores = as_scores(scores, n=len(labels))
     ok = usable_scores(scores)

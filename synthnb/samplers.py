@@ -44,7 +44,7 @@ def apportion(weights, # one a class, at least 0; a class of weight 0 gets nothi
               budget:int, # images to share out
               caps=None, # the most that each class can give, (k,); None for no limit
              ) -> np.ndarray: # int, (k,), summing to the budget or to what the caps allow
-    "Whole numbers near the shares asked for, which never fall when the budget grows [Sainte-Laguë 1910]."
+    "Whole numbers near the shares; none falls when the budget grows. [Sainte-Laguë 1910]"
     weights, budget = np.asarray(weights, float), checked_budget(budget)
     k = len(weights)
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -123,7 +123,7 @@ def class_quota(labels, # the pool's labels, (n,)
                 usable=None, # bool (n,): which images may be selected; default: all
                 strict:bool=False, # make every shortfall an error
                ) -> Quota:
-    "How many images of each class a budget buys, capped at what the class has, with the overflow shared out and reported."
+    "How many images of each class a budget buys: capped at what it has, the overflow shared out."
     labels, budget = np.asarray(labels), checked_budget(budget)
     classes = (list(range(int(labels.max()) + 1 if len(labels) else 0))
                if classes is None else list(classes))
@@ -154,7 +154,7 @@ def top_ranked(scores, # (n,), higher is better
                budget:int, # images to keep, used where quota is None
                seed:int=0, # breaks ties
               ) -> np.ndarray: # indices, best first within each class
-    "The best of each class: sorted by score, ties by luck, unusable scores never [Bhattarai 2020, Proposed Method]."
+    "The best of each class by score, ties by luck. [Bhattarai 2020, Proposed Method]"
     labels = np.asarray(labels)
     scores = as_scores(scores, n=len(labels))
     luck = torch.randperm(len(scores), generator=generator(seed, 'ties')).numpy()
@@ -258,14 +258,14 @@ def random_sampler(scores, labels, budget, *, quota, seed):
          "or cross_fitted_confidence(...)",
          make=lambda s: confidence_column(s))
 def cl_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose intended label the classifier is surest of [Bhattarai 2020, Proposed Method]."
+    "Keep the images whose label the classifier is surest of. [Bhattarai 2020, Proposed Method]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #4dcee7af
 @sampler('cr-sam', needs='realism', source='[Bhattarai 2020, cr-sam]',
          how="score_pool(pool, 'realism', realism(stargan))", make=lambda s: realism_column(s))
 def cr_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images that the critic takes for real, compared within their class [Bhattarai 2020, Proposed Method]."
+    "Keep, in each class, what the critic takes for real. [Bhattarai 2020, Proposed Method]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #68542d3c
@@ -274,7 +274,7 @@ def cr_sampler(scores, labels, budget, *, quota, seed):
          "'oracle', class_confidence(oracle))",
          make=lambda s: oracle_column(s))
 def oracle_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose label the oracle is surest of: a ceiling, and circular with the oracle as a judge."
+    "Keep what the oracle is surest of: a ceiling, and circular with the oracle as a judge."
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #c0c2f755
@@ -294,7 +294,8 @@ class Selection:
         object.__setattr__(self, 'indices', np.sort(rows))
     def __len__(self): return len(self.indices)
     def __str__(self):
-        head = f'{self.sampler}: {len(self):,} kept of {int(self.report.candidates.sum()):,} (budget {self.budget:,})'
+        candidates = int(self.report.candidates.sum())
+        head = f'{self.sampler}: {len(self):,} kept of {candidates:,} (budget {self.budget:,})'
         return '\n'.join([head, *(f'  note: {n}' for n in self.notes)])
 
 # %% ../nbs/02_samplers.ipynb #edc97e48
@@ -332,7 +333,7 @@ def needed_scores(pool, # an ImageSet
                   chosen:Sampler,
                   column:str|None=None, # another column than the sampler's own
                  ) -> np.ndarray|None: # float64 (n,), or None where the sampler needs none
-    "The scores that a sampler ranks by; a missing column, or a class without one usable score, is an error."
+    "The scores that a sampler ranks by; no column, or a class without a score, is an error."
     if chosen.needs is None: return None
     column = column or chosen.needs
     if column not in pool.columns():
@@ -397,7 +398,7 @@ def select(
     real_counts=None, # the real set's images a class, for share='real'
     strict:bool=False, # make every shortfall an error
    ) -> Selection:
-    "Let a sampler choose from a pool within a budget; whatever departs from what was asked for is warned of and noted."
+    "Let a sampler choose from a pool; what departs from what was asked for is warned of and noted."
     chosen = get_sampler(name)
     budget = checked_budget(len(pool.labels) if chosen.decides else budget)
     share, quota = ((chosen.share, quota) if share == 'pool'
@@ -453,7 +454,7 @@ def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the c
                          selection:Selection|None=None, # drawn in black over the pool's grey
                          bins:int=20, ncols:int=4, label:str='class confidence',
                         ) -> plt.Figure:
-    "The distribution of a score, a panel a class, in per cent of the class's images [Bhattarai 2020, figure 4]."
+    "The distribution of a score, a panel a class, in per cent. [Bhattarai 2020, figure 4]"
     scores, labels, k = score_column(pool, column), np.asarray(pool.labels), len(pool.classes)
     ok = np.isfinite(scores)
     low, high = (scores[ok].min(), scores[ok].max()) if ok.any() else (0, 1)
@@ -613,7 +614,7 @@ def translation_gallery(
     scores, kept, # a score an image of the pool, in [0, 1]; the rows of it kept, or a mask
     size:float=.95, # inches an image
    ) -> plt.Figure:
-    "Real faces, their translations to every class with their scores, and a frame around what is kept."
+    "Real faces, their translations with their scores, and a frame around what is kept."
     k, n, n_real = len(pool.classes), len(pool.labels), len(real.labels)
     source, scores = source_rows(pool.column('source'), n_real), as_scores(scores, n=n)
     rows = row_numbers(rows, n_real, 'the real rows')
