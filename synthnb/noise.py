@@ -34,7 +34,7 @@ from .core import (artefact, default_device, generator, load_checkpoint, load_mo
                           save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (CHOICES, Classifier, TrainConfig, Training,
+from .train import (Classifier, ClassifierTraining, TrainConfig,
                            check_finite_state, check_images, classifier_net,
                            label_loss, no_denormals, pixel_batches, place, precision)
 
@@ -511,7 +511,9 @@ def noise_preset(name:str, # paper, gpu, laptop, smoke
 # %% ../nbs/06_noise.ipynb #9fdd86b5
 def check_noise(config:NoiseConfig) -> NoiseConfig: # the same
     "Refuse settings that cannot work before anything is computed."
-    allowed = {k: CHOICES[k] for k in ('arch', 'stem', 'augment', 'mirror', 'precision')}
+    allowed = dict(arch=['resnet10', 'resnet18', 'resnet34', 'resnet50'], mirror=[True, False],
+                   stem=['small', 'imagenet'], augment=['crops', 'shifts', 'jitter', 'none'],
+                   precision=['auto', 'float32', 'bf16'])
     allowed |= dict(optimiser=['adam', 'adamw', 'sgd'],
                     units=['first', 'last', 'all'], step=['epoch', 'iteration'])
     for name, choices in allowed.items():
@@ -619,7 +621,7 @@ def load(cls:NoisyClassifier, path:Path, # written by `save`
     return cls(net, **about).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc
-class NoisyTraining(Training):
+class NoisyTraining(ClassifierTraining):
     "A classifier in the making under one of the methods. [paper 5, 4.2]"
     def __init__(self, train:Images, valid:Images, method:str,
                  config:NoiseConfig, seed:int, device:torch.device,
