@@ -16,13 +16,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from .core import default_device, generator, name_of, progress, show_images
+from .core import (default_device, generator, name_of, progress, run_to_end,
+                          show_images)
 from .data import Images, ImageSet, centre_crop, row_numbers
 from .metrics import distance_blocks, knn_radii
 from .samplers import (Scoring, confidence_column, get_sampler, realism_column, sampler,
                               top_ranked, usable_scores)
 from .scores import as_scores, column_record, keep_scores, score_pool
-from .train import Training, check_settings, named_recipe, no_denormals, normalise
+from .train import ClassifierTraining, TrainConfig, named_recipe, normalise
 
 # %% ../nbs/02a_beyond.ipynb #9b3d6ca8
 def calibrated(real_scores, pool_scores, # of one class, (n,), (m,)
@@ -257,38 +258,40 @@ def margin(logits:torch.Tensor, # (b, k)
     y = labels[:, None]
     return (logits.gather(1, y) - logits.scatter(1, y, -torch.inf).amax(1, keepdim=True))[:, 0]
 
+# %% ../nbs/02a_beyond.ipynb #beb08cd6
+class MarginTraining(ClassifierTraining):
+    "A training that notes the margin of every image that it meets. [Pleiss 2020, eq. 2]"
+    def __init__(self, train, config, seed, device):
+        super().__init__(train, config, seed, device)
+        self.total, self.met = torch.zeros(2, len(train), device=device)
+    def note(self, rows, logits): # where the images are; of a network or of a batch just met
+        y, rows = self.train.labels[rows].to(self.device), rows.to(self.device)
+        self.total[rows] += margin(logits.detach().float(), y)
+        self.met[rows] += 1
+    def update(self):
+        rows, logits = self.rows(), []
+        with self.net.register_forward_hook(lambda net, x, out: logits.append(out)):
+            shown = super().update()
+        self.note(rows, *logits)
+        return shown
+
 # %% ../nbs/02a_beyond.ipynb #c60e4e89
 def training_margins(train:Images, # images and the labels to be doubted
                      seed:int=0, device='auto', passes:int=3, # over the images
                      **recipe, # of train_classifier
                     ) -> np.ndarray: # float (n,)
-    "Each image's margin, averaged over the batches that held it. [Pleiss 2020, eq. 2]"
+    "Each image's margin, averaged over the batches that met it. [Pleiss 2020, eq. 2]"
     size = min(recipe.get('batch_size', 64), len(train))
-    per_pass = len(train)//size
-    config = check_settings(recipe | dict(updates=passes*per_pass, validations=1), train, None)
-    run, logits = Training(train, config, seed, default_device(str(device))), []
-    total, met = torch.zeros(2, len(train), device=run.device)
-    hook = run.net.register_forward_hook(
-        lambda net, inputs, out: logits.append(out.detach().float()))
-    with no_denormals(), progress(total=config.updates, desc='margins') as bar:
-        while run.step < config.updates:
-            run.update()
-            bar.update()
-            at = (run.step - 1) % per_pass
-            rows = run.order[1][at*size:(at + 1)*size] # those of the batch just seen
-            y = train.labels[rows.to(train.labels.device)].to(run.device)
-            rows = rows.to(run.device)
-            total[rows] += margin(logits.pop(), y)
-            met[rows] += 1
-    hook.remove()
+    config = TrainConfig.of(**recipe | dict(updates=passes*(len(train)//size), validations=1))
+    training = MarginTraining(train, config, seed, default_device(str(device)))
+    run_to_end(training, config.updates, 'margins')
     # in the incomplete last batch of every pass: looked at once, at the end
-    for rows in (met == 0).nonzero()[:, 0].split(size):
-        x = normalise(centre_crop(train.pixels[rows.to(train.pixels.device)],
-                                  config.crop).to(run.device), **run.look)
-        with torch.no_grad(): z = run.net.eval()(x).float()
-        total[rows] = margin(z, train.labels[rows.to(train.labels.device)].to(run.device))
-        met[rows] = 1
-    return (total/met).cpu().numpy()
+    training.net.eval()
+    for rows in (training.met == 0).nonzero()[:, 0].split(size):
+        rows = rows.to(training.train.pixels.device)
+        crops = centre_crop(training.train.pixels[rows], config.crop).to(training.device)
+        with torch.no_grad(): training.note(rows, training.net(normalise(crops, **training.look)))
+    return (training.total/training.met).cpu().numpy()
 
 # %% ../nbs/02a_beyond.ipynb #e1add1dd
 def aum_of(s:Scoring, most:int=200_000, # images of the pool in one training

@@ -25,11 +25,11 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import (Config, artefact, default_device, generator, load_model, name_of,
+from .core import (check_finite_state, Config, artefact, default_device, generator, load_model, name_of,
                           no_denormals, number, one_of, optional, progress, run_to_end, save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (BLOCKS, Classifier, TrainConfig, Training, check_finite_state,
+from .train import (BLOCKS, Classifier, ClassifierTraining, TrainConfig,
                            check_images, classifier_net, label_loss, pixel_batches, place,
                            precision)
 
@@ -603,7 +603,7 @@ def load(cls:NoisyClassifier, path:Path, # written by `save`
     return cls(net, **about).trained_by(method, config).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc
-class NoisyTraining(Training):
+class NoisyTraining(ClassifierTraining):
     "A classifier in the making under one of the methods. [paper 5, 4.2]"
     def __init__(self, train:Images, # the training table
                  valid:Images, # chooses the epoch

@@ -261,7 +261,7 @@ def test_trials_are_also_the_groups_that_they_are_counted_by():
 
 # ---- code ----------------------------------------------------------------------------------------
 STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'translate',
-         train.fit_classifier: 'Training.update',
+         train.fit_classifier: 'ClassifierTraining.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images',
          noise.fit_noisy: 'NoisyTraining.update',
          rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.iterate',
