@@ -54,7 +54,8 @@ def as_labels(values, # labels: array, tensor or list of integers
     if len(odd := a[a != a.astype(np.int64)]): refuse(f'are not whole numbers, e.g. {odd[0]}')
     a, last = a.astype(np.int64), np.inf if k is None else k - 1
     if bad := int(((a < 0) | (a > last)).sum()):
-        refuse(f'lie outside 0..{"" if k is None else last}, {bad} of them: {a.min()}..{a.max()}')
+        refuse(f'lie outside 0..{"" if k is None else last}, {bad} of {len(a)}: found '
+               f'{a.min()}..{a.max()}')
     return a
 
 # %% ../nbs/00d_metrics.ipynb #cfc80e3a
@@ -240,17 +241,16 @@ def plot_bootstrap(y, pred, statistic:str='mean class accuracy', level:float=.95
 # %% ../nbs/00d_metrics.ipynb #94836bf2
 def as_values(values, what:str='values') -> np.ndarray: # (n,) float64
     "One finite number a seed, or a ValueError that says which is not."
+    def refuse(words): raise ValueError(f'{what} {words}')
+    if np.ma.is_masked(values): refuse('are partly masked, expected one number a seed')
     x = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if x.ndim > 1:
-        raise ValueError(f'{what} have shape {x.shape}, expected a number a seed: give one column')
-    if x.dtype.kind not in 'iufO' or np.ma.is_masked(values):
-        kind = 'partly masked' if np.ma.is_masked(values) else x.dtype
-        raise ValueError(f'{what} are {kind}, expected one number a seed')
+    if x.ndim > 1: refuse(f'have shape {x.shape}, expected a number a seed: give one column')
+    if x.dtype.kind not in 'iufO': refuse(f'are {x.dtype}, expected one number a seed')
     x = x.astype(float).reshape(-1)
-    if len(x) == 0: raise ValueError(f'{what} are empty: give one number a seed')
+    if len(x) == 0: refuse('are empty: give one number a seed')
     if not np.isfinite(x).all():
-        raise ValueError(f'{what} at positions {np.flatnonzero(~np.isfinite(x)).tolist()} are not '
-                         'finite; did a run fail? Leave it out by hand, and say so')
+        refuse(f'at positions {np.flatnonzero(~np.isfinite(x)).tolist()} are not finite; did a run '
+               'fail? Leave it out by hand, and say so')
     return x
 
 # %% ../nbs/00d_metrics.ipynb #2739393c
@@ -574,8 +574,8 @@ class InceptionFeatures(inception.FeatureExtractorInceptionV3):
 
     def forward(self, x:Tensor) -> tuple[Tensor, Tensor]: # (b, 3, h, w) uint8 -> features, logits
         if max(x.shape[2:]) > 299:
-            x = F.interpolate(x.float(), (299, 299), mode='bilinear',
-                              antialias=True).round().clamp(0, 255).byte()
+            x = F.interpolate(x.float(), (299, 299), mode='bilinear', antialias=True)
+            x = x.round().clamp(0, 255).byte()
         return super().forward(x)
 
 # %% ../nbs/00d_metrics.ipynb #ed2fb32c
@@ -709,8 +709,9 @@ def image_scores(
               'IS': inception_score(fake.logits, seed=seed),
               'IS of real': inception_score(real.logits, seed=seed)}
     return {extractor.score_name.format(k): v for k, v in scores.items()} | dict(
-        extractor=extractor.name, resize=extractor.resize, pixels=list(real.size), seed=seed,
-        n_real=len(real), n_fake=len(fake), kid_subsets=kid_subsets, kid_subset_size=size)
+        extractor=extractor.name, resize=extractor.resize, pixels=list(real.size),
+        n_real=len(real), n_fake=len(fake),
+        kid_subsets=kid_subsets, kid_subset_size=size, seed=seed)
 
 # %% ../nbs/00d_metrics.ipynb #c5eb1835
 def check_comparable(real:ImageFeatures, fake:ImageFeatures,
