@@ -900,7 +900,7 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
 
 # %% ../nbs/00a_data.ipynb #e27c3112
 def opaque(im:Image.Image) -> Image.Image: # mode RGB
-    "Eight bits and three channels: 16-bit values are scaled, and what is transparent lies on white."
+    "Eight bits, three channels: 16-bit values are scaled, what is transparent lies on white."
     if im.mode.startswith('I'):
         im = Image.fromarray((np.asarray(im).clip(0, 65535)//257).astype(np.uint8))
     if im.mode == 'F':
@@ -1308,7 +1308,7 @@ def csv_source(root, classes, size, n, seed): # as in `load_data`
 ATTRIBUTE_SOURCES:dict[str, Callable] = {}
 
 def attribute_source(name:str): # what a user writes in `data=`
-    "Register a kind of data with attributes: a function (root, size, n, seed) -> dict of image sets."
+    "Register data with attributes: a function (root, size, n, seed) -> dict of image sets."
     def register(fn):
         ATTRIBUTE_SOURCES[name] = fn
         return fn
