@@ -19,7 +19,7 @@ from synthnb.drawn import draw_images, expression_labels, EXPRESSIONS  # noqa: E
 from synthnb.clip import fit_text_image  # noqa: E402
 from synthnb.gan import bench_stargan  # noqa: E402
 from synthnb.noise import bench_auto_relu  # noqa: E402
-from synthnb.qdgs import DETAILED, OBJECTIVES, bench_qdgs, search_preset  # noqa: E402
+from synthnb.qdgs import DETAILED, OBJECTIVES, bench_qdgs  # noqa: E402
 from synthnb.rl import bench_children  # noqa: E402
 from synthnb.samplers import bench_scoring  # noqa: E402
 from synthnb.shapevae import fit_shape_vae  # noqa: E402
@@ -64,7 +64,7 @@ def children_rows(device):
 def search_rows(device):
     "A quality-diversity search against a plain loop of one emitter and one pass a gradient; missing models are made first."
     vae, clip = fit_shape_vae(device=device)[0].to(device), fit_text_image(device=device)[0]
-    found = bench_qdgs(vae, OBJECTIVES['splatters'], DETAILED, clip, search_preset('laptop'), device=device)
+    found = bench_qdgs(vae, OBJECTIVES['splatters'], DETAILED, clip, 'laptop', device=device)
     for _, r in found.iterrows(): yield r.measure, r.value, r.wanted
 
 

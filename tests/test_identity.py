@@ -234,7 +234,7 @@ def test_trials_are_also_the_groups_that_they_are_counted_by():
 # ---- code ------------------------------------------------------------------------------------------------------------------
 STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'translate', train.fit_classifier: 'Training.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images', noise.fit_noisy: 'NoisyTraining.update',
-         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.iterate', shapevae.fit_shape_vae: 'VAETraining.update',
+         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.update', shapevae.fit_shape_vae: 'VAETraining.update',
          clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial', drawn.drawn_set: 'draw_mouth'}
 
 
