@@ -264,7 +264,7 @@ STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'transla
          train.fit_classifier: 'ClassifierTraining.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images',
          noise.fit_noisy: 'NoisyTraining.update',
-         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.iterate',
+         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.update',
          shapevae.fit_shape_vae: 'ShapeVAETraining.update',
          clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial',
          drawn.drawn_set: 'draw_mouth'}

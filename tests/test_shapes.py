@@ -89,16 +89,16 @@ evaluate = guide.evaluate
 def slowly(*args, **kw): time.sleep(float(os.environ['SLOW'])); return evaluate(*args, **kw)
 guide.evaluate = slowly
 search = qdgs.qdgs
-qdgs.qdgs = lambda *args, **kw: search(*args, save_every=0., **kw)
+qdgs.qdgs = lambda *args, **kw: search(*args, save_seconds=0., **kw)
 config = qdgs.SearchConfig(evaluations=3000, emitters=2, batch_size=8, dims=(20, 20))
-qdgs.fit_qdgs(None, None, None, None, config, 5, 'cpu', guide)
+qdgs.fit_qdgs(guide, config, 5)
 '''
 
 
 def test_a_search_killed_by_the_system_comes_to_the_same_archive(tmp_path):
     a, b = tmp_path/'a', tmp_path/'b'
     assert child(a, script=CHILD).wait(timeout=120) == 0
-    kill_when(child(b, .02, script=CHILD), lambda: list(b.glob('artefacts/qdgs/*.part/search.pt')))
+    kill_when(child(b, .02, script=CHILD), lambda: list(b.glob('artefacts/qdgs/*.part/training.pt')))
     assert not list(b.glob('artefacts/qdgs/*/archive.safetensors'))
     assert child(b, script=CHILD).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/qdgs/*/archive.safetensors')) for r in (a, b))
