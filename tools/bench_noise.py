@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from synthnb.core import default_device, generator
-from synthnb.noise import coupled_optimiser, inject, noise_preset, set_signs
+from synthnb.noise import NoiseConfig, coupled_optimiser, inject, set_signs
 from synthnb.train import classifier_net, no_denormals
 
 
@@ -26,7 +26,7 @@ def bench_auto_relu(arch:str='resnet18', width:int=16, # see train.classifier_ne
         net = classifier_net(arch, 8, width).to(device).train()
         if auto:
             set_signs(inject(net, 'dynamic', w0=abs(w0), gradient=gradient), 1 if w0 > 0 else -1)
-        return net, coupled_optimiser(net, 'dynamic', noise_preset('laptop'), device)
+        return net, coupled_optimiser(net, 'dynamic', NoiseConfig.preset('laptop'), device)
     def step(net, opt):
         start = time.perf_counter()
         opt.zero_grad()

@@ -5,11 +5,10 @@ import numpy as np
 import torch
 
 from synthnb.clip import fit_text_image
+from synthnb.core import no_denormals
 from synthnb.metrics import paired_seeds
-from synthnb.qdgs import (DETAILED, OBJECTIVES, Guide, PlainGuide, Search, SearchConfig,
-                          search_preset, settle)
+from synthnb.qdgs import DETAILED, OBJECTIVES, Guide, PlainGuide, Search, SearchConfig, settle
 from synthnb.shapevae import fit_shape_vae
-from synthnb.train import no_denormals
 
 
 def bench_qdgs(generator, objective, measures, text_image,
@@ -17,9 +16,9 @@ def bench_qdgs(generator, objective, measures, text_image,
                evaluations:int=7_920, seeds=range(5), # of each search; which
                device='auto'): # yields measure, value, wanted
     "A plain loop and the search with one emitter and with all, in turn: rate, and what is found."
-    config = replace(search_preset(config) if isinstance(config, str) else config,
+    config = replace(SearchConfig.preset(config) if isinstance(config, str) else config,
                      evaluations=evaluations)
-    guides = [kind(generator, text_image, objective, measures, config.form, device=device)
+    guides = [kind(generator, text_image, objective, measures, device, form=config.form)
               for kind in (PlainGuide, Guide, Guide)]
     settled, runs, turn = settle(config, guides[1]), [], config.emitters*(config.batch_size + 1)
     with no_denormals():
@@ -30,7 +29,7 @@ def bench_qdgs(generator, objective, measures, text_image,
             # equal numbers of images in each turn
             for mark in range(turn, turn*three[2].iterations + 1, turn):
                 for s in three:
-                    while s.counts['evaluations'] < mark: s.iterate()
+                    while s.counts['evaluations'] < mark: s.update()
             runs.append([s.result().stats for s in three])
     return bench_table(runs, config.emitters, torch.device(guides[0].device).type)
 
