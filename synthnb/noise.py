@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'cliff_relu', 'auto_relu', 'AutoConfig', 'AutoReLU', 'FlipConfig', 'flip_experiment', 'inject',
            'noise_units', 'signs', 'set_signs', 'without_noise', 'Never', 'Periodic', 'RandomIntervals', 'GapTriggered',
-           'NoiseConfig', 'NoisyClassifier', 'NoisyTraining', 'train_noisy', 'fit_noisy', 'bench_auto_relu']
+           'NoiseConfig', 'NoisyClassifier', 'NoisyTraining', 'train_noisy', 'fit_noisy']
 
 # %% ../nbs/06_noise.ipynb #5ccd9c69
 import copy, time
@@ -25,13 +25,13 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import (Config, artefact, default_device, generator, load_model, name_of,
-                          no_denormals, number, one_of, optional, progress, run_to_end, save_model)
+from .core import (Config, artefact, check_finite_state, default_device, generator,
+                          load_model, name_of, number, one_of, optional, progress, run_to_end,
+                          save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (BLOCKS, Classifier, TrainConfig, Training, check_finite_state,
-                           check_images, classifier_net, label_loss, pixel_batches, place,
-                           precision)
+from .train import (Classifier, ClassifierTraining, TrainConfig, check_images,
+                           classifier_net, label_loss, pixel_batches, place, precision)
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
 def cliff_relu(a:Tensor, # of any shape
@@ -480,13 +480,11 @@ class Recipe(Config):
     gaussian_std: float = 1. # of gaussian, in units of a normalised feature
 
 # %% ../nbs/06_noise.ipynb #05426624
-at_least_one, positive, share = number(1, kind=int), number(above=0), number(0, below=1)
-Recipe.rules = dict(
-    arch=one_of(*BLOCKS), stem=one_of('small', 'imagenet'), width=at_least_one, crop=at_least_one,
-    epochs=at_least_one, batch_size=at_least_one, optimiser=one_of('adam', 'adamw', 'sgd'),
-    lr=positive, weight_decay=number(0), augment=one_of('crops', 'shifts', 'jitter', 'none'),
-    precision=one_of('auto', 'float32', 'bf16'), dropout=share, smoothing=share,
-    strong_decay=number(0), mixup_alpha=positive, depth_rate=share, gaussian_std=number(0))
+Recipe.rules = TrainConfig.rules | dict(
+    optimiser=one_of('adam', 'adamw', 'sgd'), lr=number(above=0), mixup_alpha=number(above=0),
+    **dict.fromkeys(('weight_decay', 'strong_decay', 'gaussian_std'), number(0)),
+    **dict.fromkeys(('dropout', 'smoothing', 'depth_rate'), number(0, below=1)),
+    epochs=number(1, kind=int))
 
 # %% ../nbs/06_noise.ipynb #365e19b6
 @dataclass(frozen=True)
@@ -505,7 +503,7 @@ class NoiseConfig(Recipe):
     patience: int = 3 # epochs
     length: int = 5 # epochs
     rules = Recipe.rules | AutoConfig.rules | Periodic.rules | GapTriggered.rules | dict(
-        units=one_of('first', 'last', 'all'), blocks=optional(at_least_one))
+        units=one_of('first', 'last', 'all'), blocks=optional(number(1, kind=int)))
 
 # %% ../nbs/06_noise.ipynb #8b817e4b
 NoiseConfig.presets = dict(
@@ -603,7 +601,7 @@ def load(cls:NoisyClassifier, path:Path, # written by `save`
     return cls(net, **about).trained_by(method, config).to(device)
 
 # %% ../nbs/06_noise.ipynb #bcdf64cc
-class NoisyTraining(Training):
+class NoisyTraining(ClassifierTraining):
     "A classifier in the making under one of the methods. [paper 5, 4.2]"
     def __init__(self, train:Images, # the training table
                  valid:Images, # chooses the epoch
@@ -805,35 +803,3 @@ def noisy_result(folder:Path, # made by `fit_noisy`
     f1 = {k: macro_f1(y, p) for k, p in predicted.items()}
     return out | dict(y=y, predictions=predicted, test_f1=f1['best'], test_f1_off=f1['best_off'],
                       last_test_f1=f1['last'], last_test_f1_off=f1['last_off'])
-
-# %% ../nbs/06_noise.ipynb #2b3bb671
-def bench_auto_relu(arch:str='resnet18', width:int=16, # see train.classifier_net
-                    batch:int=64, size:int=32, # images, px
-                    repeats:int=40, # steps of each that count
-                    device='auto', # see core.default_device
-                    w0:float=.1, # below 0: all signs are negative
-                    gradient:str='exact', # see `AutoReLU`
-                   ) -> dict: # what, relu_ms, auto_ms, overhead (.05 is 5%), device
-    "A training step with AutoReLU against one with ReLU, step by step in turn. [ours]"
-    device = default_device(str(device))
-    x = torch.randn(batch, 3, size, size, generator=generator('bench'))
-    x, y = (x.to(device, memory_format=torch.channels_last),
-            torch.randint(8, (batch,), generator=generator('labels')).to(device))
-    def contestant(auto):
-        net = classifier_net(arch, 8, width).to(device).train()
-        if auto:
-            set_signs(inject(net, 'dynamic', w0=abs(w0), gradient=gradient), 1 if w0 > 0 else -1)
-        return net, coupled_optimiser(net, 'dynamic', NoiseConfig.preset('laptop'), device)
-    def step(net, opt):
-        start = time.perf_counter()
-        opt.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        opt.step()
-        if device.type == 'cuda': torch.cuda.synchronize()
-        return time.perf_counter() - start
-    relu, auto = contestant(False), contestant(True)
-    with no_denormals(): pairs = [(step(*relu), step(*auto)) for _ in range(repeats + 3)][3:]
-    what = f'{arch} x {width}, {size} px, batch {batch}, {gradient}, sign {"+" if w0 > 0 else "-"}1'
-    a, b = (1e3*float(np.median(t)) for t in zip(*pairs))
-    return dict(what=what, device=device.type, relu_ms=a, auto_ms=b,
-                overhead=float(np.median([t/s for s, t in pairs])) - 1)

@@ -11,7 +11,7 @@ __all__ = ['OBJECTIVES', 'DETAILED', 'TERSE', 'FORMS', 'ALGORITHMS', 'SEARCH_CHO
            'prior_rows', 'Search', 'plain_state', 'revived', 'search_identity', 'search_format', 'said_statistics',
            'label_rule', 'Samples', 'said_prompts', 'random_samples', 'Illumination', 'evaluating', 'decode_all',
            'write_pool', 'make_guide', 'check_guide', 'qdgs', 'warn_of', 'fit_qdgs', 'elite_scores', 'elite_column',
-           'qd_archive_sampler', 'history_figure', 'plain_loop', 'bench_qdgs', 'bench_table']
+           'qd_archive_sampler', 'history_figure']
 
 # %% ../nbs/04_qdgs.ipynb #0ec7bd1b
 import json, time, warnings
@@ -37,7 +37,6 @@ from .core import (PALETTE, artefact, atomic_path, default_device, generator, ha
                           load_checkpoint, load_json, name_of, progress,
                           save_checkpoint, save_json)
 from .data import ImageSet, ImageSetWriter
-from .metrics import paired_seeds
 from .samplers import sampler
 from .scores import keep_scores
 from .shapevae import frozen
@@ -1228,60 +1227,3 @@ def history_figure(histories:dict, # name -> list of histories, a seed each
     fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc='outside upper center',
                ncols=len(histories), fontsize=8)
     return fig
-
-# %% ../nbs/04_qdgs.ipynb #b3f3213f
-def plain_loop(generator, objective, measures, text_image,
-               config:SearchConfig|str='laptop', # as for `qdgs`; of emitters one
-               seed:int=0, device='auto') -> Illumination:
-    "The search in the official code's style: one emitter, a forward and a backward pass for each gradient [Chang 2024, code]."
-    config = replace(search_preset(config) if isinstance(config, str) else config, emitters=1)
-    weights = config.margin_weight, config.regulariser_weight, config.rho
-    guide = PlainGuide(generator, text_image, objective, measures,
-                       config.form, *weights, device=device)
-    return qdgs(None, None, None, config=config, seed=seed, guide=guide)
-
-# %% ../nbs/04_qdgs.ipynb #af3ab479
-def bench_qdgs(generator, objective, measures, text_image,
-               config:SearchConfig|str='laptop', # as for `qdgs`
-               evaluations:int=7_920, seeds=range(5), # of each search; which
-               device='auto'
-              ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
-    "Evaluations a second of a plain loop and of the search with one emitter and with all, in turn, and what each has found by then."
-    config = replace(search_preset(config) if isinstance(config, str) else config,
-                     evaluations=evaluations)
-    guides = [kind(generator, text_image, objective, measures, config.form, device=device)
-              for kind in (PlainGuide, Guide, Guide)]
-    settled, runs, turn = settle(config, guides[1]), [], config.emitters*(config.batch_size + 1)
-    with no_denormals():
-        for seed in seeds:
-            three = [Search(g, replace(config, emitters=e), seed, settled)
-                     for g, e in zip(guides, (1, 1, config.emitters))]
-            for s in three: s.guide.evaluate(s.draw(s.config.emitters, 'warm'), jacobian=True)
-            # equal numbers of images in each turn
-            for mark in range(turn, turn*three[2].iterations + 1, turn):
-                for s in three:
-                    while s.counts['evaluations'] < mark: s.iterate()
-            runs.append([s.result().stats for s in three])
-    return bench_table(runs, config.emitters, torch.device(guides[0].device).type)
-
-# %% ../nbs/04_qdgs.ipynb #e7662dc4
-def bench_table(runs:list, # of three stats each: the plain loop, ours with one emitter, with all
-                emitters:int, device:str) -> pd.DataFrame:
-    "What the timing says; coverage and score with the 95% interval of their paired difference from the plain loop."
-    of = lambda name: np.array([[s[name] for s in three] for three in runs])
-    names, wanted = ('plain loop', 'ours, 1 emitter',
-                     f'ours, {emitters} emitters'), 1.6 if device == 'cpu' else 8.
-    rates = of('evaluations_per_second')
-    rows = [(f'{name}, evaluations/s', r, '', '', '')
-            for name, r in zip(names, np.median(rates, 0))]
-    for i in (1, 2):
-        ratio = np.median(rates[:, i]/rates[:, 0])
-        rows.append((f'{names[i]} / plain loop', ratio, '', f'>= {wanted}' if i == 2 else '',
-                     ratio >= wanted if i == 2 else ''))
-    for what, both in (('coverage', of('coverage')), ('QD score a cell', of('norm_qd_score'))):
-        rows.append((f'{what}, plain loop', both[:, 0].mean(), '', '', ''))
-        for i in (1, 2):
-            d = paired_seeds(both[:, 0], both[:, i])
-            rows.append((f'{what}, {names[i]} - plain loop', d.difference,
-                         f'{d.lo:+.3f} to {d.hi:+.3f}', 'not below', not d.hi < 0))
-    return pd.DataFrame(rows, columns=['measure', 'value', 'interval', 'wanted', 'reached'])

@@ -6,8 +6,7 @@
 __all__ = ['AUGMENTATIONS', 'STRATEGIES', 'VAE', 'parameter_counts', 'WideVAE', 'count_flops', 'to_unit', 'to_bytes',
            'cutout_latent', 'mixup_latent', 'gaussian_latent', 'cutout_images', 'AugmentParameters', 'augment_latent',
            'loss_category', 'update_parameters', 'Bandit', 'VAEConfig', 'LatentTraining', 'train_vae', 'fit_vae',
-           'reconstruction_scores', 'reconstruct', 'sample_images', 'interpolate', 'vae_pool', 'tsne_latents',
-           'PlainUp', 'plain_vae', 'PlainTraining', 'bench_vae']
+           'reconstruction_scores', 'reconstruct', 'sample_images', 'interpolate', 'vae_pool', 'tsne_latents']
 
 # %% ../nbs/05_vae.ipynb #fa00d22a
 import copy, math, time
@@ -20,8 +19,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .core import (Config, artefact, atomic_path, check_finite_state, default_device,
-                          generator, load_json, load_model, name_of, no_denormals, number, one_of,
-                          progress, run_to_end, save_json, save_model)
+                          generator, load_json, load_model, name_of, number, one_of, progress,
+                          run_to_end, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
 from .shapevae import UpConv
 from .train import pixel_batches, place, precision
@@ -957,58 +956,3 @@ def tsne_latents(vae:VAE, images:Images|ImageSet, # at most some thousands
     if len(mu) < 4: raise ValueError(f'{len(mu)} images are too few for a map; give at least 4')
     return TSNE(2, perplexity=min(perplexity, (len(mu) - 1)/3), init='pca',
                 random_state=seed).fit_transform(mu)
-
-# %% ../nbs/05_vae.ipynb #173c4a02
-class PlainUp(nn.Sequential):
-    "Upsampling and a convolution as standard layers, for the benchmark and the tests."
-    def __init__(self, up:UpConv):
-        conv = nn.Conv2d(up.in_channels, up.out_channels, 3, padding=1)
-        conv.load_state_dict(up.state_dict())
-        super().__init__(nn.Upsample(scale_factor=2), conv)
-
-def plain_vae(vae:VAE) -> VAE: # a copy in standard layers, contiguous
-    "The same network and weights as a plain loop would have them."
-    plain = copy.deepcopy(vae)
-    for name, layer in list(plain.decoder.named_children()):
-        if isinstance(layer, UpConv): plain.decoder[int(name)] = PlainUp(layer)
-    return plain.to(vae.device, memory_format=torch.contiguous_format)
-
-# %% ../nbs/05_vae.ipynb #993fab42
-class PlainTraining(LatentTraining):
-    "The same training in standard layers, contiguous, float32, eager, with plain Adam."
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.vae = plain_vae(self.vae).train()
-        self.loss = vae_loss
-        self.optimiser = torch.optim.Adam(self.vae.parameters(), self.config.lr, eps=1e-7)
-
-# %% ../nbs/05_vae.ipynb #d1d6c904
-def bench_vae(size:int=64, batch:int=16, # pixels, images a step
-              repeats:int
-              |None=None, # rounds, each a few steps both ways; None: 5 on a CPU, 20 on CUDA
-              device='auto', # see core.default_device
-              steps:int=4, # steps a round
-             ) -> dict: # what, plain_ms, ours_ms, ratio, device
-    "A training step of ours against the plain eager float32 loop, side by side in turn."
-    device = default_device(str(device))
-    cuda = device.type == 'cuda'
-    table = Images(torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8),
-                   torch.zeros(4*batch, dtype=torch.long), ['a', 'b'])
-    ours = VAEConfig.preset('paper', size=size, batch_size=batch, epochs=10**6, compile=cuda)
-    args = lambda config: (table, table.subset(range(4)), 'none', config, 0, device)
-    runs = dict(plain=PlainTraining(*args(replace(ours, compile=False, precision='float32'))),
-                ours=LatentTraining(*args(ours)))
-    for run in runs.values(): run.end_epoch = lambda started: None # no look at validation images
-    def clock(run, n):
-        start = time.perf_counter()
-        for _ in range(n): run.update()
-        if cuda: torch.cuda.synchronize()
-        return 1e3*(time.perf_counter() - start)/n
-    with no_denormals():
-        for run in runs.values(): clock(run, 10 if cuda else 2)
-        rounds = [{k: clock(run, steps) for k, run in runs.items()}
-                  for _ in range(repeats or (20 if cuda else 5))]
-    mid = {f'{k}_ms': float(np.median([r[k] for r in rounds])) for k in runs}
-    return dict(what=f'VAE at {size} px, batch {batch}', **mid,
-                ratio=float(np.median([r['plain']/r['ours'] for r in rounds])),
-                device=device.type)
