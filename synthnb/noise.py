@@ -25,13 +25,13 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .core import (check_finite_state, Config, artefact, default_device, generator, load_model, name_of,
-                          no_denormals, number, one_of, optional, progress, run_to_end, save_model)
+from .core import (Config, artefact, check_finite_state, default_device, generator,
+                          load_model, name_of, number, one_of, optional, progress, run_to_end,
+                          save_model)
 from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of
-from .train import (BLOCKS, Classifier, ClassifierTraining, TrainConfig,
-                           check_images, classifier_net, label_loss, pixel_batches, place,
-                           precision)
+from .train import (Classifier, ClassifierTraining, TrainConfig, check_images,
+                           classifier_net, label_loss, pixel_batches, place, precision)
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
 def cliff_relu(a:Tensor, # of any shape
@@ -480,13 +480,11 @@ class Recipe(Config):
     gaussian_std: float = 1. # of gaussian, in units of a normalised feature
 
 # %% ../nbs/06_noise.ipynb #05426624
-at_least_one, positive, share = number(1, kind=int), number(above=0), number(0, below=1)
-Recipe.rules = dict(
-    arch=one_of(*BLOCKS), stem=one_of('small', 'imagenet'), width=at_least_one, crop=at_least_one,
-    epochs=at_least_one, batch_size=at_least_one, optimiser=one_of('adam', 'adamw', 'sgd'),
-    lr=positive, weight_decay=number(0), augment=one_of('crops', 'shifts', 'jitter', 'none'),
-    precision=one_of('auto', 'float32', 'bf16'), dropout=share, smoothing=share,
-    strong_decay=number(0), mixup_alpha=positive, depth_rate=share, gaussian_std=number(0))
+Recipe.rules = TrainConfig.rules | dict(
+    optimiser=one_of('adam', 'adamw', 'sgd'), lr=number(above=0), mixup_alpha=number(above=0),
+    **dict.fromkeys(('weight_decay', 'strong_decay', 'gaussian_std'), number(0)),
+    **dict.fromkeys(('dropout', 'smoothing', 'depth_rate'), number(0, below=1)),
+    epochs=number(1, kind=int))
 
 # %% ../nbs/06_noise.ipynb #365e19b6
 @dataclass(frozen=True)
@@ -505,7 +503,7 @@ class NoiseConfig(Recipe):
     patience: int = 3 # epochs
     length: int = 5 # epochs
     rules = Recipe.rules | AutoConfig.rules | Periodic.rules | GapTriggered.rules | dict(
-        units=one_of('first', 'last', 'all'), blocks=optional(at_least_one))
+        units=one_of('first', 'last', 'all'), blocks=optional(number(1, kind=int)))
 
 # %% ../nbs/06_noise.ipynb #8b817e4b
 NoiseConfig.presets = dict(

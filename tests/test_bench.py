@@ -17,7 +17,7 @@ from synthnb.core import generator
 from synthnb.data import Images
 from synthnb.drawn import EXPRESSIONS, draw_images, expression_labels
 from synthnb.qdgs import DETAILED, OBJECTIVES, search_preset
-from synthnb.vae import VAE, LatentTraining, count_flops, vae_preset
+from synthnb.vae import VAE, LatentTraining, VAEConfig, count_flops
 
 CPU = torch.device('cpu')
 
@@ -30,7 +30,7 @@ def test_the_plain_vae_is_the_same_network_and_the_same_training():
     assert_close(net.encode(x)[0], plain.encode(x)[0], 1e-5)
     assert count_flops(plain) == count_flops(net) - 2*3
     few = Images(draw_images(torch.arange(24) % 8, 32, 0)[0], torch.arange(24) % 8, EXPRESSIONS)
-    config = replace(vae_preset('smoke', size=32, latent_dim=8, epochs=4, every=2), lr=1e-5)
+    config = VAEConfig.preset('smoke', size=32, latent_dim=8, epochs=4, every=2, lr=1e-5)
     runs = [kind(few, few, 'none', config, 0, CPU)
             for kind in (LatentTraining, bench_vae.PlainTraining)]
     for run in runs:

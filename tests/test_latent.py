@@ -41,10 +41,10 @@ from synthnb.drawn import drawn_set
 torch.set_num_threads(1)
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 update = vae.LatentTraining.update
-def slowly(self): time.sleep(float(os.environ['SLOW'])); update(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
 vae.LatentTraining.update = slowly
-train = vae.train_vae
-vae.train_vae = lambda *args, **kw: train(*args, save_seconds=0., **kw)
+loop = vae.run_to_end
+vae.run_to_end = lambda *args, **kw: loop(*args, save_seconds=0., **kw)
 sets = [drawn_set(n, 32, 'balanced', seed=0, name=name)
         for n, name in ((64, 'train'), (32, 'valid'))]
 vae.fit_vae(*sets, strategy='bandit', conditional=True, seed=5, device='cpu', preset='smoke',
@@ -56,7 +56,7 @@ def test_a_training_killed_by_the_system_comes_to_the_same_autoencoder(tmp_path)
     a, b, script = tmp_path/'a', tmp_path/'b', CHILD
     assert child(a, script=script).wait(timeout=120) == 0
     kill_when(child(b, .03, script=script),
-              lambda: list(b.glob('artefacts/vae/*.part/checkpoint.pt')))
+              lambda: list(b.glob('artefacts/vae/*.part/training.pt')))
     assert not list(b.glob('artefacts/vae/*/vae.safetensors'))
     assert child(b, script=script).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/vae/*/vae.safetensors')).parent for r in (a, b))
