@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'IMAGENET', 'AUGMENTS', 'classifier_net', 'Classifier', 'normalise', 'pixel_batches', 'TrainConfig', 'place',
-           'ClassifierTraining', 'label_loss', 'precision', 'named_recipe', 'train_classifier', 'fit_classifier',
+           'ClassifierTraining', 'label_loss', 'precision', 'named_recipe', 'train_classifier', 'SmallNet', 'fresh_net',
+           'stack_nets', 'forward_stacked', 'StackConfig', 'small_view', 'StackTraining', 'fit_classifier',
            'augmentation', 'mirror_test', 'mirror_verdict', 'mirror_record', 'fit_oracle', 'JointClassifier',
            'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
@@ -567,6 +568,153 @@ def train_classifier(
     name = name_of('training', train_classifier, [named_recipe(asdict(config)), seed, train, valid])
     run_to_end(training, config.updates, desc, folder, name, save_seconds=save_seconds)
     return training.classifier(), pd.DataFrame(training.history)
+
+# %% ../nbs/00c_train.ipynb #20bfc811
+class SmallNet(nn.Module):
+    "Three convolutions and two linear layers [Bhattarai 2020, Reinforcement Learning]."
+    def __init__(self, outputs:int, # classes, or what a policy says
+                 width:int=8, # channels of the first convolution; the others have twice as many
+                 hidden:int=64): # units of the first linear layer
+        super().__init__()
+        channels = [3, width, 2*width, 2*width]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=False)
+                                   for a, b in zip(channels, channels[1:]))
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(c, affine=True) for c in channels[1:])
+        self.fc1, self.fc2 = nn.Linear(32*width, hidden), nn.Linear(hidden, outputs)
+        for conv in self.convs: nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')
+    def forward(self, x): # images in [-1, 1], (b, 3, h, w) -> (b, outputs)
+        for conv, norm in zip(self.convs, self.norms): x = F.relu(norm(conv(x)))
+        return self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 4).flatten(1))))
+
+# %% ../nbs/00c_train.ipynb #cf281066
+def fresh_net(outputs:int, width:int, *key, device='cpu') -> SmallNet: # started by the key alone
+    "A network whose start depends on its key and on nothing else."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(*key).initial_seed())
+        return SmallNet(outputs, width).to(device)
+
+# %% ../nbs/00c_train.ipynb #1d0bcccf
+def stack_nets(nets:list, # of SmallNet, all of one shape
+              ) -> dict: # name -> (m, ...), leaves that want gradients
+    "The parameters of several networks, stacked [torch.func.stack_module_state]."
+    each = [dict(net.named_parameters()) for net in nets]
+    return {name: torch.stack([e[name].detach() for e in each]).requires_grad_()
+            for name in each[0]}
+
+# %% ../nbs/00c_train.ipynb #7651eb85
+def forward_stacked(params:dict, # from `stack_nets`
+                    x:Tensor, # images in [-1, 1], (b, 3, h, w), seen by all networks
+                   ) -> tuple[Tensor, Tensor]: # features (m, b, hidden), logits (m, b, k)
+    "What every network makes of one batch: m of them as one grouped network."
+    m, at = len(params['fc2.bias']), lambda name: params[name].flatten(0, 1)
+    for i in range(3):
+        x = F.conv2d(x, at(f'convs.{i}.weight'), None, 2, 1, groups=m if i else 1)
+        x = F.relu(F.instance_norm(x, weight=at(f'norms.{i}.weight'), bias=at(f'norms.{i}.bias')))
+    x = F.adaptive_avg_pool2d(x, 4).reshape(len(x), m, -1).transpose(0, 1)
+    linear = lambda h, fc: torch.baddbmm(params[f'{fc}.bias'][:, None], h,
+                                         params[f'{fc}.weight'].transpose(1, 2))
+    h = F.relu(linear(x, 'fc1'))
+    return h, linear(h, 'fc2')
+
+# %% ../nbs/00c_train.ipynb #c69e605a
+@dataclass(frozen=True)
+class StackConfig(Config):
+    "How small networks are trained, many at once. [ours]"
+    crop: int = 32 # what they see, pixels
+    passes: int = 3 # over the images
+    batch_size: int = 64 # images an update
+    lr: float = .01 # of Adam, at its peak
+    rules = dict(crop=number(16, kind=int), lr=number(above=0),
+                 **dict.fromkeys(('passes', 'batch_size'), number(1, kind=int)))
+
+    def lr_at(self, update:int, total:int) -> float: # updates done, and in all
+        "Ten updates up, then down to zero."
+        return self.lr*min(1, (update + 1)/10)*(1 - update/total)
+
+# %% ../nbs/00c_train.ipynb #66ed3df9
+def small_view(pixels:Tensor, # uint8 (b, h, w, c)
+               crop:int, # pixels
+              ) -> Tensor: # float32 in [-1, 1], (b, c, crop, crop)
+    "What a small network sees of a batch."
+    return to_float(centre_crop(pixels, crop)).contiguous()
+
+# %% ../nbs/00c_train.ipynb #35243163
+class StackTraining:
+    "Small networks in the making: all meet the same batches, each learns from what it keeps."
+    carried = 'step', 'order' # what a checkpoint holds beside weights, optimiser and generator
+    def __init__(self, train:Images, # on the device
+                 keep:Tensor, # (m, n), 1 where a network learns from an image; on the device
+                 params:dict, # from `stack_nets`, changed in place
+                 config:StackConfig, gen:torch.Generator): # of the order, on the CPU
+        self.train, self.keep, self.params, self.config, self.gen = train, keep, params, config, gen
+        self.size = min(config.batch_size, len(train))
+        self.per_pass = len(train)//self.size # whole batches only
+        self.step, self.total, self.order = 0, config.passes*self.per_pass, None
+        self.optimiser = torch.optim.Adam(params.values(), config.lr, fused=True)
+
+    def met(self, rows:Tensor, h:Tensor):
+        "Called with each batch's rows (b,) and features (m, b, hidden); to be overridden."
+
+# %% ../nbs/00c_train.ipynb #34df6ff2
+@patch
+def rows(self:StackTraining) -> Tensor: # (b,); to be called once an update
+    "Which images are in the next batch; each pass has an order of its own."
+    at = self.step % self.per_pass
+    if at == 0:
+        shuffled = torch.randperm(len(self.train), generator=self.gen)
+        self.order = shuffled.to(self.train.labels.device)
+    for group in self.optimiser.param_groups:
+        group['lr'] = self.config.lr_at(self.step, self.total)
+    return self.order[at*self.size:(at + 1)*self.size]
+
+# %% ../nbs/00c_train.ipynb #fe1f7d21
+@patch
+def update(self:StackTraining):
+    "One step of every network on the next batch."
+    rows = self.rows()
+    y, weight = self.train.labels[rows], self.keep[:, rows]
+    h, logits = forward_stacked(self.params,
+                                small_view(self.train.pixels[rows], self.config.crop))
+    self.met(rows, h.detach())
+    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(weight)), reduction='none')
+    mean = (loss.view_as(weight)*weight).sum(1)/weight.sum(1).clamp(min=1)
+    self.optimiser.zero_grad()
+    mean.sum().backward()
+    self.optimiser.step()
+    self.step += 1
+
+# %% ../nbs/00c_train.ipynb #a5fa1ab8
+@patch
+def state(self:StackTraining) -> dict:
+    "All that is needed to go on."
+    carried = {k: getattr(self, k) for k in self.carried}
+    params = {k: v.detach() for k, v in self.params.items()}
+    return carried | dict(params=params, optimiser=self.optimiser.state_dict(),
+                          gen=self.gen.get_state())
+
+@patch
+@torch.no_grad()
+def load_state(self:StackTraining, state:dict): # from `state`
+    "Go on from there."
+    for k in self.carried: setattr(self, k, state[k])
+    for k, v in self.params.items(): v.copy_(state['params'][k])
+    self.optimiser.load_state_dict(state['optimiser'])
+    self.gen.set_state(state['gen'].cpu())
+
+# %% ../nbs/00c_train.ipynb #ea18cd7e
+def train_alone(net:SmallNet, train:Images, keep:Tensor, # bool (n,)
+                config:StackConfig, gen:torch.Generator) -> SmallNet: # the same, trained
+    "The plain loop: one network, on batches from which the dropped images have been taken out."
+    plan = StackTraining(train, keep[None], dict(net.named_parameters()), config, gen)
+    while plan.step < plan.total:
+        rows = plan.rows()
+        plan.step += 1
+        if not len(rows := rows[keep[rows]]): continue
+        loss = F.cross_entropy(net(small_view(train.pixels[rows], config.crop)), train.labels[rows])
+        plan.optimiser.zero_grad()
+        loss.backward()
+        plan.optimiser.step()
+    return net
 
 # %% ../nbs/00c_train.ipynb #0e78e1bb
 def fit_classifier(

@@ -248,7 +248,7 @@ def test_a_guide_is_all_that_its_generator_and_its_model_are(text_image):
 
 
 def test_trials_are_also_the_groups_that_they_are_counted_by():
-    base, config = shapes.shapes_set(32, .5, size=64, seed=0), repair.REPAIR_PRESETS['smoke']
+    base, config = shapes.shapes_set(32, .5, size=64, seed=0), repair.RepairConfig.preset('smoke')
     def trials(groups):
         return repair.fit_trials({.5: (base, dict(longer=base))}, base, groups, config,
                                  trials=1, device='cpu')[repair.GROUPS]
@@ -264,7 +264,7 @@ STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'transla
          train.fit_classifier: 'ClassifierTraining.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images',
          noise.fit_noisy: 'NoisyTraining.update',
-         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.update',
+         rl.fit_policy: 'PolicyTraining.update', qdgs.fit_qdgs: 'Search.update',
          shapevae.fit_shape_vae: 'ShapeVAETraining.update',
          clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial',
          drawn.drawn_set: 'draw_mouth'}

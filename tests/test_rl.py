@@ -16,10 +16,10 @@ from synthnb import rl
 from synthnb.drawn import drawn_set
 from synthnb.samplers import Scoring, make_scores, select
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
-train, episode = rl.train_policy, rl.PolicyTraining.episode
-def slowly(self): time.sleep(float(os.environ['SLOW'])); return episode(self)
-rl.PolicyTraining.episode = slowly
-rl.train_policy = lambda *args, **kw: train(*args, save_every=0, **kw)
+train, update = rl.train_policy, rl.PolicyTraining.update
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
+rl.PolicyTraining.update = slowly
+rl.train_policy = lambda *args, **kw: train(*args, save_seconds=0, **kw)
 real, valid = (drawn_set(n, 36, 'balanced', seed=0, name=name)
                for n, name in ((80, 'train'), (40, 'valid')))
 pool = rl.planted_pool(480, seed=0)
@@ -52,7 +52,7 @@ def test_a_killed_selector_goes_on_to_the_same_policy(whole, tmp_path):
         'it was killed too late to prove anything')
     state = torch.load(next(tmp_path.glob('artefacts/policy/*.part/training.pt')),
                        weights_only=True)
-    assert 1 <= state['done'] < 4
+    assert 1 <= state['step'] < 4
     column, policy, kept = finish(tmp_path)
     assert policy.read_bytes() == whole[1].read_bytes() and kept == whole[2]
     assert np.array_equal(np.load(column), np.load(whole[0]))
