@@ -35,9 +35,9 @@ def calibrated(real_scores, pool_scores, # of one class, (n,), (m,)
     x, y = (np.concatenate([real_scores, pool_scores[ok]]),
             np.repeat([1, 0], [len(real_scores), ok.sum()]))
     if not np.isfinite(real_scores).all() or len(set(y.tolist())) < 2:
-        raise ValueError(
-f'calibrating a critic takes finite scores of both kinds; given {len(real_scores)} real '
-f'({np.isfinite(real_scores).sum()} finite) and {len(pool_scores)} of the pool ({ok.sum()} finite)')
+        raise ValueError('calibrating a critic takes finite scores of both kinds; given '
+                         f'{len(real_scores)} real ({np.isfinite(real_scores).sum()} finite) and '
+                         f'{len(pool_scores)} of the pool ({ok.sum()} finite)')
     z = lambda v: ((v - x.mean())/max(x.std(), 1e-12))[:, None]
     odds[ok] = LogisticRegression(C=1e4, class_weight='balanced').fit(z(x), y).decision_function(
         z(pool_scores[ok]))
