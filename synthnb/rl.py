@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['REWARDS', 'JUDGES', 'HOW', 'SmallNet', 'fresh_net', 'stack_nets', 'children_forward', 'validation_pull', 'alignment',
-           'RLConfig', 'check_rl', 'rl_preset', 'sized_for', 'ChildTask', 'child_lr', 'bench_children', 'Policy',
-           'fresh_policy', 'sign_rewards', 'group_rewards', 'image_rewards', 'actor_critic_loss', 'rl_rows',
-           'check_rl_sets', 'PolicyTraining', 'named_pool', 'train_policy', 'planted_pool', 'keep_probability',
-           'fit_policy', 'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
+           'RLConfig', 'check_rl', 'rl_preset', 'sized_for', 'ChildTask', 'child_lr', 'Policy', 'fresh_policy',
+           'sign_rewards', 'group_rewards', 'image_rewards', 'actor_critic_loss', 'rl_rows', 'check_rl_sets',
+           'PolicyTraining', 'named_pool', 'train_policy', 'planted_pool', 'keep_probability', 'fit_policy',
+           'keep_column', 'rl_sampler', 'rl_top_sampler', 'planted_trial', 'trial_table']
 
 # %% ../nbs/03_rl.ipynb #edc92633
 import time
@@ -29,7 +29,8 @@ from .core import (artefact, default_device, generator, load_checkpoint,
 from .data import ImageSet, ImageSetWriter, centre_crop, to_float
 from .drawn import drawn_set
 from .metrics import seed_interval
-from .samplers import Scoring, sampler, score_pool, top_ranked
+from .samplers import Scoring, sampler, top_ranked
+from .scores import score_pool
 from .train import check_finite_state, no_denormals
 
 # %% ../nbs/03_rl.ipynb #20bfc811
@@ -282,36 +283,6 @@ def train_one(self:ChildTask, net:SmallNet, keep:Tensor, # (n_synthetic,)
         loss.backward()
         optimiser.step()
     return net
-
-# %% ../nbs/03_rl.ipynb #00fe6376
-def bench_children(children:int=8, n_real:int=640, k:int=8,
-                   size:int=36, # children at once, real images, classes, pixels
-                   repeats:int=3, device='auto'
-                  ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
-    "Episodes (children trained) a second, in a batch and one at a time, in turn on the same random images."
-    device, luck = default_device(str(device)), generator('bench children')
-    pixels = torch.randint(0, 256, (9*n_real, size, size, 3), dtype=torch.uint8, generator=luck)
-    config = RLConfig(reward='sign', children=children, child_passes=1, crop=size*8//9)
-    task = ChildTask(pixels, torch.arange(len(pixels)) % k,
-                     (pixels[:256], torch.arange(256) % k), n_real, k, config, device)
-    keep = (torch.rand(children, 8*n_real, generator=luck) < .5).float().to(device)
-    wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
-    def apart():
-        [task.train_one(net, keep[j], generator(0)) for j, net in enumerate(task.starts('bench'))]
-    def together(): task.train(stack_nets(task.starts('bench')), keep, generator(0))
-    def clock(work):
-        wait()
-        began = time.perf_counter()
-        work()
-        wait()
-        return children/(time.perf_counter() - began)
-    with no_denormals(): rates = np.array([(clock(apart), clock(together)) for _ in range(repeats)])
-    (one, many), ratio = np.median(rates, 0), np.median(rates[:, 1]/rates[:, 0])
-    return pd.DataFrame([
-        (f'children of {9*n_real:,} images one at a time, episodes/s', one, '', True),
-        (f'{children} children in a batch, episodes/s', many, '', True),
-        ('in a batch / one at a time', ratio, '>= 1.3', ratio >= 1.3)],
-                        columns=['measure', 'value', 'wanted', 'reached'])
 
 # %% ../nbs/03_rl.ipynb #b5b8b575
 class Policy:

@@ -6,12 +6,10 @@
 __all__ = ['CONFIDENCE_BY', 'as_scores', 'score_column', 'ScoreColumn', 'column_record', 'score_pool', 'check_scoring',
            'check_returned', 'float_scores', 'stream_scores', 'keep_scores', 'class_confidence', 'realism',
            'make_folds', 'cross_fitted_confidence', 'checked_sources', 'source_rows', 'confidence_by',
-           'wilson_interval', 'preserved', 'label_preservation', 'agreement', 'bench_pool', 'bench_rate',
-           'resident_peak', 'scoring_peak', 'bench_memory', 'bench_scoring']
+           'wilson_interval', 'preserved', 'label_preservation', 'agreement']
 
 # %% ../nbs/01a_scores.ipynb #e81c3627
-import os, subprocess, sys, tempfile, time, warnings
-from pathlib import Path
+import os, time, warnings
 from statistics import NormalDist
 from typing import Callable
 
@@ -23,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, load_json, name_of, progress, save_json, waiting_lock
-from .data import (ArrayFile, ImageSet, ImageSetWriter, centre_crop,
-                          npy_header, row_numbers, to_float)
+from .data import (ImageSet, ImageSetWriter, RowFiles, centre_crop, npy_header,
+                          row_numbers, to_float)
 from .train import PLAIN, Classifier, classifier_net, normalise
 
 # %% ../nbs/01a_scores.ipynb #fb8a52c6
@@ -61,38 +59,32 @@ def score_column(pool, # an ImageSet
     return as_scores(values, f'the column {column!r}', len(pool.labels))
 
 # %% ../nbs/01a_scores.ipynb #2d1284c2
-class ScoreColumn:
+class ScoreColumn(RowFiles):
     "A column of scores while it is being made; opened again with the same key, it resumes."
     def __init__(self, pool:ImageSet, column:str, key:str|None, batch_size:int, resume:bool=True):
-        folder = pool.folder/'columns'
-        self.final, self.record, self.part, self.note = (
-            folder/name for name in (f'{column}.npy', f'{column}.json',
-                                     f'.{column}.part.npy', f'.{column}.part.json'))
-        self.plan = dict(key=key, batch_size=batch_size, n=len(pool), pool=pool.fingerprint)
-        found = (load_json(self.note) if key and resume and self.note.exists()
-                 and self.part.exists() else {})
-        same = all(found.get(k) == v for k, v in self.plan.items())
-        self.done, self.not_finite, self.seconds = (found[k] if same else 0
-                                                    for k in ('done', 'not_finite', 'seconds'))
-        self.file = ArrayFile(self.part, None if same else (len(pool),), np.float32)
+        self.column, self.part = column, f'.{column}.part'
+        super().__init__(pool.folder/'columns'/f'{self.part}.json', resume=resume and bool(key),
+            plan=dict(key=key, batch_size=batch_size, n=len(pool), pool=pool.fingerprint))
+        self.add(self.part, (), np.float32)
+        self.resumed = f', resumed at {self.done:,}' if self.done else ''
 
     def write(self, scores:np.ndarray, seconds:float): # float32 (b,), and what they took
         "Append scores and note it."
-        self.file.write(self.done, scores)
-        self.done, self.seconds = self.done + len(scores), round(self.seconds + seconds, 3)
-        self.not_finite += int((~np.isfinite(scores)).sum())
-        save_json(self.note, self.plan
-                  | dict(done=self.done, not_finite=self.not_finite, seconds=self.seconds))
+        super().write({self.part: scores}, round((self.state or 0) + seconds, 3))
 
 # %% ../nbs/01a_scores.ipynb #380fabfb
 @patch
 def finish(self:ScoreColumn, about:dict) -> dict: # the column's record
     "Put the finished column in its place, with a record of what made it."
-    save_json(self.record, dict(key=None))
-    os.replace(self.part, self.final)
-    record = self.plan | dict(not_finite=self.not_finite, seconds=self.seconds, about=about)
-    save_json(self.record, record)
+    scores, folder = self.files[self.part].read(0, self.done), self.note.parent
+    record = self.plan | dict(not_finite=int((~np.isfinite(scores)).sum()),
+                              seconds=self.state or 0, about=about)
+    save_json(folder/f'{self.column}.json', dict(key=None))
+    os.replace(self.path_of(self.part), self.path_of(self.column))
+    save_json(folder/f'{self.column}.json', record)
     self.note.unlink(missing_ok=True)
+    print(f"{self.column:<12} {record['key'] or 'without key'}  {self.done:,} images in "
+          f"{record['seconds']:.1f} s{self.resumed}")
     return record
 
 # %% ../nbs/01a_scores.ipynb #8608770f
@@ -102,33 +94,33 @@ def column_record(pool:ImageSet,
     path = pool.folder/'columns'/f'{column}.json'
     return load_json(path) if path.exists() else {}
 
+# %% ../nbs/01a_scores.ipynb #dad4c70b
+def reused(pool:ImageSet, column:str, key:str|None) -> dict: # the record, empty if there is none
+    "The record of a column that the same key has made of the same images, saying so."
+    record = column_record(pool, column)
+    if not key or record.get('key') != key or record['pool'] != pool.fingerprint: return {}
+    print(f'{column:<12} {key}  reused')
+    return record
+
 # %% ../nbs/01a_scores.ipynb #31ee76b3
 def score_pool(pool:ImageSet, # the images to score
                column:str, # name of the column of scores
-               # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,), higher is
-               # better
-               fn:Callable,
+               fn:Callable, # (uint8 images (b, h, w, c), labels (b,), rows (b,)) -> scores (b,)
                key:str|None=None, # names what fn computes; default: fn.key, where it has one
                batch_size:int=512, device='auto', # where the batches are put
                resume:bool=True, # reuse what the same key has made; False scores anew
               ) -> dict: # the column's record
-    "Score every image of a pool into a column, streaming, resumable after a kill; the same key again is instant."
-    key, n = key or getattr(fn, 'key', None), len(pool)
+    "Score every image of a pool into a column, higher is better; resumes, and is made once."
+    key = key or getattr(fn, 'key', None)
     check_scoring(pool, column, fn)
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
-        record = column_record(pool, column)
-        if resume and key and record.get('key') == key and record['pool'] == pool.fingerprint:
-            print(f'{column:<12} {key}  reused')
-            return record
+        if resume and (record := reused(pool, column, key)): return record
         out = ScoreColumn(pool, column, key, batch_size, resume)
-        resumed = f', resumed at {out.done:,}' if out.done else ''
         stream_scores(pool, fn, out, batch_size, default_device(str(device)), f'score {column}')
         record = out.finish(getattr(fn, 'about', {}))
-    print(f"{column:<12} {key or 'without key'}  {n:,} images in "
-          f"{record['seconds']:.1f} s{resumed}")
-    if record['not_finite']:
-        warnings.warn(f"{record['not_finite']:,} of {n:,} scores in {column!r} are "
-                      "not finite", stacklevel=2)
+    if record['not_finite']: warnings.warn(
+        f"{record['not_finite']:,} of {len(pool):,} scores in {column!r} are not finite",
+        stacklevel=2)
     return record
 
 # %% ../nbs/01a_scores.ipynb #9a181a59
@@ -191,18 +183,14 @@ def keep_scores(pool:ImageSet, column:str, # the score's name
                 **about, # facts for the record
                ) -> dict: # the column's record
     "Make a score of the whole pool at once, unless the same key has made it before."
+    check_scoring(pool, column, make)
     with waiting_lock(pool.folder/'columns'/f'.{column}.lock'):
-        record, began = column_record(pool, column), time.time()
-        if record.get('key') == key and record['pool'] == pool.fingerprint:
-            print(f'{column:<12} {key}  reused')
-            return record
-        check_scoring(pool, column, make)
+        if record := reused(pool, column, key): return record
+        began = time.time()
         scores = as_scores(make(), f'the column {column!r}', len(pool), np.float32)
         out = ScoreColumn(pool, column, key, len(pool), resume=False)
         out.write(scores.astype(np.float32), time.time() - began)
-        record = out.finish(about)
-    print(f"{column:<12} {key}  {len(pool):,} images in {record['seconds']:.1f} s")
-    return record
+        return out.finish(about)
 
 # %% ../nbs/01a_scores.ipynb #b80e9bc5
 def class_confidence(classifier, # a Classifier trained on the pool's classes
@@ -394,121 +382,3 @@ def agreement(scores, # (n,); NaN and infinities are left out
                          preserved=right[mine].mean() if mine.any() else np.nan,
                          auc=float(roc_auc_score(right[mine], scores[mine])) if both else np.nan))
     return pd.DataFrame(rows, columns=['label', 'candidates', 'preserved', 'auc'])
-
-# %% ../nbs/01a_scores.ipynb #80f4ee78
-def bench_pool(folder:Path, n:int, size:int, k:int=8, # images, their pixels, and classes
-               sparse:bool=False, # all zeros, which costs no disk
-              ) -> ImageSet:
-    "A pool without content to measure speed and memory on: random pixels, or a sparse file of zeros."
-    meta, rows = dict(classes=[f'c{i}' for i in range(k)]), np.arange(n) % k
-    if not sparse:
-        w, luck = ImageSetWriter(folder, n, size, meta['classes']), np.random.default_rng(0)
-        for at in range(0, n, 8192):
-            b = min(8192, n - at)
-            w.write(luck.integers(0, 256, (b, size, size, 3), np.uint8), rows[at:at + b])
-        return w.close()
-    folder.mkdir(parents=True)
-    header = npy_header((n, size, size, 3), np.uint8)
-    with open(folder/'images.npy', 'wb') as f:
-        f.write(header)
-        f.truncate(len(header) + n*size*size*3)
-    np.save(folder/'labels.npy', rows)
-    save_json(folder/'set.json', meta)
-    return ImageSet(folder)
-
-# %% ../nbs/01a_scores.ipynb #104ba20c
-def bench_rate(classifier, # a Classifier on its device
-               folder:Path, # where a pool for the measurement is made
-               n:int=4096, size:int=36, # images, and their stored pixels
-               batch_size:int=512, repeats:int=9, device='auto',
-              ) -> dict: # images a second, of both, and the ratio
-    "The rate of scoring a pool from disk against the network's bare forward passes over floats in memory."
-    device, pool = default_device(str(device)), bench_pool(Path(folder)/'rate',
-                                                           n, size, len(classifier.classes))
-    fn = class_confidence(classifier, device=device)
-    floats = lambda b: normalise(centre_crop(b, classifier.crop), classifier.mean, classifier.std)
-    preloaded = [floats(b.to(device)).contiguous(memory_format=torch.channels_last)
-                 for _, b in pool.batches(batch_size)]
-    wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
-    def bare():
-        with torch.inference_mode():
-            for x in preloaded: classifier.net(x)
-    def score():
-        stream_scores(pool, fn, ScoreColumn(pool, 'bench', None, batch_size), batch_size, device)
-    def clock(work):
-        wait()
-        began = time.perf_counter()
-        work()
-        wait()
-        return n/(time.perf_counter() - began)
-    clock(bare), clock(score)
-    rates = np.array([(clock(bare), clock(score)) for _ in range(repeats)])
-    bare_rate, score_rate = rates.max(0).tolist()
-    return dict(bare=bare_rate, score=score_rate, ratio=score_rate/bare_rate)
-
-# %% ../nbs/01a_scores.ipynb #7805415b
-def resident_peak() -> int: # bytes
-    "The most memory that this process has held, not counting what its parent held before."
-    status = Path('/proc/self/status')
-    if status.exists(): return int(status.read_text().split('VmHWM:')[1].split()[0])*1024
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(
-        1 if sys.platform == 'darwin' else 1024)
-
-# %% ../nbs/01a_scores.ipynb #c34c74e5
-def scoring_peak(folder:str, batch_size:int=512) -> int: # bytes
-    "Score the image set in a folder with a small network, and tell the peak of memory; run in a process of its own."
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(),
-                              torch.nn.Flatten(), torch.nn.LazyLinear(8)).eval()
-    def fn(images, labels, rows):
-        return net(to_float(images)).softmax(1).gather(1, labels[:, None]).squeeze(1)
-    score_pool(ImageSet(Path(folder)), 'confidence', fn, batch_size=batch_size, device='cpu')
-    return resident_peak()
-
-# %% ../nbs/01a_scores.ipynb #7e68b2d9
-def bench_memory(folder:Path, # where sparse pools are made
-                 sizes:tuple=(100_000, 1_000_000), # images
-                 size:int=16, # pixels
-                ) -> dict: # {images: peak bytes}
-    "The peak memory of scoring pools of different sizes, each in a fresh process."
-    peaks, code = ({}, 'import sys; from synthnb.scores import scoring_peak; '
-                   'print(scoring_peak(sys.argv[1]))')
-    env = os.environ | {'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    for n in sizes:
-        pool = bench_pool(Path(folder)/f'sparse-{n}', n, size, sparse=True)
-        child = subprocess.run([sys.executable, '-c', code, str(pool.folder)],
-                               capture_output=True, text=True, env=env)
-        if child.returncode:
-            raise RuntimeError(f'scoring {n:,} images failed: {child.stderr[-500:]}')
-        peaks[n] = int(child.stdout.split()[-1])
-    return peaks
-
-# %% ../nbs/01a_scores.ipynb #199926c6
-def bench_scoring(n:int|None=None, # images for the rate; default: 4,096 on a CPU, 65,536 on CUDA
-                  sizes:tuple=(100_000, 1_000_000), # images for the memory
-                  device='auto', repeats:int=9,
-                 ) -> pd.DataFrame: # a row a measurement: measure, value, wanted, reached
-    "How fast scoring a pool is beside the bare network, and whether its memory grows with the pool."
-    device = default_device(str(device))
-    cuda = device.type == 'cuda'
-    spec = dict(arch='resnet18' if cuda else 'resnet10', width=64 if cuda else 16,
-                stem='small', stem_stride=2, in_channels=3)
-    size, crop = (72, 64) if cuda else (36, 32)
-    classes = [f'c{i}' for i in range(8)]
-    scorer = Classifier(classifier_net(n_classes=8, **spec),
-                        classes, crop, spec, **PLAIN).to(device)
-    with tempfile.TemporaryDirectory() as folder:
-        rate = bench_rate(scorer, Path(folder), n or (65_536 if cuda else 4096),
-                          size, repeats=repeats, device=device)
-        peaks = list(bench_memory(Path(folder), sizes).values())
-    growth = peaks[-1]/peaks[0]
-    return pd.DataFrame([
-        (f"bare forward, {spec['arch']} at {crop} px, images/s", rate['bare'], '', True),
-        ('scoring a pool from disk, images/s', rate['score'], '', True),
-        ('scoring / bare forward', rate['ratio'], '>= 0.9', rate['ratio'] >= .9),
-        *((f'peak memory scoring {m:,} images, MB', peak/1e6, '', True)
-          for m, peak in zip(sizes, peaks)),
-        ('peak memory, largest / smallest', growth, '<= 1.05', growth <= 1.05),
-       ], columns=['measure', 'value', 'wanted', 'reached'])
