@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import (PALETTE, Config, artefact, atomic_path, default_device, generator,
-                          hash_of, load_json, name_of, no_denormals, number, one_of, optional,
+                          hash_of, load_json, name_of, number, one_of, optional,
                           run_to_end, save_json)
 from .data import ImageSet, ImageSetWriter
 from .samplers import sampler

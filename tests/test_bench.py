@@ -16,7 +16,7 @@ from test_search import Decoder, TextImage
 from synthnb.core import generator
 from synthnb.data import Images
 from synthnb.drawn import EXPRESSIONS, draw_images, expression_labels
-from synthnb.qdgs import DETAILED, OBJECTIVES, search_preset
+from synthnb.qdgs import DETAILED, OBJECTIVES, SearchConfig
 from synthnb.vae import VAE, LatentTraining, VAEConfig, count_flops
 
 CPU = torch.device('cpu')
@@ -46,7 +46,7 @@ def test_scoring_is_measured_and_its_memory_does_not_grow_with_the_pool():
 
 
 def search():
-    config = search_preset(pilot=100)
+    config = SearchConfig.preset(pilot=100)
     return bench_qdgs.bench_qdgs(Decoder(), OBJECTIVES['splatters'], DETAILED, TextImage(), config,
                                  evaluations=264, seeds=range(2), device='cpu')
 
