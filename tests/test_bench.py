@@ -1,5 +1,4 @@
 """What `make bench` compares: the plain ways do the same work, and each comparison comes to its end."""
-from dataclasses import replace
 
 import bench_gan
 import bench_noise
