@@ -260,7 +260,7 @@ def test_trials_are_also_the_groups_that_they_are_counted_by():
 
 
 # ---- code ----------------------------------------------------------------------------------------
-STEPS = {gan.fit_stargan: 'Training.discriminator_update', gan.pool_of: 'translate',
+STEPS = {gan.fit_stargan: 'StarGANTraining.discriminator_update', gan.pool_of: 'translate',
          train.fit_classifier: 'ClassifierTraining.update',
          vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images',
          noise.fit_noisy: 'NoisyTraining.update',
@@ -344,8 +344,9 @@ def names_after(folder, old=None, new=None, module='gan'):
 def test_an_edit_renames_what_it_changes_and_nothing_else(tmp_path):
     def after(name, *edit, **where): return names_after(tmp_path/name, *edit, **where)
     before = after('before')
-    comment = after('comment', '    c = self.config; real, y, t, alpha = self.batch()\n    for opt',
-                    '    # said in other words\n    c = self.config; real, y, t, alpha = '
+    comment = after('comment',
+                    '    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt',
+                    '    # said in other words\n    c = self.config\n    real, y, t, alpha = '
                     'self.batch()\n    for opt')
     docstring = after('docstring', '"One update of D, and one of G when it is due. [Choi 2018, '
                       'eqs. 5-6]"', '"An update."')

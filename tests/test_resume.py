@@ -27,10 +27,9 @@ translate = gan.StarGAN.translate
 def slowly(self, *args): time.sleep(float(os.environ['SLOW'])); return translate(self, *args)
 gan.StarGAN.translate = slowly
 train = gan.train_stargan
-gan.train_stargan = lambda *args, **kw: train(*args, save_every=4, **kw)
+gan.train_stargan = lambda *args, **kw: train(*args, save_seconds=0, **kw)
 real = drawn_set(64, 36, 'balanced', seed=0, name='train')
-_, folder = gan.fit_stargan(real, gan.preset('laptop', updates=24, batch=8, warmup=4),
-                            seed=0, device='cpu')
+_, folder = gan.fit_stargan(real, gan.StarGANConfig.preset('laptop', updates=24, batch=8, warmup=4), seed=0, device='cpu')
 pool = gan.pool_of(folder, real, device='cpu')
 print(folder/'stargan.pt'); print(pool.folder/'images.npy')
 '''
@@ -69,7 +68,7 @@ def whole(tmp_path_factory):
 
 
 def test_killed_while_the_gan_trains(whole, tmp_path):
-    kill_when(child(tmp_path), lambda: list(tmp_path.glob('artefacts/gan/*.part/checkpoint.pt')))
+    kill_when(child(tmp_path), lambda: list(tmp_path.glob('artefacts/gan/*.part/training.pt')))
     assert not list(tmp_path.glob('artefacts/gan/*/artefact.json')), (
         'it was killed too late to prove anything')
     model, pool = finish(tmp_path)

@@ -8,10 +8,11 @@ from torch import nn
 
 from synthnb.core import default_device
 from synthnb.data import Images
-from synthnb.gan import InstanceNorm, Training, classification, plain_critic_loss, preset
+from synthnb.gan import (InstanceNorm, StarGANConfig, StarGANTraining, classification,
+                         plain_critic_loss)
 
 
-class PlainTraining(Training):
+class PlainTraining(StarGANTraining):
     "The same networks trained the official code's way. [yunjey/stargan, solver.py]"
     def __init__(self, train, config, seed, device):
         super().__init__(train, replace(config, precision='float32', compile=False), seed, device)
@@ -62,7 +63,7 @@ def bench_stargan(
         if device.type == 'cuda': torch.cuda.synchronize()
         return (time.perf_counter() - start)/ours.n_critic
     runs = dict(plain=PlainTraining(images, ours, 0, device),
-                ours=Training(images, ours, 0, device))
+                ours=StarGANTraining(images, ours, 0, device))
     for run in runs.values(): cycle(run, 2*ours.n_critic if device.type == 'cuda' else 1)
     seconds = [{name: cycle(run) for name, run in runs.items()} for _ in range(cycles)]
     mid = {name: float(np.median([s[name] for s in seconds])) for name in runs}
