@@ -251,8 +251,8 @@ def test_unknown_names_list_the_choices():
     pool = pool_of([0], np.ones(1), 1)
     with pytest.raises(ValueError, match='choose one of none, random, cl-sam, cr-sam, oracle'):
         select('clsam', pool, 1)
-    with pytest.raises(ValueError, match="choose 'class' or 'global'"):
-        select('random', pool, 1, quota='any')
+    with pytest.raises(ValueError, match="choose 'pool'"):
+        select('random', pool, 1, share='any')
     with pytest.raises(ValueError, match='whole number'): select('random', pool, -1)
     assert CONFIDENCE_BY == ('seen', 'cross-fit')
 
