@@ -54,7 +54,7 @@ def bench_stargan(
     device = default_device(device) if isinstance(device, str) else device
     shape = dict(conv_dim=conv_dim, critic_dim=conv_dim,
                  critic_repeats=min(6, int(np.log2(size))), batch=batch)
-    ours = preset('official', **(shape | dict(compile=device.type == 'cuda') | changes))
+    ours = StarGANConfig.of(**shape | dict(compile=device.type == 'cuda') | changes)
     pixels = torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8)
     images = Images(pixels, torch.arange(4*batch) % 8, [*'01234567'])
     def cycle(run, updates=ours.n_critic):
