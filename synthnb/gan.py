@@ -7,9 +7,8 @@ __all__ = ['Generator', 'Discriminator', 'StarGANConfig', 'StarGAN', 'load_offic
            'pool_of', 'official_pool']
 
 # %% ../nbs/01_gan.ipynb #44ff1f73
-import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable
 

@@ -20,8 +20,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from .core import (Config, artefact, check_finite_state, default_device, generator,
-                          load_json, load_model, name_of, no_denormals, number, one_of, optional,
-                          run_to_end, save_json, save_model)
+                          load_json, load_model, name_of, number, one_of, optional, run_to_end,
+                          save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter
 from .drawn import drawn_set
 from .metrics import seed_interval

@@ -10,7 +10,6 @@ __all__ = ['CONFIDENCE_BY', 'as_scores', 'score_column', 'column_record', 'score
 # %% ../nbs/01a_scores.ipynb #e81c3627
 import os, time, warnings
 from inspect import signature
-from pathlib import Path
 from statistics import NormalDist
 from typing import Callable
 
@@ -22,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from .core import default_device, load_json, name_of, progress, save_json, waiting_lock
-from .data import ImageSet, ImageSetWriter, RowFiles, row_numbers
+from .data import ImageSet, RowFiles, row_numbers
 
 # %% ../nbs/01a_scores.ipynb #fb8a52c6
 def as_scores(scores, # (n,): floats, whole numbers or booleans

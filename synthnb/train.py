@@ -10,7 +10,7 @@ __all__ = ['PLAIN', 'IMAGENET', 'AUGMENTS', 'classifier_net', 'Classifier', 'nor
            'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
 # %% ../nbs/00c_train.ipynb #00a9288f
-import copy, time
+import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from .core import (Config, artefact, check_finite_state, default_device, generator,
                           load_checkpoint, load_model, name_of, number, one_of, optional,
                           run_to_end, save_model)
-from .core import no_denormals # noqa: F401, for chapters that still take it from here
 from .data import (Images, ImageSet, centre_crop, code_bits, combination_names, crop_at,
                           random_crop_flip, to_float)
 from .drawn import EVEN_RATES, drawn_attributes, drawn_set

@@ -10,7 +10,7 @@ __all__ = ['AUGMENTATIONS', 'STRATEGIES', 'VAE', 'parameter_counts', 'WideVAE', 
 
 # %% ../nbs/05_vae.ipynb #fa00d22a
 import copy, math, time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd

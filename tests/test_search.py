@@ -151,7 +151,8 @@ def test_the_memory_takes_what_has_a_loss_below_one():
 def test_what_the_margin_needs_marks_the_checkpoint():
     for margin in (0., .2):
         g = guide(form='angle', margin_weight=margin)
-        identity = lambda a: qdgs.search_identity(g, SearchConfig.preset('official', algorithm=a), 0)
+        official = lambda a: SearchConfig.preset('official', algorithm=a)
+        identity = lambda a: qdgs.search_identity(g, official(a), 0)
         of = {a: identity(a) for a in ALGORITHMS}
         as_before = {a for a, said in of.items() if said['format'] == 1}
         assert as_before == (set() if margin else {'cma-maega', 'cma-mega', 'random'})

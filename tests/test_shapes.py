@@ -98,7 +98,8 @@ qdgs.fit_qdgs(guide, config, 5)
 def test_a_search_killed_by_the_system_comes_to_the_same_archive(tmp_path):
     a, b = tmp_path/'a', tmp_path/'b'
     assert child(a, script=CHILD).wait(timeout=120) == 0
-    kill_when(child(b, .02, script=CHILD), lambda: list(b.glob('artefacts/qdgs/*.part/training.pt')))
+    kill_when(child(b, .02, script=CHILD),
+              lambda: list(b.glob('artefacts/qdgs/*.part/training.pt')))
     assert not list(b.glob('artefacts/qdgs/*/archive.safetensors'))
     assert child(b, script=CHILD).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/qdgs/*/archive.safetensors')) for r in (a, b))
