@@ -8,15 +8,7 @@ __all__ = ['REGISTRY', 'checked_budget', 'apportion', 'share_weights', 'mapped_w
            'none_sampler', 'random_sampler', 'cl_sampler', 'cr_sampler', 'oracle_sampler', 'Selection', 'needed_scores',
            'checked_indices', 'class_report', 'select', 'selection_notes', 'confidence_histogram', 'score_gallery',
            'confidence_of', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'oracle_column',
-           'translation_gallery', 'calibrated', 'log_odds_of', 'drs_sampler', 'gold_of', 'gold_sampler',
-           'class_features', 'score_by_features', 'gaussian_likelihood', 'instance_sampler', 'ball_realism',
-           'precision_sampler', 'ball_count', 'density_sampler', 'farthest_first', 'k_centre_of', 'k_centre_sampler',
-           'margin', 'training_margins', 'aum_of', 'aum_sampler', 'cl_cap_sampler', 'kept_gallery', 'sizes_itself',
-           'arm_records', 'added_ratio', 'arm_values', 'compare_arms', 'arms_of', 'random_beside', 'differences',
-           'arm_table', 'quiet_interval', 'judge', 'said_of', 'letters', 'interval_over_seeds', 'sampler_table',
-           'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table', 'CONFIDENCE_BY', 'agreement', 'bench_scoring',
-           'class_confidence', 'column_record', 'confidence_by', 'cross_fitted_confidence', 'keep_scores',
-           'label_preservation', 'make_folds', 'preserved', 'realism', 'score_pool', 'wilson_interval']
+           'translation_gallery']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -28,25 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 
-from .core import (PALETTE, atomic_path, default_device, generator, load_json, name_of,
-                          progress, save_json, show_images)
-from .data import Images, ImageSet, centre_crop, row_numbers
-from .metrics import distance_blocks, knn_radii, paired_seeds, seed_interval
-from .scores import (CONFIDENCE_BY, agreement, bench_scoring, class_confidence,
-                            column_record, confidence_by, # noqa: F401
-                            cross_fitted_confidence, keep_scores, label_preservation, make_folds,
-                            preserved, realism, score_pool,
-                            wilson_interval)
-from .scores import as_scores, score_column, source_rows
-from .train import (Classifier, Training, check_settings, fit_classifier,
-                           named_recipe, no_denormals, normalise)
-
-_all_ = ['CONFIDENCE_BY', 'agreement', 'bench_scoring', 'class_confidence',
-         'column_record', 'confidence_by',
-         'cross_fitted_confidence', 'keep_scores', 'label_preservation', 'make_folds',
-         'preserved', 'realism', 'score_pool',
-         'wilson_interval'] # scores are part of the samplers' interface
+from .arms import DECIDES
+from .core import atomic_path, generator, load_json, name_of, save_json, show_images
+from .data import Images, ImageSet, ImageSetWriter, row_numbers
+from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
+from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
+                            realism, score_column, score_pool, source_rows)
+from .train import Classifier, fit_classifier, train_classifier
 
 # %% ../nbs/02_samplers.ipynb #ea75a3f0
 def checked_budget(budget) -> int:
@@ -62,7 +44,7 @@ def apportion(weights, # one a class, at least 0; a class of weight 0 gets nothi
               budget:int, # images to share out
               caps=None, # the most that each class can give, (k,); None for no limit
              ) -> np.ndarray: # int, (k,), summing to the budget or to what the caps allow
-    "Whole numbers near the shares asked for, which never fall when the budget grows [Sainte-Laguë 1910]."
+    "Whole numbers near the shares; none falls when the budget grows. [Sainte-Laguë 1910]"
     weights, budget = np.asarray(weights, float), checked_budget(budget)
     k = len(weights)
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -141,7 +123,7 @@ def class_quota(labels, # the pool's labels, (n,)
                 usable=None, # bool (n,): which images may be selected; default: all
                 strict:bool=False, # make every shortfall an error
                ) -> Quota:
-    "How many images of each class a budget buys, capped at what the class has, with the overflow shared out and reported."
+    "How many images of each class a budget buys: capped at what it has, the overflow shared out."
     labels, budget = np.asarray(labels), checked_budget(budget)
     classes = (list(range(int(labels.max()) + 1 if len(labels) else 0))
                if classes is None else list(classes))
@@ -172,7 +154,7 @@ def top_ranked(scores, # (n,), higher is better
                budget:int, # images to keep, used where quota is None
                seed:int=0, # breaks ties
               ) -> np.ndarray: # indices, best first within each class
-    "The best of each class: sorted by score, ties by luck, unusable scores never [Bhattarai 2020, Proposed Method]."
+    "The best of each class by score, ties by luck. [Bhattarai 2020, Proposed Method]"
     labels = np.asarray(labels)
     scores = as_scores(scores, n=len(labels))
     luck = torch.randperm(len(scores), generator=generator(seed, 'ties')).numpy()
@@ -233,6 +215,7 @@ def sampler(name:str, # e.g. 'cl-sam'
             raise ValueError(f'a sampler named {name!r} is registered already; use another '
                              'name, or replace=True')
         REGISTRY[name] = Sampler(name, fn, needs, source, how, make, decides, share)
+        DECIDES[name] = decides
         return fn
     return register
 
@@ -275,14 +258,14 @@ def random_sampler(scores, labels, budget, *, quota, seed):
          "or cross_fitted_confidence(...)",
          make=lambda s: confidence_column(s))
 def cl_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose intended label the classifier is surest of [Bhattarai 2020, Proposed Method]."
+    "Keep the images whose label the classifier is surest of. [Bhattarai 2020, Proposed Method]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #4dcee7af
 @sampler('cr-sam', needs='realism', source='[Bhattarai 2020, cr-sam]',
          how="score_pool(pool, 'realism', realism(stargan))", make=lambda s: realism_column(s))
 def cr_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images that the critic takes for real, compared within their class [Bhattarai 2020, Proposed Method]."
+    "Keep, in each class, what the critic takes for real. [Bhattarai 2020, Proposed Method]"
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #68542d3c
@@ -291,7 +274,7 @@ def cr_sampler(scores, labels, budget, *, quota, seed):
          "'oracle', class_confidence(oracle))",
          make=lambda s: oracle_column(s))
 def oracle_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose label the oracle is surest of: a ceiling, and circular with the oracle as a judge."
+    "Keep what the oracle is surest of: a ceiling, and circular with the oracle as a judge."
     return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02_samplers.ipynb #c0c2f755
@@ -311,12 +294,11 @@ class Selection:
         object.__setattr__(self, 'indices', np.sort(rows))
     def __len__(self): return len(self.indices)
     def __str__(self):
-        head = f'{self.sampler}: {len(self):,} kept of {int(self.report.candidates.sum()):,} (budget {self.budget:,})'
+        candidates = int(self.report.candidates.sum())
+        head = f'{self.sampler}: {len(self):,} kept of {candidates:,} (budget {self.budget:,})'
         return '\n'.join([head, *(f'  note: {n}' for n in self.notes)])
 
 # %% ../nbs/02_samplers.ipynb #edc97e48
-from fastcore.basics import patch
-
 @patch
 def save(self:Selection, folder:Path): # created where it is missing
     "Write the selection as selection.npy and selection.json, each in one step."
@@ -351,7 +333,7 @@ def needed_scores(pool, # an ImageSet
                   chosen:Sampler,
                   column:str|None=None, # another column than the sampler's own
                  ) -> np.ndarray|None: # float64 (n,), or None where the sampler needs none
-    "The scores that a sampler ranks by; a missing column, or a class without one usable score, is an error."
+    "The scores that a sampler ranks by; no column, or a class without a score, is an error."
     if chosen.needs is None: return None
     column = column or chosen.needs
     if column not in pool.columns():
@@ -416,7 +398,7 @@ def select(
     real_counts=None, # the real set's images a class, for share='real'
     strict:bool=False, # make every shortfall an error
    ) -> Selection:
-    "Let a sampler choose from a pool within a budget; whatever departs from what was asked for is warned of and noted."
+    "Let a sampler choose from a pool; what departs from what was asked for is warned of and noted."
     chosen = get_sampler(name)
     budget = checked_budget(len(pool.labels) if chosen.decides else budget)
     share, quota = ((chosen.share, quota) if share == 'pool'
@@ -472,7 +454,7 @@ def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the c
                          selection:Selection|None=None, # drawn in black over the pool's grey
                          bins:int=20, ncols:int=4, label:str='class confidence',
                         ) -> plt.Figure:
-    "The distribution of a score, a panel a class, in per cent of the class's images [Bhattarai 2020, figure 4]."
+    "The distribution of a score, a panel a class, in per cent. [Bhattarai 2020, figure 4]"
     scores, labels, k = score_column(pool, column), np.asarray(pool.labels), len(pool.classes)
     ok = np.isfinite(scores)
     low, high = (scores[ok].min(), scores[ok].max()) if ok.any() else (0, 1)
@@ -523,6 +505,47 @@ def score_gallery(
     images = [pool.gather([r]).numpy() if r >= 0 else blank for r in rows]
     return show_images(np.concatenate(images), ncols=len(pool.classes), rows=names,
                        cols=list(pool.classes), size=size)
+
+# %% ../nbs/02_samplers.ipynb #aa343744
+def known_translation(labels, # of the real faces, (n,)
+                      faces:dict, # their shapes, by axis
+                      targets, fold:int, # the expressions wanted, (n,); which luck
+                     ) -> tuple: # uint8 (n, 36, 36, 3); how far each got, how double it is: (n,)
+    "Every real face moved a part of the way to another expression, and some of it seen double."
+    n = len(labels)
+    t = (1.25*torch.rand(n, generator=generator('t', fold))).clamp(max=1)
+    g = torch.rand(n, generator=generator('g', fold))**2
+    aimed = sample_faces(targets, 0)
+    x = draw_images(targets, 36, 0, **{k: faces[k].lerp(aimed[k], t) for k in AXES})[0].float()
+    double = torch.roll(x, (2, 3), (1, 2))
+    x = torch.lerp(x, double, .5*g.view(-1, 1, 1, 1))
+    return x.round().to(torch.uint8), t.numpy(), g.numpy()
+
+# %% ../nbs/02_samplers.ipynb #ff105045
+def known_pool(folder:Path, n_real:int, n_fold:int, # real faces; translations of each
+              ) -> tuple[ImageSet, Images]: # with columns source, t, g and oracle; the real faces
+    "A pool of drawn faces whose every defect is on record. [ours]"
+    labels = expression_labels(n_real, 'downsampled', 0)
+    pixels, faces = draw_images(labels, 36, 0)
+    writer = ImageSetWriter(folder, n_fold*n_real, 36, EXPRESSIONS, meta=dict(kind='drawn'))
+    for fold in range(n_fold):
+        luck = torch.randint(7, (n_real,), generator=generator('target', fold))
+        targets = (labels + 1 + luck) % 8
+        made, t, g = known_translation(labels, faces, targets, fold)
+        writer.write(made.numpy(), targets.numpy(), source=np.arange(n_real), t=t, g=g, oracle=t)
+    return writer.close(), Images(pixels, labels, EXPRESSIONS)
+
+# %% ../nbs/02_samplers.ipynb #fe01f937
+class KnownCritic:
+    "A classifier of real against synthetic, in the place of a GAN's critic."
+    def __init__(self, pool:ImageSet, real:Images, **recipe): # of `train_classifier`
+        fakes = pool.gather(np.arange(0, len(pool), len(pool)//len(real)))
+        kinds = torch.arange(2).repeat_interleave(len(real))
+        both = Images(torch.cat([fakes, real.pixels]), kinds, ['synthetic', 'real'])
+        self.classifier = train_classifier(both, None, desc='critic', **recipe)[0]
+        self.D = self.classifier.net
+    def critic_score(self, images, labels):
+        return self.classifier.logits(images) @ torch.tensor([-1., 1.])
 
 # %% ../nbs/02_samplers.ipynb #b706103e
 def confidence_of(pool:ImageSet, # with a column `source`
@@ -591,7 +614,7 @@ def translation_gallery(
     scores, kept, # a score an image of the pool, in [0, 1]; the rows of it kept, or a mask
     size:float=.95, # inches an image
    ) -> plt.Figure:
-    "Real faces, their translations to every class with their scores, and a frame around what is kept."
+    "Real faces, their translations with their scores, and a frame around what is kept."
     k, n, n_real = len(pool.classes), len(pool.labels), len(real.labels)
     source, scores = source_rows(pool.column('source'), n_real), as_scores(scores, n=n)
     rows = row_numbers(rows, n_real, 'the real rows')
@@ -615,623 +638,3 @@ def translation_gallery(
             if p in kept: ax.spines[:].set(visible=True, color='k', linewidth=2.5)
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
     return fig
-
-# %% ../nbs/02_samplers.ipynb #9b3d6ca8
-def calibrated(real_scores, pool_scores, # of one class, (n,), (m,)
-              ) -> np.ndarray: # float (m,), log-odds; NaN where the score is not finite
-    "Log-odds that a pool image is real, by logistic regression on the critic, both sides weighing the same. [Azadi 2019, section 3.2]"
-    from sklearn.linear_model import LogisticRegression
-    real_scores = as_scores(real_scores, 'the scores of real images')
-    pool_scores = as_scores(pool_scores, 'the scores of the pool')
-    ok, odds = np.isfinite(pool_scores), np.full(len(pool_scores), np.nan)
-    x, y = (np.concatenate([real_scores, pool_scores[ok]]),
-            np.repeat([1, 0], [len(real_scores), ok.sum()]))
-    if not np.isfinite(real_scores).all() or len(set(y.tolist())) < 2:
-        raise ValueError(
-f'calibrating a critic takes finite scores of both kinds; given {len(real_scores)} real '
-f'({np.isfinite(real_scores).sum()} finite) and {len(pool_scores)} of the pool ({ok.sum()} finite)')
-    z = lambda v: ((v - x.mean())/max(x.std(), 1e-12))[:, None]
-    odds[ok] = LogisticRegression(C=1e4, class_weight='balanced').fit(z(x), y).decision_function(
-        z(pool_scores[ok]))
-    return odds
-
-# %% ../nbs/02_samplers.ipynb #24e5aeec
-def log_odds_of(s:Scoring) -> str: # 'log-odds', the name of the column
-    "The critic's calibrated log-odds, within each class. [Azadi 2019]"
-    realism_column(s)
-    def make():
-        device, labels = default_device(str(s.device)), torch.from_numpy(s.real.labels)
-        with torch.inference_mode():
-            theirs = torch.cat(
-                [s.gan.critic_score(x.to(device), labels[at:at + len(x)].to(device)).float().cpu()
-                 for at, x in s.real.batches(512)]).numpy()
-        ours, odds = s.pool.column('realism'), np.full(len(s.pool), np.nan, np.float32)
-        for c in np.unique(s.pool.labels):
-            mine = s.pool.labels == c
-            odds[mine] = calibrated(theirs[s.real.labels == c], ours[mine])
-        return odds
-    keep_scores(s.pool, 'log-odds', make,
-                name_of('log-odds', make, [column_record(s.pool, 'realism')['key'], s.gan, s.real]))
-    return 'log-odds'
-
-# %% ../nbs/02_samplers.ipynb #6f5d53f0
-@sampler('drs', needs='log-odds', source='[Azadi 2019, algorithm 1]', make=lambda s: log_odds_of(s),
-         how="make_scores('drs', Scoring(...)), which calibrates the critic")
-def drs_sampler(scores, labels, budget, *, quota, seed):
-    "Discriminator rejection sampling, its acceptance rate set by the quota. [Azadi 2019, eq. 8]"
-    labels = np.asarray(labels)
-    scores = as_scores(scores, n=len(labels))
-    luck = torch.randperm(len(scores), generator=generator(seed, 'ties')).numpy()
-    u, key = (luck + .5)/max(len(luck), 1), np.full(len(scores), np.nan)
-    group = np.zeros(len(labels), int) if quota is None else labels
-    for c in np.unique(group[usable_scores(scores)]):
-        mine = (group == c) & usable_scores(scores)
-        below = scores[mine] - scores[mine].max()
-        key[mine] = below - np.log1p(-np.exp(below - 1e-6)) - np.log(u[mine]/(1 - u[mine]))
-    return top_ranked(key, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #3b849630
-def gold_of(s:Scoring) -> str: # the name of the column
-    "Calibrated log-odds of being real plus the log-probability of the intended label. [Mo 2019, eq. 4]"
-    log_odds_of(s)
-    confidence = confidence_column(s)
-    make = lambda: s.pool.column('log-odds') + np.log(s.pool.column(confidence).clip(1e-12))
-    keys = [column_record(s.pool, c)['key'] for c in ('log-odds', confidence)]
-    keep_scores(s.pool, f'gold-{s.scorer}', make, name_of('gold', make, keys))
-    return f'gold-{s.scorer}'
-
-@sampler('gold', needs='gold', source='[Mo 2019, eq. 4]',
-         how="make_scores('gold', Scoring(...))", make=gold_of)
-def gold_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images most over-represented among real ones, label included [Mo 2019, eq. 4]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #62efc3b2
-def class_features(s:Scoring, least:int=2, # real images a class that a score would like
-                  ) -> dict: # {class of the pool: float64 (n_c, d)}
-    "The features of the real images, class by class, checked."
-    device = default_device(str(s.device))
-    s.classifier.to(device)
-    f = torch.cat([s.classifier.features(x.to(device)) for _, x in s.real.batches(512)])
-    f = (f.cpu() if device.type == 'mps' else f).double() # float64 does not exist on mps
-    if bad := int((~torch.isfinite(f).all(1)).sum()):
-        raise ValueError(f'the features of {bad} of {len(f)} real images are NaN or infinite; '
-                         'train the classifier again')
-    groups = {int(c): f[torch.from_numpy(s.real.labels == c).to(f.device)]
-              for c in np.unique(s.pool.labels)}
-    for c, g in groups.items():
-        if len(g) < 2:
-            raise ValueError(f'{s.real.classes[c]}: {len(g)} real image(s); a neighbourhood '
-                             'needs two at least')
-        if len(g) < least:
-            warnings.warn(f'{s.real.classes[c]}: {len(g)} real images, so {len(g) - 1} neighbours '
-                          'are asked', stacklevel=3)
-    return groups
-
-# %% ../nbs/02_samplers.ipynb #c08f2482
-def score_by_features(
-    s:Scoring, column:str, # the score's name
-    fit:Callable, # real features of a class (n_c, d) -> (features (b, d) -> scores (b,))
-    least:int=2, **options, # real images wanted a class; what else `fit` depends on, for the key
-   ) -> str: # the column's name
-    "Score the pool by what was fitted to the features of the real images of the intended class."
-    device, fitted = default_device(str(s.device)), {}
-    def fn(images, labels, rows):
-        if not fitted: fitted.update({c: fit(f) for c, f in class_features(s, least).items()})
-        f = s.classifier.features(images)
-        f = (f.cpu() if device.type == 'mps' else f).double()
-        labels, scores = labels.to(f.device), torch.empty(len(f),
-                                                          dtype=torch.float64, device=f.device)
-        for c in labels.unique().tolist(): scores[labels == c] = fitted[c](f[labels == c])
-        return scores
-    fn.key = name_of(column, fn, dict(classifier=s.classifier, real=s.real, least=least, **options))
-    fn.classes, fn.about = s.classifier.classes, dict(score=column, **options)
-    s.classifier.to(device)
-    score_pool(s.pool, column, fn, device=s.device)
-    return column
-
-# %% ../nbs/02_samplers.ipynb #c742f953
-def gaussian_likelihood(real:torch.Tensor, # features of a class, (n_c, d)
-                       ) -> Callable: # features (b, d) -> log-likelihoods (b,)
-    "The log-density of a Gaussian with shrunk covariance. [DeVries 2020, section 4.1; Ledoit 2004]"
-    from sklearn.covariance import LedoitWolf
-    found = LedoitWolf().fit(real.cpu().numpy())
-    mean, root = (torch.from_numpy(found.location_).to(real),
-                  torch.linalg.cholesky(torch.from_numpy(found.covariance_)).to(real))
-    constant = root.diagonal().log().sum() + .5*len(mean)*np.log(2*np.pi)
-    return lambda f: -.5*torch.linalg.solve_triangular(root, (f - mean).T,
-                                                       upper=False).square().sum(0) - constant
-
-@sampler('instance-selection', needs='likelihood', source='[DeVries 2020]',
-         how="make_scores('instance-selection', Scoring(...))",
-         make=lambda s: score_by_features(s, 'likelihood', gaussian_likelihood))
-def instance_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images likeliest under a Gaussian of their class's real features [DeVries 2020, section 4.1]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #05e1768b
-def ball_realism(real:torch.Tensor, # features of a class, (n_c, d)
-                 k:int=5, # neighbours that make a ball
-                ) -> Callable: # features (b, d) -> scores (b,)
-    "The largest ratio of a ball's radius to the distance from its centre, over the smaller half of the balls. [Kynkaanniemi 2019, eq. 3]"
-    radii = knn_radii(real, min(k, len(real) - 1))
-    small = radii <= radii.median()*(1 + 1e-9)
-    centres, radii = real[small], radii[small]
-    def score(f):
-        best = torch.zeros(len(f), dtype=f.dtype, device=f.device)
-        for i, j, d in distance_blocks(centres, f):
-            best[j] = torch.maximum(best[j], (radii[i, None]/d.clamp(min=1e-9)).amax(0))
-        return best
-    return score
-
-@sampler('precision', needs='precision', source='[Kynkaanniemi 2019, eq. 3]',
-         how="make_scores('precision', Scoring(...))",
-         make=lambda s: score_by_features(s, 'precision', ball_realism, least=6, k=5))
-def precision_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images nearest to a real one of their class, by the measure of its own neighbours [Kynkaanniemi 2019, eq. 3]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #b83a6d7c
-def ball_count(
-    real:torch.Tensor, # features of a class, (n_c, d)
-    k:int=5, # neighbours that make a ball
-   ) -> Callable: # features (b, d) -> scores (b,); floor(k x score)/k is the image's density
-    "How many balls of real images an image lies in, over k, ties broken by the nearest ball. [Naeem 2020, eq. 3]"
-    k = min(k, len(real) - 1)
-    radii = knn_radii(real, k).clamp(min=1e-12)
-    def score(f):
-        count, near = torch.zeros_like(f[:, 0]), torch.full_like(f[:, 0], torch.inf)
-        for i, j, d in distance_blocks(real, f):
-            count[j] += (d < radii[i, None]).sum(0)
-            near[j] = torch.minimum(near[j], (d/radii[i, None]).amin(0))
-        return (count + .999/(1 + near))/k
-    return score
-
-@sampler('density', needs='density', source='[Naeem 2020, eq. 3]',
-         how="make_scores('density', Scoring(...))",
-         make=lambda s: score_by_features(s, 'density', ball_count, least=6, k=5))
-def density_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images where the real ones of their class lie densest [Naeem 2020, eq. 3]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #e873af28
-def farthest_first(
-    features:torch.Tensor, # of the candidates, (n, d)
-    covered:torch.Tensor, # of what there is already, (m, d)
-    seed:int=0, # decides between equals
-   ) -> np.ndarray: # int (n,), the turn in which each was taken, 0 first; NaN features never: -1
-    "The greedy order of k-centres. [Sener 2018, algorithm 1]"
-    luck = torch.randperm(len(features), generator=generator(seed, 'k-centre')).to(features.device)
-    f = features[luck].double() - covered.double().mean(0)
-    near, turn = torch.full_like(f[:, 0], torch.inf), torch.full((len(f),), -1, device=f.device)
-    for i, _, d in distance_blocks(f, covered.double() - covered.double().mean(0)):
-        near[i] = torch.minimum(near[i], d.amin(1)**2)
-    broken = ~torch.isfinite(f).all(1)
-    f[broken] = 0
-    near[broken] = -1
-    square = f.square().sum(1)
-    for step in progress(range(len(f) - int(broken.sum())), desc='k-centre', leave=False, delay=2):
-        at = near.argmax()
-        turn[at] = step
-        near = torch.minimum(near, (square + square[at] - 2*(f @ f[at])).clamp(min=0))
-        near[at] = -1
-    order = torch.empty_like(turn)
-    order[luck] = turn
-    return order.cpu().numpy()
-
-# %% ../nbs/02_samplers.ipynb #fa4949d3
-def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
-    "Minus the greedy order within each class, begun from the real images of the class. [Sener 2018]"
-    def make():
-        device, score = default_device(str(s.device)), np.full(len(s.pool), np.nan, np.float32)
-        for c, covered in class_features(s).items():
-            rows = np.flatnonzero(s.pool.labels == c)
-            batches = (s.pool.gather(part) for part in np.array_split(rows, -(-len(rows)//512)))
-            f = torch.cat([s.classifier.features(x.to(device)).to(covered.device) for x in batches])
-            turn = farthest_first(f, covered, s.seed).astype(np.float32)
-            score[rows] = np.where(turn < 0, np.nan, -turn)
-        return score
-    keep_scores(s.pool, 'k-centre', make,
-                name_of('k-centre', make, dict(classifier=s.classifier, real=s.real, seed=s.seed)))
-    return 'k-centre'
-
-@sampler('k-centre', needs='k-centre', source='[Sener 2018, algorithm 1]',
-         how="make_scores('k-centre', Scoring(...))", make=k_centre_of)
-def k_centre_sampler(scores, labels, budget, *, quota, seed):
-    "Keep, class by class, the image farthest from all real and all kept ones, again and again [Sener 2018, algorithm 1]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #faf0f93d
-def margin(logits:torch.Tensor, # (b, k)
-           labels:torch.Tensor, # int (b,)
-          ) -> torch.Tensor: # (b,)
-    "The logit of the label minus the largest other. [Pleiss 2020, eq. 1]"
-    y = labels[:, None]
-    return (logits.gather(1, y) - logits.scatter(1, y, -torch.inf).amax(1, keepdim=True))[:, 0]
-
-# %% ../nbs/02_samplers.ipynb #c60e4e89
-def training_margins(train:Images, # images and the labels to be doubted
-                     seed:int=0, device='auto', passes:int=3, # over the images
-                     **recipe, # of train_classifier
-                    ) -> np.ndarray: # float (n,)
-    "Each image's margin, averaged over the batches in which a training met it. [Pleiss 2020, eq. 2]"
-    size = min(recipe.get('batch_size', 64), len(train))
-    per_pass = len(train)//size
-    config = check_settings(recipe | dict(updates=passes*per_pass, validations=1), train, None)
-    run, logits = Training(train, config, seed, default_device(str(device))), []
-    total, met = torch.zeros(2, len(train), device=run.device)
-    hook = run.net.register_forward_hook(
-        lambda net, inputs, out: logits.append(out.detach().float()))
-    with no_denormals(), progress(total=config.updates, desc='margins') as bar:
-        while run.step < config.updates:
-            run.update()
-            bar.update()
-            at = (run.step - 1) % per_pass
-            rows = run.order[1][at*size:(at + 1)*size] # those of the batch just seen
-            y = train.labels[rows.to(train.labels.device)].to(run.device)
-            rows = rows.to(run.device)
-            total[rows] += margin(logits.pop(), y)
-            met[rows] += 1
-    hook.remove()
-    # in the incomplete last batch of every pass: looked at once, at the end
-    for rows in (met == 0).nonzero()[:, 0].split(size):
-        x = normalise(centre_crop(train.pixels[rows.to(train.pixels.device)],
-                                  config.crop).to(run.device), **run.look)
-        with torch.no_grad(): z = run.net.eval()(x).float()
-        total[rows] = margin(z, train.labels[rows.to(train.labels.device)].to(run.device))
-        met[rows] = 1
-    return (total/met).cpu().numpy()
-
-# %% ../nbs/02_samplers.ipynb #e1add1dd
-def aum_of(s:Scoring, most:int=200_000, # images of the pool in one training
-          ) -> str: # 'aum', the name of the column
-    "The area under the margin of every image of the pool. [Pleiss 2020]"
-    recipe = {k: v for k, v in s.recipe.items() if k != 'updates'}
-    def make():
-        score = np.full(len(s.pool), np.nan, np.float32)
-        luck = torch.randperm(len(s.pool), generator=generator(s.seed, 'aum')).numpy()
-        for rows in np.array_split(luck, -(-len(luck)//most)):
-            train = Images.from_sets((s.real, None), (s.pool, rows))
-            score[rows] = training_margins(train, s.seed, s.device, **recipe)[len(s.real):]
-        return score
-    keep_scores(s.pool, 'aum', make, name_of(
-        'aum', make, dict(recipe=named_recipe(recipe), seed=s.seed, most=most, real=s.real)))
-    return 'aum'
-
-@sampler('aum', needs='aum', source='[Pleiss 2020]',
-         how="make_scores('aum', Scoring(...))", make=aum_of)
-def aum_sampler(scores, labels, budget, *, quota, seed):
-    "Keep the images whose label was least contradicted while a classifier learned it [Pleiss 2020, eq. 1]."
-    return top_ranked(scores, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #75cba97e
-@sampler('cl-cap', needs='confidence', source='this chapter, after [Bhattarai 2020, cl-sam]',
-         make=lambda s: confidence_column(s),
-         share='balanced', how=get_sampler('cl-sam').how)
-def cl_cap_sampler(scores, labels, budget, *, quota, seed, cap=.75):
-    "Keep the surest below a quantile of the class; the images above it come last, the least sure of them first."
-    labels = np.asarray(labels)
-    scores = as_scores(scores, n=len(labels))
-    ok = usable_scores(scores)
-    key = np.where(ok, scores, np.nan)
-    low = key[np.isfinite(key)].min(initial=0)
-    for c in np.unique(labels[ok]):
-        mine = np.flatnonzero(ok & (labels == c))
-        easy = mine[scores[mine] > np.quantile(scores[mine], cap)]
-        key[easy] = low - 1 - (scores[easy] - scores[easy].min(initial=np.inf))
-    return top_ranked(key, labels, quota, budget, seed)
-
-# %% ../nbs/02_samplers.ipynb #cfe1bc68
-def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept, or a mask}
-                 label:int, # the class shown
-                 each:int=4, # images of either kind
-                 seed:int=0, size:float=.66, # of the draw; inches an image
-                ) -> plt.Figure:
-    "A row a sampler: images of one class that it keeps, and images that it drops, at random."
-    luck, rows, mine = np.random.default_rng(seed), [], np.flatnonzero(pool.labels == label)
-    for name, picked in kept.items():
-        picked = row_numbers(picked, len(pool), f'the rows that {name} kept')
-        for part in (np.intersect1d(mine, picked), np.setdiff1d(mine, picked)):
-            some = luck.permutation(part)[:each]
-            rows += [*some, *[-1]*(each - len(some))]
-    blank = np.full(pool.pixels.shape[1:], 255, np.uint8)
-    images = np.stack([pool.gather([r])[0].numpy() if r >= 0 else blank for r in rows])
-    heads = ['']*each*2
-    heads[each//2], heads[each + each//2] = 'kept', 'dropped'
-    return show_images(images, ncols=2*each,
-                       rows=[name.replace('-', '-\n', len(name) > 9) for name in kept],
-                       cols=heads, size=size)
-
-# %% ../nbs/02_samplers.ipynb #86315b5f
-def sizes_itself(name:str) -> bool: # of a sampler, registered or known from records only
-    "Whether a sampler decides itself how many images to keep."
-    return name == 'rl' or (name in REGISTRY and REGISTRY[name].decides)
-
-def arm_records(records:pd.DataFrame, # from core.read_runs
-                arm:tuple, # (sampler, ratio); the ratio of one that sizes itself is ignored
-               ) -> pd.DataFrame: # one row a seed
-    "The runs of an arm."
-    mine = records[records.sampler == arm[0]]
-    if arm[0] != 'none' and not sizes_itself(arm[0]): mine = mine[mine.ratio == arm[1]]
-    return mine.drop_duplicates('seed')
-
-def added_ratio(records:pd.DataFrame, arm:tuple) -> float: # mean over seeds
-    "How many images an arm added, as a multiple of the real ones."
-    mine = arm_records(records, arm)
-    return (float((mine.n_added/mine.n_real).mean())
-            if sizes_itself(arm[0]) and 'n_added' in mine else arm[1])
-
-# %% ../nbs/02_samplers.ipynb #2e1a5119
-def arm_values(records:pd.DataFrame, # from core.read_runs
-               arm:tuple|str, # (sampler, ratio), or 'control' or 'baseline'
-               metric:str='mean_class_accuracy', # which number
-              ) -> pd.Series: # by seed
-    "One number a seed for an arm, or for the real-only baseline or control of the same runs."
-    if isinstance(arm, str): return records.groupby('seed')[f'{arm}_{metric}'].first()
-    mine = arm_records(records, arm)
-    return mine.groupby('seed')[metric if metric in records else f'arm_{metric}'].first()
-
-# %% ../nbs/02_samplers.ipynb #0b149d5d
-def compare_arms(records:pd.DataFrame, better:tuple, # (sampler, ratio)
-                 worse:tuple
-                 |str, # (sampler, ratio), or 'control': the real-only runs beside `better`
-                 effect:float|None=None, # the effect to resolve, in points
-                ): # a SeedComparison in percentage points, or None without two common seeds
-    "The paired difference of two arms over the seeds that both have, in percentage points."
-    a = arm_values(records, better)
-    b = arm_values(arm_records(records, better) if isinstance(worse, str) else records, worse)
-    seeds = a.index.intersection(b.index)
-    if len(seeds) < 2: return None
-    return paired_seeds(100*b[seeds].to_numpy(), 100*a[seeds].to_numpy(), effect=effect)
-
-# %% ../nbs/02_samplers.ipynb #36d4cde2
-def arms_of(records:pd.DataFrame, # from core.read_runs
-            ratio:float|None=None, # those at this ratio, and whoever sizes itself; None: all
-           ) -> list: # of (sampler, ratio), by ratio, then in the order of the registry
-    "The arms that there are, real only left out, each sampler that sizes itself once."
-    order = {name: i for i, name in enumerate(samplers())}
-    arms = {(s, records.ratio[records.sampler == s].min() if sizes_itself(s) else r)
-            for s, r in zip(records.sampler, records.ratio)
-            if s != 'none' and (ratio is None or r == ratio or sizes_itself(s))}
-    return sorted(arms, key=lambda a: (added_ratio(records, a), order.get(a[0], len(order)), a[0]))
-
-def random_beside(records:pd.DataFrame,
-                  arm:tuple) -> tuple|None: # ('random', ratio), or None where there is none
-    "The random arm that an arm is compared with: of its own ratio, or of the nearest for one that sizes itself."
-    if not sizes_itself(arm[0]): return ('random', arm[1])
-    ratios = records.ratio[records.sampler == 'random'].unique()
-    return ('random', min(ratios, key=lambda r: abs(
-        np.log(max(r, 1e-9)/max(added_ratio(records, arm), 1e-9))))) if len(ratios) else None
-
-# %% ../nbs/02_samplers.ipynb #63d42e67
-def differences(records:pd.DataFrame,
-                arm:tuple) -> dict: # 'vs real only', 'vs random', each with lo and hi, in points
-    "An arm against real only with equal updates, and against random at the same ratio, paired by seed."
-    row = {}
-    for title, other in (('vs real only', 'control'), ('vs random', random_beside(records, arm))):
-        d = None if other in (arm, None) else compare_arms(records, arm, other)
-        row |= {title: d.difference if d else np.nan, f'{title} lo': d.lo if d else np.nan,
-                f'{title} hi': d.hi if d else np.nan}
-    return row
-
-def arm_table(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
-              paper:dict|None=None, # (sampler, ratio) -> the paper's per cent
-             ) -> pd.DataFrame: # one row an arm, percentages
-    "Every arm over its seeds: accuracy with interval, differences to random and to real only, labels preserved."
-    paper, rows = paper or {}, []
-    of = lambda arm: next((v for k, v in paper.items()
-                           if k[0] == arm[0] and (k[1] == arm[1] or sizes_itself(k[0]))), np.nan)
-    nothing = dict.fromkeys([f'vs {other}{end}' for other in ('real only', 'random')
-                             for end in ('', ' lo', ' hi')], np.nan)
-    for arm in ['baseline', *arms_of(records)]:
-        v, real_only = 100*arm_values(records, arm), arm == 'baseline'
-        (mean, lo, hi), name = quiet_interval(v), ('none', 0) if real_only else arm
-        row = {'sampler': name[0],
-               'ratio': 0 if real_only else added_ratio(records, arm), 'seeds': len(v),
-               'mean class accuracy, %': mean, 'lo': lo, 'hi': hi, 'the paper, %': of(name)}
-        row |= nothing if real_only else differences(records, arm)
-        if 'preserved_kept' in records and not real_only:
-            row['labels preserved, %'] = 100*arm_values(records, arm,
-                                                        'preserved_kept').astype(float).mean()
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-# %% ../nbs/02_samplers.ipynb #4d07904d
-def quiet_interval(values) -> tuple: # mean, lo, hi
-    "`seed_interval`, without its warning where there is one seed."
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return tuple(seed_interval(values))
-
-# %% ../nbs/02_samplers.ipynb #e49d5291
-def judge(records:pd.DataFrame, # from core.read_runs
-          better:tuple, # (sampler, ratio), claimed to be better
-          worse:tuple|str, # than this arm, or than 'control'
-          paper:dict, # (sampler, ratio) -> the paper's per cent
-         ) -> dict: # ours with interval, the paper's difference, the verdict
-    "The verdict on `better > worse`: by the interval of the paired difference over at least five seeds."
-    theirs = paper[better] - paper[('none', 0) if worse == 'control' else worse]
-    d = compare_arms(records, better, worse, effect=theirs)
-    row = {'the paper': theirs, 'ours': np.nan, 'lo': np.nan, 'hi': np.nan,
-           'seeds': 0, 'verdict': 'not run'}
-    if d is None: return row
-    return row | {'ours': d.difference, 'lo': d.lo, 'hi': d.hi,
-                  'seeds': d.n, 'verdict': said_of(d, theirs)}
-
-# %% ../nbs/02_samplers.ipynb #34cbe62d
-def said_of(d, # a SeedComparison in percentage points, or None
-            theirs:float=np.nan, # the paper's difference; NaN where it has no number
-            size:bool=False, # the claim is the size itself, not that it is above zero
-           ) -> str:
-    "The verdict in words, by the rule of 07_affectnet and 14_verdict."
-    if d is None: return 'not run'
-    if d.n < 5: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
-    if size and not d.lo <= theirs <= d.hi: return 'not reproduced'
-    if size:
-        return 'reproduced' if d.hi - d.lo <= abs(theirs)/2 else 'undecided (too wide an interval)'
-    none = abs(theirs) < 1e-6
-    if d.lo > 0:
-        return 'holds here, not in the paper\'s own table' if none or theirs < 0 else 'reproduced'
-    if d.hi < max(np.nan_to_num(theirs), 0): return 'not reproduced'
-    if none or not theirs > 0: return 'undecided'
-    if not d.needed > d.n:
-        return f'undecided (as many seeds find {theirs:+.2g} in 4 cases of 5; these did not)'
-    return f'undecided (about {float(f"{d.needed:.2g}"):.0f} seeds would find {theirs:+.2g} in 4 cases of 5)'
-
-# %% ../nbs/02_samplers.ipynb #83fd16fe
-def letters(verdicts:pd.DataFrame, # a row a comparison: claim, the paper, verdict; see `judge`
-           ) -> pd.DataFrame: # a row a claim: the letter
-    "A claim is reproduced if all its comparisons with a difference in the paper are, and not if one of them is not."
-    def all_of(v):
-        return ('reproduced' if (v == 'reproduced').all()
-                else 'not reproduced' if (v == 'not reproduced').any() else 'undecided')
-    return verdicts[verdicts['the paper'] > 1e-6].groupby(
-        'claim').verdict.agg(all_of).to_frame('the letter')
-
-# %% ../nbs/02_samplers.ipynb #1d4b737e
-def interval_over_seeds(records:pd.DataFrame, arm:tuple, metric:str,
-                        name:str) -> dict: # name, name lo, name hi
-    "The mean over seeds in per cent, with its interval; NaN where the records lack the metric."
-    have = metric in records or f'arm_{metric}' in records
-    v = 100*arm_values(records, arm, metric).astype(float).dropna() if have else []
-    return dict(zip((name, f'{name} lo', f'{name} hi'),
-                    quiet_interval(v) if len(v) else [np.nan]*3))
-
-def sampler_table(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
-                  ratio:float=1, # the budget, as a multiple of the real set
-                 ) -> pd.DataFrame: # one row a sampler, best first, percentages with lo and hi
-    "Every sampler at one budget: labels preserved, coverage, density, accuracy, and its paired differences."
-    rows = []
-    if not (arms := arms_of(records, ratio)):
-        raise ValueError(f'no records of a sampler at ratio {ratio:g}; there are the arms '
-                         f'{arms_of(records)}')
-    for arm in arms:
-        row = dict(sampler=arm[0], added=added_ratio(records, arm),
-                   seeds=len(arm_records(records, arm)))
-        for metric, name in (('preserved_kept', 'labels preserved'),
-                             ('coverage_kept', 'coverage'), ('density_kept', 'density'),
-                             ('mean_class_accuracy', 'accuracy')):
-            row |= interval_over_seeds(records, arm, metric, name)
-        rows.append(row | differences(records, arm))
-    return pd.DataFrame(rows).sort_values('vs real only', ascending=False,
-                                          na_position='last', ignore_index=True)
-
-# %% ../nbs/02_samplers.ipynb #f6eb6aa4
-def plot_samplers(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
-                  ratio:float=1, # the budget, as a multiple of the real set
-                 ) -> plt.Figure:
-    "Every sampler at one budget: labels preserved, real faces covered, accuracy gained, each with its 95% interval over seeds."
-    t = sampler_table(records, ratio).iloc[::-1]
-    at = np.arange(len(t))
-    names = [n if not sizes_itself(n) else f'{n} ({a:.1f}x)' for n, a in zip(t.sampler, t.added)]
-    panels = [(c, title, mark) for c, title, mark in (
-        ('labels preserved', 'labels preserved (%)', 'preserved_pool'),
-        ('coverage', 'real test faces covered (%)', 'coverage_real'),
-        ('vs real only', 'mean class accuracy,\npoints above real only', None),
-        ('vs random', 'mean class accuracy,\npoints above random', None)) if t[c].notna().any()]
-    fig, axes = plt.subplots(1, max(len(panels), 1),
-                             figsize=(2.6*max(len(panels), 1) + 1.2, 1 + .27*len(t)), sharey=True,
-                             squeeze=False, layout='constrained')
-    marks = dict(preserved_pool='the whole pool', coverage_real='the real training set')
-    for ax, (c, title, mark) in zip(axes.flat, panels):
-        known = t[f'{c} lo'].notna().to_numpy()
-        ax.hlines(at[known], t[f'{c} lo'][known], t[f'{c} hi'][known], color='.35', lw=2)
-        ax.plot(t[c], at, 'ko', ms=5)
-        if mark in records and records[mark].notna().any():
-            ax.axvline(100*records.groupby('seed')[mark].first().astype(float).mean(),
-                       color='.4', ls='--', lw=1.2)
-            ax.set_title(f'dashed: {marks[mark]}', fontsize=8)
-        if mark is None: ax.axvline(0, color='k', lw=1)
-        ax.set(xlabel=title, yticks=at, yticklabels=names, ylim=(-.6, len(t) - .4))
-    seeds = ' to '.join(str(n) for n in sorted({int(t.seeds.min()), int(t.seeds.max())}))
-    fig.suptitle(f'{ratio:g}x the real images added, {seeds} seeds', fontsize=10)
-    return fig
-
-# %% ../nbs/02_samplers.ipynb #ea0d276c
-def plot_arms(records:pd.DataFrame, # from core.read_runs
-             ) -> plt.Figure:
-    "Each arm's difference to real only, every seed a dot, with the 95% interval; and the labels it preserved."
-    arms, has = (arms_of(records),
-                 'preserved_kept' in records and records.preserved_kept.notna().any())
-    ratios = sorted({r for s, r in arms if not sizes_itself(s)} or {r for _, r in arms})
-    names = [s for s in dict.fromkeys([*samplers(), *(s for s, _ in arms)])
-             if s in {a[0] for a in arms}][::-1]
-    fig, axes = plt.subplots(1, len(ratios) + has,
-                             figsize=(1.2 + 2.4*(len(ratios) + has), 1.1 + .27*len(names)),
-                             sharey=True, squeeze=False, layout='constrained')
-    grey = lambda i: str(.15 + .5*i/len(ratios))
-    for arm in arms:
-        y, column = (names.index(arm[0]),
-                     int(np.argmin([abs(r - added_ratio(records, arm)) for r in ratios])))
-        ax, mine = axes[0, column], arm_records(records, arm)
-        diff = 100*(mine.arm_mean_class_accuracy - mine.control_mean_class_accuracy)
-        mean, lo, hi = quiet_interval(diff)
-        ax.plot(diff, [y - .25]*len(diff), '.', ms=3, color='.55')
-        ax.errorbar(mean, y, xerr=[[mean - lo], [hi - mean]], fmt='ko', ms=4, capsize=2)
-        if sizes_itself(arm[0]):
-            ax.annotate(f'{added_ratio(records, arm):.1f}x', (mean, y), (0, 5),
-                        textcoords='offset points', fontsize=7)
-        if has:
-            axes[0, -1].plot(100*mine.preserved_kept.astype(float).mean(), y,
-                             'os^Dv'[column % 5], ms=5, color=grey(column))
-    for ax, r in zip(axes.flat, ratios):
-        ax.axvline(0, color='k', lw=1)
-        ax.set(title=f'{r:g}x added', xlabel='points above real only')
-    if has:
-        for i, r in enumerate(ratios):
-            axes[0, -1].plot([], [], 'os^Dv'[i % 5], color=grey(i), label=f'{r:g}x')
-        axes[0, -1].set(xlabel='labels preserved (%)')
-        axes[0, -1].legend(fontsize=8)
-    axes[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(-.6, len(names) - .4))
-    return fig
-
-# %% ../nbs/02_samplers.ipynb #a49697fa
-def plot_figure6(records:pd.DataFrame, # from core.read_runs, all of one data set and scale
-                 paper:dict
-                 |None=None, # (sampler, ratio) -> the paper's per cent; drawn in a second panel
-                 paper_rl:float=2.6, # the ratio that the paper's learner chose
-                ) -> plt.Figure:
-    "Mean class accuracy against the ratio for each of the paper's samplers. [Bhattarai 2020, figure 6]"
-    fig, axes = plt.subplots(1, 1 + bool(paper), figsize=(4.3*(1 + bool(paper)), 3.1),
-                             squeeze=False, layout='constrained')
-    arms, start = arms_of(records), quiet_interval(100*arm_values(records, 'baseline'))
-    for i, (name, marker, line) in enumerate(zip(('random', 'cl-sam', 'cr-sam', 'rl'),
-                                                 'os^D', ('-', '--', '-.', ':'))):
-        mine = [(added_ratio(records, a), *quiet_interval(100*arm_values(records, a)))
-                for a in arms if a[0] == name]
-        style = dict(color=PALETTE[i], marker=marker, ls=line, ms=5, label=name)
-        if mine:
-            x, mean, lo, hi = np.array([(0, *start), *sorted(mine)]).T
-            x = x + .05*(i - 1.5)*(x > 0)
-            axes[0, 0].errorbar(x, mean, [mean - lo, hi - mean], capsize=3, **style)
-        theirs = sorted((paper_rl if name == 'rl' else r, v)
-                        for (s, r), v in (paper or {}).items() if s == name)
-        if theirs:
-            axes[0, -1].plot(*np.array([(0, paper.get(('none', 0), np.nan)), *theirs]).T, **style)
-    axes[0, 0].set(title='here, mean and 95% interval over seeds', ylabel='mean class accuracy (%)')
-    axes[0, -1].legend(fontsize=8, loc='lower right')
-    if paper: axes[0, 1].set_title('the paper, no interval given')
-    for ax in axes.flat: ax.set(xlabel='synthetic images for each real one', xlim=(-.3, None))
-    return fig
-
-# %% ../nbs/02_samplers.ipynb #84dd08d5
-def class_table(
-    records:pd.DataFrame, # from core.read_runs, all of one data set and scale
-    paper=None, # {(sampler, ratio): {class: per cent}}, or a DataFrame with these rows and columns
-   ) -> pd.DataFrame: # a row an arm and class: sampler, ratio, class, seeds, mean, lo, hi, shown, the paper; per cent
-    "The accuracy of every class in every arm over seeds; `shown` is made for a pivot. [Bhattarai 2020, table 3]"
-    paper, rows = paper.T.to_dict() if isinstance(paper, pd.DataFrame) else paper or {}, []
-    for arm in ['baseline', *arms_of(records)]:
-        name, values = ('none',
-                        0) if arm == 'baseline' else arm, arm_values(records, arm, 'class_accuracy')
-        theirs = next((v for k, v in paper.items()
-                       if k[0] == name[0] and (k[1] == name[1] or sizes_itself(k[0]))), {})
-        by_class = 100*np.array([[np.nan if a is None else a for a in v] for v in values], float)
-        for c, v in zip(records.classes.iloc[0], by_class.T):
-            mean, lo, hi = quiet_interval(v[np.isfinite(v)]) if np.isfinite(v).any() else [np.nan]*3
-            rows.append({'sampler': name[0],
-                         'ratio': 0 if arm == 'baseline' else added_ratio(records, arm), 'class': c,
-                         'seeds': int(np.isfinite(v).sum()), 'mean': mean, 'lo': lo, 'hi': hi,
-                         'shown': f'{mean:.1f} [{lo:.1f}, {hi:.1f}]',
-                         'the paper, %': theirs.get(c, np.nan)})
-    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Tests run at smoke scale, on one thread, and keep their runs and artefacts in a folder of their own."""
+"""Tests run at smoke scale, on one thread, and keep runs and artefacts in a folder of their own."""
 import os
 import shutil
 import tempfile

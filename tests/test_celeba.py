@@ -1,4 +1,4 @@
-"""CelebA in torchvision's own layout: read as torchvision reads it, and the whole of 08_celeba on it and on drawn faces."""
+"""CelebA in torchvision's layout: read as torchvision does; 08_celeba on it and on drawn ones."""
 import json
 from pathlib import Path
 from unittest import mock
@@ -9,12 +9,13 @@ import test_experiment
 import torch
 from PIL import Image
 
-NAMES = ['5_o_Clock_Shadow', 'Bald', 'Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Male', 'Smiling', 'Young']
+NAMES = ['5_o_Clock_Shadow', 'Bald', 'Black_Hair', 'Blond_Hair',
+         'Brown_Hair', 'Male', 'Smiling', 'Young']
 PARTS = dict(train=260, valid=60, test=60)
 
 
 def write_celeba(root, seed=0):
-    "A folder as torchvision.datasets.CelebA expects it, all five lists included: hair on top, brightness for Male, grey for old."
+    "A folder for torchvision.datasets.CelebA: hair on top, brightness for Male, grey for old."
     folder, rng, n = Path(root)/'celeba', np.random.default_rng(seed), sum(PARTS.values())
     (folder/'img_align_celeba').mkdir(parents=True)
     bits = rng.integers(0, 2, (n, len(NAMES)))
@@ -25,11 +26,14 @@ def write_celeba(root, seed=0):
         x = np.full((218, 178, 3), 90 + 90*b[5]) + rng.integers(-20, 20, (218, 178, 3))
         x[20:90] = colours[np.append(b[2:5], 1).argmax()]
         x[150:] = x[150:]*(.5 + .5*b[7])
-        Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(folder/'img_align_celeba'/f, quality=95)
+        Image.fromarray(x.clip(0, 255).astype(np.uint8)).save(
+            folder/'img_align_celeba'/f, quality=95)
     def table(name, header, rows):
         head = [str(n), header] if header else []
-        (folder/name).write_text('\n'.join([*head, *(f'{f} {r}' for f, r in zip(files, rows))]) + '\n')
-    table('list_attr_celeba.txt', ' '.join(NAMES) + ' ', [' '.join(f'{2*v - 1:2d}' for v in b) for b in bits])
+        (folder/name).write_text('\n'.join([*head, *(f'{f} {r}' for f, r in zip(files, rows))])
+                                 + '\n')
+    table('list_attr_celeba.txt', ' '.join(NAMES) + ' ',
+          [' '.join(f'{2*v - 1:2d}' for v in b) for b in bits])
     table('list_eval_partition.txt', '', np.repeat([0, 1, 2], list(PARTS.values())))
     table('identity_CelebA.txt', '', range(n))
     table('list_bbox_celeba.txt', 'image_id x_1 y_1 width height', ['1 2 3 4']*n)
@@ -49,19 +53,22 @@ def test_labels_partition_and_pixels_are_torchvisions(celeba, split):
 
     from synthnb.data import CELEBA_ATTRIBUTES, load_attributes
     look = T.Compose([T.CenterCrop(178), T.Resize(36, T.InterpolationMode.LANCZOS)])
-    with mock.patch.object(datasets.CelebA, '_check_integrity', lambda self: True): # it knows the checksums of the whole CelebA
+    # it knows the checksums of the whole CelebA
+    with mock.patch.object(datasets.CelebA, '_check_integrity', lambda self: True):
         theirs = datasets.CelebA(celeba, split, transform=look)
     ours = load_attributes('celeba', celeba, 36)[split]
     at = [theirs.attr_names.index(a) for a in CELEBA_ATTRIBUTES]
     assert len(ours) == len(theirs) == PARTS[split] and ours.attributes == CELEBA_ATTRIBUTES
     assert np.array_equal(ours.attribute_matrix, theirs.attr[:, at].numpy())
     pixels = np.stack([np.asarray(theirs[i][0]) for i in range(20)]).astype(int)
-    assert np.abs(ours.gather(range(20)).numpy() - pixels).mean() < 2, 'other pixels than a centre crop of 178'
+    assert np.abs(ours.gather(range(20)).numpy() - pixels).mean() < 2, (
+        'other pixels than a centre crop of 178')
 
 
 def test_the_root_may_be_either_folder(celeba):
     from synthnb.data import load_attributes
-    a, b = (load_attributes('celeba', root, 36, dict(train=50))['train'] for root in (celeba, celeba/'celeba'))
+    a, b = (load_attributes('celeba', root, 36, dict(train=50))['train']
+            for root in (celeba, celeba/'celeba'))
     assert a.fingerprint == b.fingerprint and len(a) == 50
 
 
@@ -72,19 +79,21 @@ def test_a_torn_picture_is_named_and_left_out(tmp_path, capsys):
     torn.write_bytes(torn.read_bytes()[:900])
     sets = load_attributes('celeba', root, 36)
     said = capsys.readouterr().out
-    assert len(sets['train']) == PARTS['train'] - 1 and '000007.jpg' in said and 'They are left out' in said
+    assert (len(sets['train']) == PARTS['train'] - 1 and '000007.jpg' in said
+            and 'They are left out' in said)
     for i in range(10, 20): (root/'celeba'/'img_align_celeba'/f'{i:06d}.jpg').unlink()
     with pytest.raises(ValueError, match='the file is missing'): load_attributes('celeba', root, 36)
 
 
 def test_one_class_an_image_is_as_it_was(tmp_path):
-    "Sets without attributes keep their labels, and a classifier's file without the new entry is read."
+    "Sets without attributes keep their labels; a classifier's file without the new entry is read."
     from synthnb.data import Images
     from synthnb.drawn import drawn_set
     from synthnb.train import Classifier, train_classifier
     plain = drawn_set(64, 36, 'balanced', seed=5, name='plain')
     images = Images.from_sets((plain, None))
-    assert plain.attributes is None and images.labels.shape == (64,) and images.classes == plain.classes
+    assert (plain.attributes is None and images.labels.shape == (64,)
+            and images.classes == plain.classes)
     path = train_classifier(images, None, width=8, updates=2)[0].save(tmp_path/'c.safetensors')
     assert b'multi_label' not in path.read_bytes() and not Classifier.load(path).multi_label
 
@@ -107,16 +116,21 @@ def test_on_drawn_faces_the_record_is_complete_and_made_once(tmp_path):
     assert found['n_pool'] == 12*found['n_real'] and found['n_added'] == found['n_real']
     pool = ImageSet(next(tmp_path.glob('artefacts/pool/*/set.json')).parent)
     score, verdict = pool.column('confidence-cross-fit'), pool.column('verdict')
-    top = [np.flatnonzero(pool.labels == c)[np.argsort(-score[pool.labels == c], kind='stable')] for c in np.unique(pool.labels)]
+    top = [np.flatnonzero(pool.labels == c)[np.argsort(-score[pool.labels == c], kind='stable')]
+           for c in np.unique(pool.labels)]
     least, most = (np.concatenate([rows[:n] for rows in top]) for n in (160//12, 160//12 + 1))
     assert len(top) == 12 and len(least) < found['n_added'] < len(most)
-    right = verdict == pool.labels # what is kept lies between the 13 and the 14 surest of each combination
+    # what is kept lies between the 13 and the 14 surest of each combination
+    right = verdict == pool.labels
     assert right[least].sum() - 1e-9 <= found['preserved_kept']*160 <= right[most].sum() + 1e-9
     assert np.isclose(right.mean(), found['preserved_pool'])
     for j, share in enumerate(found['preserved_pool_attribute']):
-        assert np.isclose((code_bits(verdict, 5)[:, j] == code_bits(pool.labels, 5)[:, j]).mean(), share)
-    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {'table1', 'table4', 'over_seeds', 'verdicts'}
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure1_translations', 'figure5_extremes', 'preservation'}
+        assert np.isclose((code_bits(verdict, 5)[:, j] == code_bits(pool.labels, 5)[:, j]).mean(),
+                          share)
+    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {
+        'table1', 'table4', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {
+        'figure1_translations', 'figure5_extremes', 'preservation'}
     status, output = run(tmp_path)
     assert status == 0 and 'made in' not in output and record(tmp_path)[1] == found
 
@@ -134,8 +148,10 @@ def test_on_celeba_with_the_official_generator(celeba, tmp_path):
     status, output = run(tmp_path/'b', *on_celeba, *both)
     assert status == 0 and not list((tmp_path/'b'/'artefacts').glob('gan/*')), output[-3000:]
     folder, found = record(tmp_path/'b')
-    assert found['n_pool'] == 12*found['n_real'] == 12*160 and 'preserved_kept' not in found, 'photographs have no oracle'
-    assert str(celeba) not in (folder/'params.json').read_text(), 'a record must not hold a path of the machine'
+    assert found['n_pool'] == 12*found['n_real'] == 12*160 and 'preserved_kept' not in found, (
+        'photographs have no oracle')
+    assert str(celeba) not in (folder/'params.json').read_text(), (
+        'a record must not hold a path of the machine')
 
 
 @pytest.mark.parametrize('args, said', [

@@ -155,7 +155,8 @@ def rewritten(path, by):
 def test_a_folder_is_never_taken_for_another_import(tmp_path, photos, monkeypatch, finished, what):
     records, classes = photos
     if not finished: monkeypatch.setattr(ImageSetWriter, 'close', killed)
-    try: import_images(records, tmp_path/'set', 12, classes, chunk=8)
+    monkeypatch.setattr(data, 'PIECE', 8)
+    try: import_images(records, tmp_path/'set', 12, classes)
     except KeyboardInterrupt: monkeypatch.undo()
     size, meta = 12, {}
     if what == 'labels': records = records.assign(label=records.label.to_numpy()[::-1])
@@ -188,13 +189,14 @@ def test_a_killed_import_goes_on_and_ends_the_same(tmp_path, photos, monkeypatch
         calls.append(record)
         if len(calls) > 13: raise KeyboardInterrupt
         return real(record, size)
+    monkeypatch.setattr(data, 'PIECE', 6)
     monkeypatch.setattr(data, 'try_decode', dies)
     with pytest.raises(KeyboardInterrupt):
-        import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+        import_images(records, tmp_path/'set', 12, classes, .1)
     monkeypatch.undo()
     seen, count = [], data.try_decode
     monkeypatch.setattr(data, 'try_decode', lambda r, size: (seen.append(r), count(r, size))[1])
-    again = import_images(records, tmp_path/'set', 12, classes, .1, chunk=6)
+    again = import_images(records, tmp_path/'set', 12, classes, .1)
     assert len(seen) == len(records) - 12, 'the first two pieces were noted'
     whole = import_images(records, tmp_path/'whole', 12, classes, .1)
     assert np.array_equal(again.images, whole.images)
@@ -327,8 +329,10 @@ def test_a_handful_is_left_out_of_training_and_named(tmp_path, capsys):
     sets = load_data('folder', root, size=12)
     assert counts(sets) == dict(train=[25, 25], valid=[25, 25], test=[25, 25])
     said = capsys.readouterr().out
-    for text in ('2 of 50 test images are in the train or valid set too', '2 are left out of train and valid',
-                 'duplicates.csv'): assert text in said
+    for text in ('2 of 50 test images are in the train or valid set too',
+                 '2 are left out of train and valid',
+                 'duplicates.csv'):
+        assert text in said
     t = pd.read_csv(sets['train'].folder/'duplicates.csv')
     assert t.path.tolist() == [str(root/'train/dark/copy.jpg')]
     assert t.same_as.tolist() == [str(root/'test/dark/07.jpg')]
@@ -449,7 +453,8 @@ def test_gif_jfif_and_avif_are_read_and_the_rest_is_named(tmp_path, capsys):
     picture(root/'loose.jpg')
     records, classes = read_folder(root)
     said = capsys.readouterr().out
-    for text in ('3 files of', '.heic (2, e.g. light/a.heic)', '.txt (1', 'e.g. loose.jpg'): assert text in said
+    for text in ('3 files of', '.heic (2, e.g. light/a.heic)', '.txt (1', 'e.g. loose.jpg'):
+        assert text in said
     names = {Path(p).name for p in records.path}
     assert {'moving.gif', 'saved.jfif'} <= names
     s = import_images(records, tmp_path/'set', 12, classes)

@@ -20,10 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def start(runs, *args, scale='smoke', notebook='07_affectnet'):
     "papermill on a notebook in a new process; `args` are its further arguments."
     Path(runs).mkdir(exist_ok=True)
-    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'), str(Path(runs)/'executed.ipynb'),
-               '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-', *args]
+    command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'),
+               str(Path(runs)/'executed.ipynb'),
+               '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file',
+               '-', '--stderr-file', '-', *args]
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
 
 
 def run(runs, *args, timeout=400, **kw):
@@ -50,28 +53,42 @@ def first(tmp_path_factory):
 def test_the_record_is_complete(first):
     runs, output = first
     folder = runs/'07_affectnet'/'scale=smoke'
-    assert {p.name for p in folder.iterdir()} >= {'params.json', 'metrics.json', 'tables', 'figures'}
-    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {'table2', 'table3', 'over_seeds', 'verdicts'}
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure2_classes', 'figure4_confidence', 'figure5_extremes'}
+    assert {p.name for p in folder.iterdir()} >= {'params.json',
+                                                  'metrics.json', 'tables', 'figures'}
+    assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {
+        'table2', 'table3', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {
+        'figure2_classes', 'figure4_confidence', 'figure5_extremes'}
     record = json.loads((folder/'metrics.json').read_text())
     assert 0 <= record['metrics']['arm_mean_class_accuracy'] <= 1
-    assert {'commit', 'dirty', 'torch', 'device', 'seconds', 'peak_memory', 'data'} <= set(record['provenance'])
+    assert {'commit', 'dirty', 'torch', 'device', 'seconds', 'peak_memory',
+            'data'} <= set(record['provenance'])
     parts = sum(float(t) for t in re.findall(r'made in ([\d.]+) s', output))
-    assert parts < record['provenance']['seconds'] < 400, 'a run lasts as long as what it made, and not for hours'
-    assert record['metrics']['n_added'] == record['metrics']['n_real'] and record['metrics']['n_pool'] == 7*record['metrics']['n_real']
+    assert parts < record['provenance']['seconds'] < 400, (
+        'a run lasts as long as what it made, and not for hours')
+    assert (record['metrics']['n_added'] == record['metrics']['n_real']
+            and record['metrics']['n_pool'] == 7*record['metrics']['n_real'])
 
 
 def test_each_p_stands_beside_its_own_statistic(first):
-    "The interval is of mean class accuracy, McNemar's test of plain accuracy: each is named, with its own difference."
+    "The interval is of mean class accuracy, McNemar's test of plain: each with its difference."
     runs, output = first
     found = numbers(runs, 'scale=smoke')
     gain = found['against_control']
-    mean = re.search(r'mean class accuracy: ([-+.\d]+) points \[([-+.\d]+), ([-+.\d]+)\] over test images$', output, re.M)
-    assert [float(v) for v in mean.groups()] == [round(100*gain[k], 1) for k in ('difference', 'lo', 'hi')]
-    plain = re.search(r"plain accuracy: ([.\d]+) to ([.\d]+)%.*: (\d+) against (\d+) of 80 images, McNemar's p = (\S+)$", output, re.M)
+    mean = re.search(
+        r'mean class accuracy: ([-+.\d]+) points \[([-+.\d]+), ([-+.\d]+)\] over test images$',
+        output, re.M)
+    assert [float(v) for v in mean.groups()] == [round(100*gain[k], 1)
+                                                 for k in ('difference', 'lo', 'hi')]
+    plain = re.search(
+        r"plain accuracy: ([.\d]+) to ([.\d]+)%.*: (\d+) against (\d+) of 80 images, "
+        r"McNemar's p = (\S+)$",
+        output, re.M)
     was, now, only_a, only_b, p = (float(v) for v in plain.groups())
-    assert (only_a, only_b) == (gain['only_a'], gain['only_b']) and np.isclose(p, gain['p'], rtol=.1)
-    assert abs((now - was) - 100*(only_b - only_a)/80) < .11, 'the counts and the accuracies are of the same difference'
+    assert ((only_a, only_b) == (gain['only_a'], gain['only_b'])
+            and np.isclose(p, gain['p'], rtol=.1))
+    assert abs((now - was) - 100*(only_b - only_a)/80) < .11, (
+        'the counts and the accuracies are of the same difference')
 
 
 def test_another_sampler_reuses_what_is_dear(first):
@@ -79,7 +96,8 @@ def test_another_sampler_reuses_what_is_dear(first):
     status, output = run(runs, '-p', 'sampler', 'random')
     assert status == 0, output[-3000:]
     for stage in ('gan', 'pool'): assert re.search(rf'^{stage} .*reused', output, re.M), output
-    assert len(re.findall(r'^classifier .*made in', output, re.M)) == 1, 'only the new arm is trained'
+    assert len(re.findall(r'^classifier .*made in', output, re.M)) == 1, (
+        'only the new arm is trained')
 
 
 def test_the_same_run_again_gives_the_same_numbers(first):
@@ -99,12 +117,14 @@ def kill_all(process):
 
 
 def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
-    "Killed when the GAN, the pool, a classifier has just begun to be made, and once anywhere, it still ends the same."
+    "Killed when GAN, pool or classifier has just begun, and once anywhere, it still ends the same."
     runs, _ = first
     for stage in ('gan', 'pool', 'classifier'):
         process = start(tmp_path, '-p', 'sampler', 'cl-sam')
-        while process.poll() is None and not list(tmp_path.glob(f'artefacts/{stage}/*.part')): time.sleep(.005)
-        assert process.poll() is None, f'it ended before {stage} could be seen: {process.communicate()[0][-2000:]}'
+        while process.poll() is None and not list(tmp_path.glob(f'artefacts/{stage}/*.part')):
+            time.sleep(.005)
+        assert process.poll() is None, (f'it ended before {stage} could be seen: '
+                                        f'{process.communicate()[0][-2000:]}')
         kill_all(process)
     process = start(tmp_path, '-p', 'sampler', 'cl-sam')
     time.sleep(11)
@@ -119,18 +139,21 @@ def test_two_runs_at_once_make_nothing_twice(first, tmp_path):
     both = [start(tmp_path, '-p', 'sampler', s) for s in ('cl-sam', 'cr-sam')]
     outputs = [p.communicate(timeout=400)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
-    made = [m for o in outputs for m in re.findall(r'^(\S+ +\w{12})  (?:made in|[\d,]+ images in)', o, re.M)]
-    assert any(m.startswith('realism') for m in made) and any(m.startswith('gan') for m in made), outputs
+    made = [m for o in outputs
+            for m in re.findall(r'^(\S+ +\w{12})  (?:made in|[\d,]+ images in)', o, re.M)]
+    assert (any(m.startswith('realism') for m in made)
+            and any(m.startswith('gan') for m in made)), outputs
     assert len(made) == len(set(made)) and made, made
     assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
     assert not list(tmp_path.glob('artefacts/*/*.part'))
 
 
 @pytest.mark.parametrize('args, said', [
-    (['-p', 'smapler', 'cl-sam'], 'unknown parameter smapler: this notebook has sampler, ratio, data'),
+    (['-p', 'smapler', 'cl-sam'],
+     'unknown parameter smapler: this notebook has sampler, ratio, data'),
     (['-p', 'sampler', 'best'], 'choose one of none, random, cl-sam, cr-sam, oracle'),
     (['-p', 'data', 'affectnet', '-p', 'root', 'nowhere'], 'nowhere does not exist'),
-])
+   ])
 def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
     status, output = run(tmp_path, *args)
     assert status != 0 and said in output, output[-2000:]
@@ -145,43 +168,53 @@ def test_an_unknown_scale_is_refused(tmp_path):
 @pytest.fixture
 def miniature(tmp_path):
     "AffectNet's layout with 370 squares of noise, of which one is torn."
-    lists, folder = tmp_path/'a'/'Manually_Annotated_file_lists', tmp_path/'a'/'Manually_Annotated_Images'/'0'
+    lists, folder = (tmp_path/'a'/'Manually_Annotated_file_lists',
+                     tmp_path/'a'/'Manually_Annotated_Images'/'0')
     lists.mkdir(parents=True), folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for split, n in (('training', 330), ('validation', 40)):
         rows = []
         for i in range(n):
             name = f'{split}{i}.jpg'
-            Image.fromarray(rng.integers(0, 120, (40, 40, 3), np.uint8) + np.uint8(100*(i % 2))).save(folder/name)
-            rows.append((f'0/{name}', 0, 0, 40, 40, '', (0, 1, 8)[i % 3 if i > 90 else i % 2], -2, -2))
-        pd.DataFrame(rows, columns=['subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'facial_landmarks',
-                                    'expression', 'valence', 'arousal']).to_csv(lists/f'{split}.csv', index=False)
+            Image.fromarray(rng.integers(0, 120, (40, 40, 3), np.uint8)
+                            + np.uint8(100*(i % 2))).save(folder/name)
+            rows.append((f'0/{name}', 0, 0, 40, 40, '',
+                         (0, 1, 8)[i % 3 if i > 90 else i % 2], -2, -2))
+        pd.DataFrame(rows, columns=['subDirectory_filePath', 'face_x', 'face_y', 'face_width',
+                                    'face_height', 'facial_landmarks', 'expression', 'valence',
+                                    'arousal']).to_csv(lists/f'{split}.csv', index=False)
     (folder/'training4.jpg').write_bytes((folder/'training4.jpg').read_bytes()[:200])
     return tmp_path/'a'
 
 
 def test_photographs_in_affectnets_layout(miniature, tmp_path):
-    args = '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'sampler', 'cr-sam', '-p', 'classes', 'neutral,happiness'
+    args = ('-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'sampler', 'cr-sam',
+            '-p', 'classes', 'neutral,happiness')
     status, output = run(tmp_path, *args)
-    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, output[-3000:]
+    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, (
+        output[-3000:])
     record = next(tmp_path.glob('07_affectnet/*/metrics.json')).parent
-    assert str(tmp_path) not in (record/'params.json').read_text(), "a record must not hold a path of the machine"
-    assert 'preserved_kept' not in json.loads((record/'metrics.json').read_text())['metrics'], 'photographs have no oracle'
+    assert str(tmp_path) not in (record/'params.json').read_text(), (
+        "a record must not hold a path of the machine")
+    assert 'preserved_kept' not in json.loads((record/'metrics.json').read_text())['metrics'], (
+        'photographs have no oracle')
 
 
 def test_a_csv_that_names_missing_files_is_refused(tmp_path):
-    pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(200)], label=['a', 'b']*100)).to_csv(tmp_path/'list.csv', index=False)
+    pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(200)],
+                      label=['a', 'b']*100)).to_csv(tmp_path/'list.csv', index=False)
     status, output = run(tmp_path, '-p', 'data', 'csv', '-p', 'root', str(tmp_path/'list.csv'))
     assert status != 0 and 'images could not be read' in output and 'the file is missing' in output
 
 
 def test_a_class_without_images_is_refused(miniature, tmp_path):
     status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature))
-    assert status != 0 and 'no training images of class sadness' in output and 'classes=neutral,happiness' in output
+    assert (status != 0 and 'no training images of class sadness' in output
+            and 'classes=neutral,happiness' in output)
 
 
 def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
-    "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then declares smoke as its own default."
+    "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then has smoke as default."
     project, published = tmp_path/'project', tmp_path/'project'/'runs'/'07_affectnet'/'default'
     shutil.copytree(ROOT/'nbs', project/'nbs', ignore=shutil.ignore_patterns('images', '.*'))
     shutil.copy(ROOT/'settings.ini', project)
@@ -191,36 +224,47 @@ def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
     path = project/'nbs'/'07_affectnet.ipynb'
     notebook = json.loads(path.read_text())
     cell, = (c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', []))
-    cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'") for line in cell['source']]
+    cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'")
+                      for line in cell['source']]
     path.write_text(json.dumps(notebook))
-    env = os.environ | dict(SYNTHNB_RUNS=str(project/'runs'), JUPYTER_PREFER_ENV_PATH='1', PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, '-m', 'papermill', str(path), str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
-                           '--no-progress-bar'], cwd=project, env=env, capture_output=True, text=True)
+    env = os.environ | dict(SYNTHNB_RUNS=str(project/'runs'),
+                            JUPYTER_PREFER_ENV_PATH='1', PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, '-m', 'papermill', str(path),
+                           str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
+                           '--no-progress-bar'], cwd=project,
+                          env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
-    assert json.loads((published.parent/'scale=smoke'/'params.json').read_text())['scale'] == 'smoke'
+    assert (json.loads((published.parent/'scale=smoke'/'params.json').read_text())['scale']
+            == 'smoke')
 
 
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
-    "Two folders of one name with different pictures: a class of dark and one of bright noise, and the other way round."
+    "Two folders of one name: a class of dark and one of bright noise, and the other way round."
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('digits')
     for name, shades in (('one', (0, 100)), ('two', (100, 0))):
         for c, shade in zip('ab', shades):
             (folder/name/'photos'/c).mkdir(parents=True)
-            for i in range(70): Image.fromarray(rng.integers(0, 120, (20, 20, 3), np.uint8) + np.uint8(shade)).save(
-                folder/name/'photos'/c/f'{i}.png')
+            for i in range(70):
+                Image.fromarray(rng.integers(0, 120, (20, 20, 3), np.uint8) + np.uint8(shade)).save(
+                    folder/name/'photos'/c/f'{i}.png')
     return folder
 
 
 def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, tmp_path):
     for name in ('one', 'two'):
-        status, output = run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(digits/name/'photos'))
+        status, output = run(tmp_path, '-p', 'data', 'folder', '-p',
+                             'root', str(digits/name/'photos'))
         assert status == 0, output[-3000:]
     records = sorted(p.parent for p in tmp_path.glob('07_affectnet/*/metrics.json'))
-    assert len(records) == 2 and all(re.search(r'root=photos-[0-9a-f]{12}', r.name) for r in records)
-    assert all(pd.read_csv(r/'tables'/'over_seeds.csv').seeds.max() == 1 for r in records), 'never averaged as two seeds'
+    assert len(records) == 2 and all(re.search(r'root=photos-[0-9a-f]{12}', r.name)
+                                     for r in records)
+    assert all(pd.read_csv(r/'tables'/'over_seeds.csv').seeds.max() == 1
+               for r in records), ('never averaged as two seeds')
     for record in records:
         kept = pd.read_csv(record/'selection.csv')
-        assert list(kept) == ['row', 'class', 'source', 'file'] and kept.file.str.fullmatch(r'[ab]/\d+\.png').all()
-        assert (kept.file.str[0] != kept['class']).all(), 'a face is translated to another class than that of its file'
+        assert (list(kept) == ['row', 'class', 'source', 'file']
+                and kept.file.str.fullmatch(r'[ab]/\d+\.png').all())
+        assert (kept.file.str[0] != kept['class']).all(), (
+            'a face is translated to another class than that of its file')

@@ -1,4 +1,4 @@
-"""What a cache takes for identity: whatever changes the numbers changes the name, in every chapter that keeps something dear."""
+"""What a cache takes for identity: what changes the numbers changes the name, in every chapter."""
 import copy
 import json
 import os
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from synthnb import clip, drawn, gan, noise, qdgs, repair, rl, samplers, scores, shapes, shapevae, train, vae
+from synthnb import (beyond, clip, drawn, gan, noise, qdgs, repair, rl, samplers,
+                     scores, shapes, shapevae, train, vae)
 from synthnb.core import artefact, code_of, code_parts, hash_of, name_of
 from synthnb.data import Images, ImageSet, ImageSetWriter, data_digest, load_data
 
@@ -27,7 +28,8 @@ def image_set(folder, pixels, labels, k=2):
 
 
 def table(seed=0, n=24, size=16):
-    pixels = torch.randint(256, (n, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(256, (n, size, size, 3), dtype=torch.uint8,
+                           generator=torch.Generator().manual_seed(seed))
     return Images(pixels, torch.arange(n) % 2, ['c0', 'c1'])
 
 
@@ -38,7 +40,7 @@ def unseen_by_a_sample(images):
     return Images(pixels, images.labels, images.classes)
 
 
-# ---- sets and tables ------------------------------------------------------------------------------------------------
+# ---- sets and tables -----------------------------------------------------------------------------
 def test_a_table_is_all_of_its_bytes():
     a, b = table(), unseen_by_a_sample(table())
     assert (a.pixels != b.pixels).float().mean() > .9 and hash_of(a) != hash_of(b)
@@ -57,7 +59,8 @@ def test_a_set_is_all_of_its_bytes(tmp_path):
     looked_at = np.linspace(0, 299, 64).astype(int) # what was once taken for the whole
     other = np.full_like(pixels, 200)
     other[looked_at] = 0
-    assert image_set(tmp_path/'a', pixels, labels).fingerprint != image_set(tmp_path/'b', other, labels).fingerprint
+    assert (image_set(tmp_path/'a', pixels, labels).fingerprint
+            != image_set(tmp_path/'b', other, labels).fingerprint)
 
 
 def test_a_pool_rewritten_in_place_loses_its_scores(tmp_path, capsys):
@@ -77,15 +80,20 @@ def photographs(root, shade):
     for split, n in (('train', 12), ('test', 6)):
         for c in 'ab':
             (root/split/c).mkdir(parents=True)
-            for i in range(n): Image.new('RGB', (16, 16), (shade, 9*i + (split == 'test'), 200*(c == 'b'))).save(root/split/c/f'{i}.png')
+            for i in range(n):
+                Image.new('RGB', (16, 16), (shade, 9*i + (split == 'test'),
+                                            200*(c == 'b'))).save(root/split/c/f'{i}.png')
 
 
 def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
     for name, shade in (('one', 0), ('two', 250)): photographs(tmp_path/name/'data', shade)
-    one, two = (load_data('folder', tmp_path/name/'data', size=16, seed=0) for name in ('one', 'two'))
-    assert one['train'].folder != two['train'].folder and one['test'].images.mean() < two['test'].images.mean()
+    one, two = (load_data('folder', tmp_path/name/'data', size=16, seed=0)
+                for name in ('one', 'two'))
+    assert (one['train'].folder != two['train'].folder
+            and one['test'].images.mean() < two['test'].images.mean())
     assert hash_of(tmp_path/'one'/'data'/'train') != hash_of(tmp_path/'two'/'data'/'train')
-    assert data_digest('folder', tmp_path/'one'/'data') != data_digest('folder', tmp_path/'two'/'data')
+    assert (data_digest('folder', tmp_path/'one'/'data')
+            != data_digest('folder', tmp_path/'two'/'data'))
 
 
 def test_a_file_changed_in_place_is_read_again(tmp_path):
@@ -104,16 +112,20 @@ def test_a_folder_is_also_what_its_links_lead_to(tmp_path):
     for name, shade in (('one', 0), ('two', 250)):
         photographs(tmp_path/'there'/name, shade)
         (tmp_path/name/'data').mkdir(parents=True)
-        for split in ('train', 'test'): (tmp_path/name/'data'/split).symlink_to(tmp_path/'there'/name/split)
-    assert data_digest('folder', tmp_path/'one'/'data') != data_digest('folder', tmp_path/'two'/'data')
-    assert data_digest('folder', tmp_path/'one'/'data') == data_digest('folder', tmp_path/'there'/'one')
+        for split in ('train', 'test'):
+            (tmp_path/name/'data'/split).symlink_to(tmp_path/'there'/name/split)
+    assert (data_digest('folder', tmp_path/'one'/'data')
+            != data_digest('folder', tmp_path/'two'/'data'))
+    assert (data_digest('folder', tmp_path/'one'/'data')
+            == data_digest('folder', tmp_path/'there'/'one'))
 
 
-# ---- scores: how a model looks at an image counts, not its weights alone ---------------------------------------------------
+# ---- scores: how a model looks at an image counts, not its weights alone -------------------------
 def classifier(classes=('c0', 'c1'), multi_label=False):
     spec = dict(arch='resnet10', width=8, stem='small', stem_stride=2, in_channels=3)
     torch.manual_seed(0)
-    return train.Classifier(train.classifier_net(n_classes=2, **spec), list(classes), 16, spec, **train.PLAIN, multi_label=multi_label)
+    return train.Classifier(train.classifier_net(n_classes=2, **spec), list(classes), 16, spec,
+                            **train.PLAIN, multi_label=multi_label)
 
 
 def looks(of):
@@ -127,32 +139,40 @@ def looks(of):
 def test_a_classifier_is_also_its_preprocessing(tmp_path):
     c = classifier()
     for other in looks(c):
-        assert scores.class_confidence(c, device='cpu').key != scores.class_confidence(other, device='cpu').key
-        assert samplers_key(c, 'likelihood', tmp_path) != samplers_key(other, 'likelihood', tmp_path)
+        assert (scores.class_confidence(c, device='cpu').key
+                != scores.class_confidence(other, device='cpu').key)
+        assert (samplers_key(c, 'likelihood', tmp_path)
+                != samplers_key(other, 'likelihood', tmp_path))
         assert verdict_key(c, tmp_path) != verdict_key(other, tmp_path)
-    assert scores.class_confidence(c, device='cpu').key == scores.class_confidence(classifier(), device='cpu').key
+    assert (scores.class_confidence(c, device='cpu').key
+            == scores.class_confidence(classifier(), device='cpu').key)
     m = classifier(multi_label=True)
     for other in looks(m):
-        assert train.attribute_confidence(m, device='cpu').key != train.attribute_confidence(other, device='cpu').key
+        assert (train.attribute_confidence(m, device='cpu').key
+                != train.attribute_confidence(other, device='cpu').key)
 
 
 def samplers_key(judge, column, tmp_path):
-    return key_of(tmp_path, column, lambda pool: samplers.score_by_features(
-        samplers.Scoring(pool, pool, pool, judge, device='cpu'), column, samplers.gaussian_likelihood))
+    return key_of(tmp_path, column, lambda pool: beyond.score_by_features(
+        samplers.Scoring(pool, pool, pool, judge, device='cpu'),
+        column, beyond.gaussian_likelihood))
 
 
-def verdict_key(judge, tmp_path): return key_of(tmp_path, 'verdict', lambda pool: samplers.verdict_of(pool, judge, 'cpu'))
+def verdict_key(judge, tmp_path):
+    return key_of(tmp_path, 'verdict', lambda pool: samplers.verdict_of(pool, judge, 'cpu'))
 
 
 def key_of(tmp_path, column, score):
     "The key under which a score is kept, of one pool in a folder of its own."
-    pool = image_set(tmp_path/str(len(list(tmp_path.iterdir()))), table().pixels.numpy(), table().labels.numpy())
+    pool = image_set(tmp_path/str(len(list(tmp_path.iterdir()))),
+                     table().pixels.numpy(), table().labels.numpy())
     score(pool)
     return scores.column_record(pool, column)['key']
 
 
 def test_cross_fitting_is_also_the_sources_of_the_pool(tmp_path):
-    pool, folds, two = image_set(tmp_path/'pool', table().pixels.numpy(), table().labels.numpy()), np.arange(24) % 2, [classifier()]*2
+    pool, folds, two = (image_set(tmp_path/'pool', table().pixels.numpy(), table().labels.numpy()),
+                        np.arange(24) % 2, [classifier()]*2)
     keys = set()
     for source in (np.arange(24), np.arange(24)[::-1].copy()):
         pool.add_column('source', source)
@@ -175,23 +195,28 @@ def test_a_file_of_weights_counts_by_its_content(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         torch.save(train.classifier_net(n_classes=2, **spec).state_dict(), tmp_path/'weights.pth')
-        made = train.fit_classifier([(data, None)], data, device='cpu', weights=str(tmp_path/'weights.pth'), **SMALL)
+        made = train.fit_classifier([(data, None)], data, device='cpu',
+                                    weights=str(tmp_path/'weights.pth'), **SMALL)
         names.add(hash_of(made))
     assert len(names) == 2
 
 
-# ---- searches and trials --------------------------------------------------------------------------------------------------
+# ---- searches and trials -------------------------------------------------------------------------
 class Painter:
     "A generator that is no network: what it does is decided by its attributes."
     def __init__(self, shade): self.shade, self.latent_dim, self.size = shade, 6, 64
-    def decode(self, z): return (z.mean(1)[:, None, None, None]*0 + self.shade).expand(-1, 3, 64, 64)
+    def decode(self, z):
+        return (z.mean(1)[:, None, None, None]*0 + self.shade).expand(-1, 3, 64, 64)
     def prior(self, n, gen): return torch.randn(n, 6, generator=gen)
 
 
 class WithSettings(nn.Module):
     "A network whose plain settings decide as much as its weights."
-    def __init__(self, gain): super().__init__(); self.gain, self.latent_dim, self.size, self.layer = gain, 6, 64, nn.Identity()
-    def decode(self, z): return torch.sigmoid(z.mean(1)*self.gain)[:, None, None, None].expand(-1, 3, 64, 64)
+    def __init__(self, gain):
+        super().__init__()
+        self.gain, self.latent_dim, self.size, self.layer = gain, 6, 64, nn.Identity()
+    def decode(self, z):
+        return torch.sigmoid(z.mean(1)*self.gain)[:, None, None, None].expand(-1, 3, 64, 64)
     def prior(self, n, gen): return torch.randn(n, 6, generator=gen)
 
 
@@ -201,7 +226,8 @@ def text_image():
 
 
 def guide_key(generator, text_image):
-    return qdgs.Guide(generator, text_image, qdgs.OBJECTIVES['splatters'], qdgs.DETAILED, device='cpu').key
+    return qdgs.Guide(generator, text_image, qdgs.OBJECTIVES['splatters'],
+                      qdgs.DETAILED, device='cpu').key
 
 
 def test_a_guide_is_all_that_its_generator_and_its_model_are(text_image):
@@ -222,27 +248,34 @@ def test_a_guide_is_all_that_its_generator_and_its_model_are(text_image):
 
 
 def test_trials_are_also_the_groups_that_they_are_counted_by():
-    base, config = shapes.shapes_set(32, .5, size=64, seed=0), repair.REPAIR_PRESETS['smoke']
+    base, config = shapes.shapes_set(32, .5, size=64, seed=0), repair.RepairConfig.preset('smoke')
     def trials(groups):
-        return repair.fit_trials({.5: (base, dict(longer=base))}, base, groups, config, trials=1, device='cpu')[repair.GROUPS]
+        return repair.fit_trials({.5: (base, dict(longer=base))}, base, groups, config,
+                                 trials=1, device='cpu')[repair.GROUPS]
     groups = 2*base.labels.numpy() + np.arange(32) % 2
     a, b = trials(groups), trials(groups ^ 1)
-    assert np.array_equal(a.to_numpy(), b.to_numpy()[:, [1, 0, 3, 2]]), 'the same trainings, counted by other groups'
+    assert np.array_equal(a.to_numpy(), b.to_numpy()[:, [1, 0, 3, 2]]), (
+        'the same trainings, counted by other groups')
     assert not a.equals(b)
 
 
-# ---- code ------------------------------------------------------------------------------------------------------------------
-STEPS = {gan.fit_stargan: 'StarGANTraining.discriminator_update', gan.pool_of: 'translate', train.fit_classifier: 'Training.update',
-         vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images', noise.fit_noisy: 'NoisyTraining.update',
-         rl.fit_policy: 'PolicyTraining.episode', qdgs.fit_qdgs: 'Search.iterate', shapevae.fit_shape_vae: 'ShapeVAETraining.update',
-         clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial', drawn.drawn_set: 'draw_mouth'}
+# ---- code ----------------------------------------------------------------------------------------
+STEPS = {gan.fit_stargan: 'StarGANTraining.discriminator_update', gan.pool_of: 'translate',
+         train.fit_classifier: 'ClassifierTraining.update',
+         vae.fit_vae: 'LatentTraining.update', vae.vae_pool: 'sample_images',
+         noise.fit_noisy: 'NoisyTraining.update',
+         rl.fit_policy: 'PolicyTraining.update', qdgs.fit_qdgs: 'Search.update',
+         shapevae.fit_shape_vae: 'ShapeVAETraining.update',
+         clip.fit_text_image: 'ClipTraining.update', repair.fit_trials: 'one_trial',
+         drawn.drawn_set: 'draw_mouth'}
 
 
 @pytest.mark.parametrize('maker', STEPS, ids=lambda f: f.__name__)
 def test_a_maker_reaches_what_it_computes_with(maker):
     names = {name for name, _ in code_parts(maker)}
     assert STEPS[maker] in names, sorted(names)
-    assert not {'progress', 'artefact', 'save_json', 'waiting_lock'} & names, 'plumbing changes no number'
+    assert not {'progress', 'artefact', 'save_json',
+                'waiting_lock'} & names, ('plumbing changes no number')
 
 
 WAYS = """
@@ -269,7 +302,8 @@ def make(f): a = A(); a.x = given(); return called(a.x), A.Inner().run(), a.tabl
 
 
 @pytest.mark.parametrize('old, new', [
-    ('+ 1', '+ 9'), ('x*2', 'x*9'), ('= 3', '= 9'), ('*4', '*9'), ('v + 5', 'v + 9'), ('return 6', 'return 9'), ('x=7', 'x=9'),
+    ('+ 1', '+ 9'), ('x*2', 'x*9'), ('= 3', '= 9'), ('*4', '*9'), ('v + 5', 'v + 9'),
+    ('return 6', 'return 9'), ('x=7', 'x=9'),
     (': 2}', ': 9}'), ('def given(x=7)', 'def given(*x)')])
 def test_code_is_reached_in_every_way_that_python_has(old, new):
     def made(text):
@@ -277,7 +311,8 @@ def test_code_is_reached_in_every_way_that_python_has(old, new):
         exec(compile(text, '<maker>', 'exec'), space)
         return code_of(space['make'])
     assert WAYS.count(old) == 1 and made(WAYS) == made(WAYS) != made(WAYS.replace(old, new))
-    said = WAYS.replace("def given(x=7): return x", 'def given(x=7):\n    "What is given."\n    # no more\n    return x')
+    said = WAYS.replace("def given(x=7): return x",
+                        'def given(x=7):\n    "What is given."\n    # no more\n    return x')
     assert made(said) == made(WAYS)
 
 
@@ -298,7 +333,8 @@ def names_after(folder, old=None, new=None, module='gan'):
         text = (folder/'synthnb'/f'{module}.py').read_text()
         assert text.count(old) == 1, (old, text.count(old))
         (folder/'synthnb'/f'{module}.py').write_text(text.replace(old, new))
-    done = subprocess.run([sys.executable, '-c', EDIT, str(folder)], capture_output=True, text=True, check=True, cwd=folder,
+    done = subprocess.run([sys.executable, '-c', EDIT, str(folder)], capture_output=True,
+                          text=True, check=True, cwd=folder,
                           env=os.environ | dict(PYTHONPATH=str(folder)))
     *codes, place = done.stdout.split()
     assert place.startswith(str(folder)), place
@@ -308,10 +344,12 @@ def names_after(folder, old=None, new=None, module='gan'):
 def test_an_edit_renames_what_it_changes_and_nothing_else(tmp_path):
     def after(name, *edit, **where): return names_after(tmp_path/name, *edit, **where)
     before = after('before')
-    comment = after('comment', '    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt',
-                    '    # said in other words\n    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt')
-    docstring = after('docstring', '"One update of D, and one of G when it is due. [Choi 2018, eqs. 5-6]"', '"An update."')
-    step = after('step', 'due = not warm and (self.step + 1) % c.n_critic == 0', 'due = not warm and self.step % c.n_critic == 0')
+    line = '    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt'
+    comment = after('comment', line, '    # said in other words\n' + line)
+    docstring = after('docstring', '"One update of D, and one of G when it is due. [Choi 2018, '
+                      'eqs. 5-6]"', '"An update."')
+    step = after('step', 'due = not warm and (self.step + 1) % c.n_critic == 0',
+                 'due = not warm and self.step % c.n_critic == 0')
     assert comment == docstring == before
     assert step[0] != before[0] and step[1] == before[1], 'the classifier does not use the GAN'
 
@@ -321,18 +359,25 @@ def test_equal_names_are_made_once_and_other_code_is_made_anew(tmp_path, monkeyp
     def one(folder): (folder/'x').write_text('1')
     def two(folder): (folder/'x').write_text('2')
     assert (artefact('thing', one, dict(n=1))/'x').read_text() == '1'
-    assert (artefact('thing', two, dict(n=1))/'x').read_text() == '2', 'the code is part of the name'
+    assert (artefact('thing', two, dict(n=1))/'x').read_text() == '2', (
+        'the code is part of the name')
     about = json.loads(next(tmp_path.glob('artefacts/thing/*/artefact.json')).read_text())
-    assert {'stage', 'params', 'code', 'seconds', 'made_with'} <= set(about) and 'torch' in about['made_with']
-    assert name_of('thing', one, dict(n=1)) != name_of('thing', one, dict(n=2)) and code_of(one) != code_of(two)
+    assert ({'stage', 'params', 'code', 'seconds', 'made_with'} <= set(about)
+            and 'torch' in about['made_with'])
+    assert (name_of('thing', one, dict(n=1)) != name_of('thing', one, dict(n=2))
+            and code_of(one) != code_of(two))
 
 
 @pytest.mark.parametrize('more', ['', 'samplers, rl, qdgs, noise'])
 def test_names_do_not_depend_on_the_process(more):
-    "Sets of strings are ordered by chance in each process, functions lie at other addresses, and not all chapters are imported."
-    makers = ', '.join(f'{m.__module__.split(".")[1]}.{m.__name__}' for m in [*STEPS, drawn.drawn_attributes])
+    "Each process orders sets, places functions and imports chapters in its own way."
+    makers = ', '.join(f'{m.__module__.split(".")[1]}.{m.__name__}'
+                       for m in [*STEPS, drawn.drawn_attributes])
     code = f'from synthnb import {", ".join({m.split(".")[0] for m in makers.split(", ")})}\n'
-    code = (f'from synthnb import {more}\n' if more else '') + code + 'from synthnb.core import code_of\n'
-    said = {subprocess.run([sys.executable, '-c', f'{code}print(*map(code_of, [{makers}]))'], capture_output=True, text=True, check=True,
-                           cwd=ROOT, env=os.environ | dict(PYTHONHASHSEED=str(s), PYTHONPATH=str(ROOT))).stdout for s in (1, 2)}
+    code = ((f'from synthnb import {more}\n' if more else '') + code
+            + 'from synthnb.core import code_of\n')
+    said = {subprocess.run([sys.executable, '-c', f'{code}print(*map(code_of, [{makers}]))'],
+                           capture_output=True, text=True, check=True, cwd=ROOT,
+                           env=os.environ | dict(PYTHONHASHSEED=str(s), PYTHONPATH=str(ROOT)))
+            .stdout for s in (1, 2)}
     assert said == {' '.join(map(code_of, [*STEPS, drawn.drawn_attributes])) + '\n'}

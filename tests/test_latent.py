@@ -1,4 +1,4 @@
-"""12_latent as a user runs it, an autoencoder's training that is killed in the middle, and what is refused."""
+"""12_latent as a user runs it, an autoencoder's training that is killed, and what is refused."""
 import json
 import os
 import shutil
@@ -41,45 +41,54 @@ from synthnb.drawn import drawn_set
 torch.set_num_threads(1)
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 update = vae.LatentTraining.update
-def slowly(self): time.sleep(float(os.environ['SLOW'])); update(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
 vae.LatentTraining.update = slowly
-train = vae.train_vae
-vae.train_vae = lambda *args, **kw: train(*args, save_seconds=0., **kw)
-sets = [drawn_set(n, 32, 'balanced', seed=0, name=name) for n, name in ((64, 'train'), (32, 'valid'))]
-vae.fit_vae(*sets, strategy='bandit', conditional=True, seed=5, device='cpu', preset='smoke', size=32, epochs=6)
+loop = vae.run_to_end
+vae.run_to_end = lambda *args, **kw: loop(*args, save_seconds=0., **kw)
+sets = [drawn_set(n, 32, 'balanced', seed=0, name=name)
+        for n, name in ((64, 'train'), (32, 'valid'))]
+vae.fit_vae(*sets, strategy='bandit', conditional=True, seed=5, device='cpu', preset='smoke',
+            size=32, epochs=6)
 '''
 
 
 def test_a_training_killed_by_the_system_comes_to_the_same_autoencoder(tmp_path):
     a, b, script = tmp_path/'a', tmp_path/'b', CHILD
     assert child(a, script=script).wait(timeout=120) == 0
-    kill_when(child(b, .03, script=script), lambda: list(b.glob('artefacts/vae/*.part/checkpoint.pt')))
+    kill_when(child(b, .03, script=script),
+              lambda: list(b.glob('artefacts/vae/*.part/training.pt')))
     assert not list(b.glob('artefacts/vae/*/vae.safetensors'))
     assert child(b, script=script).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/vae/*/vae.safetensors')).parent for r in (a, b))
     for name in ('vae.safetensors', 'half_way.safetensors', 'snapshots.npy', 'decisions.json'):
         assert (whole/name).read_bytes() == (again/name).read_bytes()
-    pd.testing.assert_frame_equal(*(pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (whole, again)))
+    pd.testing.assert_frame_equal(*(pd.read_csv(f/'history.csv').drop(columns='seconds')
+                                    for f in (whole, again)))
 
 
 def test_the_networks_are_the_thesiss():
     from synthnb.vae import VAE, WideVAE, count_flops, parameter_counts
-    assert parameter_counts(VAE()) == dict(encoder=65_952, heads=524_416, decoder_input=266_240, decoder=102_819, total=959_427)
+    assert parameter_counts(VAE()) == dict(encoder=65_952, heads=524_416, decoder_input=266_240,
+                                           decoder=102_819, total=959_427)
     assert count_flops(VAE()) == 207_253_960
     assert parameter_counts(WideVAE())['total'] == 12_724_227
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5),
+       st.integers(1, 6), st.integers(1, 6))
 def test_a_spread_kernel_is_upsampling_and_convolution(seed, b, c_in, c_out, h, w):
     from synthnb.shapevae import UpConv
     gen = torch.Generator().manual_seed(seed)
-    layer, x = UpConv(c_in, c_out).double(), torch.randn(b, c_in, h, w, generator=gen, dtype=torch.float64).requires_grad_()
-    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode='nearest'), layer.weight, layer.bias, padding=1)
+    layer, x = (UpConv(c_in, c_out).double(),
+                torch.randn(b, c_in, h, w, generator=gen, dtype=torch.float64).requires_grad_())
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode='nearest'),
+                     layer.weight, layer.bias, padding=1)
     assert torch.allclose(layer(x), plain, atol=1e-12)
     g = torch.randn(plain.shape, dtype=torch.float64)
     inputs = (x, layer.weight, layer.bias)
-    for mine, theirs in zip(torch.autograd.grad(layer(x), inputs, g), torch.autograd.grad(plain, inputs, g)):
+    for mine, theirs in zip(torch.autograd.grad(layer(x), inputs, g),
+                            torch.autograd.grad(plain, inputs, g)):
         assert torch.allclose(mine, theirs, atol=1e-11)
 
 
@@ -101,11 +110,14 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     runs, folder = first
     found = json.loads((folder/'metrics.json').read_text())['metrics']
     table = {p.stem: pd.read_csv(p) for p in (folder/'tables').glob('*.csv')}
-    assert set(table) >= {'models', 'history', 'augmentations', 'scores', 'thesis', 'classifier', 'claims', 'over_seeds', 'verdicts'}
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'real', 'figure4_1', 'figureC12_C14', 'figure5_1', 'samples',
+    assert set(table) >= {'models', 'history', 'augmentations', 'scores', 'thesis', 'classifier',
+                          'claims', 'over_seeds', 'verdicts'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {
+        'real', 'figure4_1', 'figureC12_C14', 'figure5_1', 'samples',
         'figureC1_C6', 'figure5_2', 'figureC10_C11', 'pools', 'against_none'}
     assert len(found['scores']) == 11 and len(found['classifier']) == 7
-    for s in found['scores'].values(): assert np.isclose(s['RMSE']**2, s['MSE']) and np.isclose(np.exp(s['LMSE']), s['MSE'])
+    for s in found['scores'].values():
+        assert np.isclose(s['RMSE']**2, s['MSE']) and np.isclose(np.exp(s['LMSE']), s['MSE'])
     timed = json.loads((folder/'metrics.json').read_text())['provenance']['timings']['claims']
     assert not set(timed) & set(found['claims']) and all(k.startswith('ms ') for k in timed)
     looks = {k for k in found['claims'] if k.startswith('valid_half_way')} # as of old, and no claim
@@ -113,17 +125,23 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     assert not table['claims'].key.duplicated().any()
     none, cutout = found['scores']['none'], found['scores']['cutout']
     assert np.isclose(found['claims']['MSE cutout none'], -100*(cutout['MSE']/none['MSE'] - 1))
-    assert (table['verdicts'].verdict == 'undecided (only 1 seed)').all(), 'one seed decides nothing'
-    assert found['models']["the thesis's VAE, 128 px"]['parameters'] == 959_427 and found['extractor'].startswith('resnet10-drawn')
+    assert (table['verdicts'].verdict == 'undecided (only 1 seed)').all(), (
+        'one seed decides nothing')
+    assert (found['models']["the thesis's VAE, 128 px"]['parameters'] == 959_427
+            and found['extractor'].startswith('resnet10-drawn'))
 
 
 def test_photographs_in_affectnets_layout(miniature, tmp_path):
-    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'classes', 'neutral,happiness')
-    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, output[-3000:]
+    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature),
+                         '-p', 'classes', 'neutral,happiness')
+    assert status == 0 and 'training4.jpg' in output and 'They are left out' in output, (
+        output[-3000:])
     record = next(tmp_path.glob('12_latent/*/metrics.json')).parent
     found = json.loads((record/'metrics.json').read_text())['metrics']
-    assert str(tmp_path) not in (record/'params.json').read_text() + json.dumps(found), 'a record must not hold a path of the machine'
-    assert 'drawn' not in found['extractor'], 'photographs are not judged by a network that learned from drawings'
+    assert str(tmp_path) not in (record/'params.json').read_text() + json.dumps(found), (
+        'a record must not hold a path of the machine')
+    assert 'drawn' not in found['extractor'], ('photographs are not judged by a network that '
+                                               'learned from drawings')
 
 
 @pytest.mark.parametrize('args, said', [
@@ -136,7 +154,8 @@ def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
     assert not list(tmp_path.glob('12_latent/*/metrics.json'))
 
 
-def keys(o): return {k for v in o.values() for k in keys(v)} | set(o) if isinstance(o, dict) else set()
+def keys(o):
+    return {k for v in o.values() for k in keys(v)} | set(o) if isinstance(o, dict) else set()
 
 
 def test_two_runs_of_the_same_have_the_same_metrics(first):
@@ -147,7 +166,8 @@ def test_two_runs_of_the_same_have_the_same_metrics(first):
     assert status == 0 and 'made in' not in output, output[-3000:]
     old, new = json.loads(before), json.loads((folder/'metrics.json').read_text())
     assert old['metrics'] == new['metrics']
-    assert not [k for k in keys(old['metrics']) if 'seconds' in k or k.startswith('ms ') or k.endswith('_ms')]
+    assert not [k for k in keys(old['metrics'])
+                if 'seconds' in k or k.startswith('ms ') or k.endswith('_ms')]
     verdicts = pd.read_csv(folder/'tables'/'verdicts.csv').set_index('comparison')
     for key, value in new['provenance']['timings']['claims'].items():
         text = pd.read_csv(folder/'tables'/'claims.csv').set_index('key').claim[key]
@@ -155,7 +175,7 @@ def test_two_runs_of_the_same_have_the_same_metrics(first):
 
 
 def test_half_way_is_read_on_the_test_images(first):
-    "Today's claim is the MSE of the weights that were kept in the middle, on the test images, by the mean of the latents."
+    "Today's claim: the test images' MSE by the weights kept in the middle, at the latents' mean."
     from synthnb.vae import VAE, reconstruction_scores
     from synthnb.data import ImageSet
     runs, folder = first
@@ -163,26 +183,31 @@ def test_half_way_is_read_on_the_test_images(first):
     sets = [ImageSet(p.parent) for p in runs.glob('artefacts/drawn/*/set.json')]
     test = [s for s in sets if len(s) == 80]
     vaes = [VAE.load(p, 'cpu') for p in runs.glob('artefacts/vae/*/half_way.safetensors')]
-    have = [reconstruction_scores(v, t, 'cpu')['MSE'] for v in vaes if not v.n_classes for t in test]
+    have = [reconstruction_scores(v, t, 'cpu')['MSE'] for v in vaes
+            if not v.n_classes for t in test]
     for s, k in found['scores'].items():
-        assert np.isclose(have, k['MSE_half_way'], rtol=1e-5).any() and k['MSE_half_way'] != k['valid_half_way'], s
+        assert (np.isclose(have, k['MSE_half_way'], rtol=1e-5).any()
+                and k['MSE_half_way'] != k['valid_half_way']), s
     claims = pd.read_csv(folder/'tables'/'claims.csv').set_index('key').claim
-    assert set(k for k in claims.index if 'half_way' in k) == {'MSE_half_way cutout none', 'MSE_half_way adaptive-literal none'}
+    assert set(k for k in claims.index if 'half_way' in k) == {
+        'MSE_half_way cutout none', 'MSE_half_way adaptive-literal none'}
     assert 'validation' not in ' '.join(claims)
 
 
 def test_older_records_are_read_under_true_names(first, tmp_path):
-    "A record whose half-way numbers are of validation images does not count as one of test images, nor do its times get lost."
+    "Half-way numbers of validation images do not count as of test images, and times are kept."
     runs, folder = first
     shutil.copytree(runs, tmp_path/'runs')
     old = tmp_path/'runs'/'12_latent'/'scale=smoke,seed=2'
     shutil.copytree(folder, old)
-    record, params = (json.loads((old/f'{name}.json').read_text()) for name in ('metrics', 'params'))
+    record, params = (json.loads((old/f'{name}.json').read_text())
+                      for name in ('metrics', 'params'))
     timings, found = record['provenance'].pop('timings'), record['metrics']
     for s in found['scores'].values():
         del s['MSE_half_way']
         s['half_way'] = s.pop('valid_half_way')
-    found['claims'] = {k.replace('MSE_half_way', 'half_way'): v for k, v in found['claims'].items()} | timings['claims']
+    found['claims'] = {k.replace('MSE_half_way', 'half_way'): v
+                       for k, v in found['claims'].items()} | timings['claims']
     (old/'metrics.json').write_text(json.dumps(record))
     (old/'params.json').write_text(json.dumps(params | dict(seed=2)))
     status, output = run(tmp_path/'runs', '-p', 'seed', '3')
@@ -207,28 +232,35 @@ def spy(train, valid, *args, plain=synthnb.train.train_classifier, **kw):
     return plain(train, valid, *args, **kw)
 synthnb.train.train_classifier = spy
 """
-TELL = "with open(os.environ['SPY'], 'a') as f: f.write(json.dumps(['held out', spied(test.images) + spied(sets['valid'].images)]) + '\\n')"
+TELL = ("with open(os.environ['SPY'], 'a') as f: f.write(json.dumps(['held out', "
+        "spied(test.images) + spied(sets['valid'].images)]) + '\\n')")
 
 
 def spied_run(tmp_path, *args):
-    "12_latent with a note of every image that its judge learned from or was chosen by, and of the held-out ones."
+    "12_latent, noting the images that its judge learned from or was chosen by, and those held out."
     root = test_experiment.ROOT
     nb = json.loads((root/'nbs'/'12_latent.ipynb').read_text())
-    code = lambda text, id: dict(cell_type='code', id=id, metadata={}, outputs=[], execution_count=None, source=text)
-    at = next(i for i, c in enumerate(nb['cells']) if 'declared = declared_parameters' in ''.join(c['source']))
+    code = lambda text, id: dict(cell_type='code', id=id, metadata={}, outputs=[],
+                                 execution_count=None, source=text)
+    at = next(i for i, c in enumerate(nb['cells'])
+              if 'declared = declared_parameters' in ''.join(c['source']))
     nb['cells'].insert(at, code(SPY, 'spy00000')), nb['cells'].append(code(TELL, 'spy00001'))
     (tmp_path/'spied.ipynb').write_text(json.dumps(nb))
-    command = [sys.executable, '-m', 'papermill', str(tmp_path/'spied.ipynb'), str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
-               '--no-progress-bar', '--log-output', '-p', 'scale', 'smoke', '-p', 'classifiers', 'False', *args]
-    env = os.environ | dict(SYNTHNB_RUNS=str(tmp_path/'runs'), SPY=str(tmp_path/'spied.json'), JUPYTER_PREFER_ENV_PATH='1')
+    command = [sys.executable, '-m', 'papermill', str(tmp_path/'spied.ipynb'),
+               str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
+               '--no-progress-bar', '--log-output', '-p', 'scale', 'smoke',
+               '-p', 'classifiers', 'False', *args]
+    env = os.environ | dict(SYNTHNB_RUNS=str(tmp_path/'runs'),
+                            SPY=str(tmp_path/'spied.json'), JUPYTER_PREFER_ENV_PATH='1')
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=500)
-    lines = (tmp_path/'spied.json').read_text().splitlines() if (tmp_path/'spied.json').exists() else []
+    lines = ((tmp_path/'spied.json').read_text().splitlines()
+             if (tmp_path/'spied.json').exists() else [])
     return done, [json.loads(line) for line in lines]
 
 
 @pytest.fixture
 def unsplit(tmp_path):
-    "A user's own pictures, two classes of 160 in two folders and in a CSV; a tenth is there twice, under another name."
+    "A user's pictures, two classes of 160, as folders and as a CSV; a tenth twice, renamed."
     rng, rows = np.random.default_rng(0), []
     for c in 'ab':
         (tmp_path/'mine'/c).mkdir(parents=True)
@@ -243,13 +275,15 @@ def unsplit(tmp_path):
 
 @pytest.mark.parametrize('data', ['folder', 'csv'])
 def test_the_judge_has_seen_no_image_that_it_is_asked_about(data, unsplit, tmp_path):
-    "Neither to learn from nor to be chosen by, whatever the split of another seed was, and wherever the picture lies."
-    done, notes = spied_run(tmp_path, '-p', 'data', data, '-p', 'root', str(unsplit[data]), '-p', 'seed', '1')
+    "Neither to learn from nor to be chosen by, whatever another seed's split, wherever it lies."
+    done, notes = spied_run(tmp_path, '-p', 'data', data, '-p', 'root',
+                            str(unsplit[data]), '-p', 'seed', '1')
     assert done.returncode == 0, done.stderr[-3000:]
     held = {k for what, images in notes if what == 'held out' for k in images}
     seen = [k for what, images in notes if what != 'held out' for k in images]
     assert held and len(seen) >= 100
-    assert not held & set(seen), f'the judge has seen {len(held & set(seen))} of {len(held)} held-out images'
+    assert not held & set(seen), (f'the judge has seen {len(held & set(seen))} of {len(held)} '
+                                  'held-out images')
 
 
 def test_a_judge_that_has_nothing_left_to_learn_from_says_so(tmp_path):
@@ -260,4 +294,5 @@ def test_a_judge_that_has_nothing_left_to_learn_from_says_so(tmp_path):
         note.add_text('number', str(i))
         Image.new('RGB', (24, 24), (0, 0, 9)).save(tmp_path/'mine'/'b'/f'{i}.png', pnginfo=note)
     done, _ = spied_run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(tmp_path/'mine'))
-    assert done.returncode != 0 and 'every training image of b is a test or validation image too' in done.stderr
+    assert (done.returncode != 0 and 'every training image of b is a test or '
+            'validation image too' in done.stderr)

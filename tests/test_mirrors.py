@@ -1,4 +1,4 @@
-"""What an image may become is one word of an experiment: `augment` reaches everything that it trains, and its record."""
+"""What an image may become is one word, `augment`: it reaches all training, and the record."""
 import json
 import re
 from pathlib import Path
@@ -20,10 +20,12 @@ def made(runs, stage):
 def test_the_parameter_is_the_same_everywhere():
     lines = set()
     for name in EXPERIMENTS:
-        text = ''.join(''.join(c['source']) + '\n' for c in load_json(ROOT/'nbs'/f'{name}.ipynb')['cells'])
+        text = ''.join(''.join(c['source']) + '\n'
+                       for c in load_json(ROOT/'nbs'/f'{name}.ipynb')['cells'])
         lines |= {line.split('#', 1)[1] for line in re.findall(r'^augment = .*$', text, re.M)}
         # 13's paper names no augmentation, and its records have none
-        assert declared_parameters(ROOT/'nbs'/f'{name}.ipynb')['augment'] == ('none' if name[:2] == '13' else 'crops+mirror')
+        assert declared_parameters(ROOT/'nbs'/f'{name}.ipynb')['augment'] == (
+            'none' if name[:2] == '13' else 'crops+mirror')
     assert len(lines) == 1 and all(a in lines.copy().pop() for a in AUGMENTS)
 
 
@@ -33,17 +35,20 @@ def test_no_mirror_image_where_mirrors_are_off(tmp_path):
     gan, = made(tmp_path, 'gan')
     recipes = [p['recipe'] for p in made(tmp_path, 'classifier')]
     assert gan['config']['flips'] is False
-    assert len(recipes) >= 5 and not any(r['mirror'] for r in recipes), 'baseline, arm, two scorers and the oracle'
+    assert len(recipes) >= 5 and not any(r['mirror'] for r in recipes), (
+        'baseline, arm, two scorers and the oracle')
     assert {r['augment'] for r in recipes} == {'crops', 'shifts'}, 'the oracle crops anywhere'
     record = tmp_path/'07_affectnet'/'scale=smoke,augment=crops'
     assert 'mirror_fall' not in load_json(record/'metrics.json')['metrics']
 
 
 def test_the_test_of_mirrors_is_in_the_record_and_runs_of_another_augmentation_are_not(tmp_path):
-    "A second run with another word must not be averaged with the first, nor with a record that has no such parameter."
+    "Runs with another word are not averaged, nor with a record that has no such parameter."
     status, output = run(tmp_path)
-    assert status == 0 and re.search('mirror images .* held-out images|cannot be told', output), output[-3000:]
-    assert output.index('held-out images') < output.index('gan  '), 'it is said before the GAN is trained'
+    assert status == 0 and re.search('mirror images .* held-out images|cannot be told',
+                                     output), (output[-3000:])
+    assert output.index('held-out images') < output.index('gan  '), (
+        'it is said before the GAN is trained')
     gan, = made(tmp_path, 'gan')
     assert gan['config']['flips'] is True
     judge = [p['recipe'] for p in made(tmp_path, 'classifier') if not p['recipe']['mirror']]
@@ -53,14 +58,16 @@ def test_the_test_of_mirrors_is_in_the_record_and_runs_of_another_augmentation_a
     assert list(found['mirror_fall']) == list(found['mirror_p']) == [*found['classes'], 'all']
     params = load_json(record/'params.json')
     assert params.pop('augment') == 'crops+mirror'
-    (record/'params.json').write_text(json.dumps(params)) # as it was written before there was the parameter
+    # as it was written before there was the parameter
+    (record/'params.json').write_text(json.dumps(params))
     for more, n in ((['-p', 'seed', '1'], 2), (['-p', 'augment', 'none'], 1)):
         status, output = run(tmp_path, *more)
         assert status == 0, output[-3000:]
         name = 'scale=smoke,' + '='.join(more[1:])
         table = (tmp_path/'07_affectnet'/name/'tables'/'over_seeds.csv').read_text().splitlines()
         columns = table[0].split(',')
-        assert columns.index('seeds') >= 0 and {line.split(',')[columns.index('seeds')] for line in table[1:]} == {str(n)}, table
+        assert columns.index('seeds') >= 0 and {line.split(',')[columns.index('seeds')]
+                                                for line in table[1:]} == {str(n)}, table
 
 
 @pytest.mark.parametrize('notebook', EXPERIMENTS)
@@ -71,7 +78,8 @@ def test_an_unknown_word_is_refused(tmp_path, notebook):
 
 
 def test_thirteen_asks_where_it_mirrors(tmp_path):
-    status, output = run(tmp_path, '-p', 'augment', 'crops+mirror', '-p', 'sweeps', 'False', notebook='13_overfitting')
+    status, output = run(tmp_path, '-p', 'augment', 'crops+mirror', '-p', 'sweeps',
+                         'False', notebook='13_overfitting')
     assert status == 0 and 'held-out images' in output, output[-3000:]
     configs = [p['config'] for p in made(tmp_path, 'noise')]
     assert configs and all(c['mirror'] and c['augment'] == 'crops' for c in configs)

@@ -1,4 +1,4 @@
-"""13_overfitting as a user runs it, a training with noise that is killed in the middle, and what is refused."""
+"""13_overfitting as a user runs it, a training with noise that is killed, and what is refused."""
 import json
 
 import numpy as np
@@ -34,11 +34,12 @@ from synthnb.drawn import drawn_set
 torch.set_num_threads(1)
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
 update = noise.NoisyTraining.update
-def slowly(self): time.sleep(float(os.environ['SLOW'])); update(self)
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
 noise.NoisyTraining.update = slowly
-train = noise.run_noisy
-noise.run_noisy = lambda *args, **kw: train(*args, save_seconds=0., **kw)
-sets = [drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((128, 'train'), (64, 'valid'), (64, 'test'))]
+loop = noise.run_to_end
+noise.run_to_end = lambda *args, **kw: loop(*args, save_seconds=0., **kw)
+sets = [drawn_set(n, 36, 'balanced', seed=0, name=name)
+        for n, name in ((128, 'train'), (64, 'valid'), (64, 'test'))]
 noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', epochs=8, w0=.004)
 '''
 
@@ -46,20 +47,23 @@ noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', e
 def test_a_training_killed_by_the_system_comes_to_the_same_network(tmp_path):
     a, b, script = tmp_path/'a', tmp_path/'b', CHILD
     assert child(a, script=script).wait(timeout=120) == 0
-    kill_when(child(b, .05, script=script), lambda: list(b.glob('artefacts/noise/*.part/training.pt')))
+    kill_when(child(b, .05, script=script),
+              lambda: list(b.glob('artefacts/noise/*.part/training.pt')))
     assert not list(b.glob('artefacts/noise/*/best.safetensors'))
     assert child(b, script=script).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/noise/*/best.safetensors')).parent for r in (a, b))
-    for name in ('best.safetensors', 'last.safetensors'): assert (whole/name).read_bytes() == (again/name).read_bytes()
+    for name in ('best.safetensors', 'last.safetensors'):
+        assert (whole/name).read_bytes() == (again/name).read_bytes()
     histories = [pd.read_csv(f/'history.csv').drop(columns='seconds') for f in (whole, again)]
     pd.testing.assert_frame_equal(*histories)
-    assert histories[0].flipped.max() > 0, 'nothing ever flipped: the test would not see a lost sign'
+    assert histories[0].flipped.max() > 0, ('nothing ever flipped: the test would '
+                                            'not see a lost sign')
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 400))
 def test_the_periodic_schedule_is_algorithm_1(interval, steps):
-    "The paper's loop, line by line: `step` is counted before, the flag is looked at, and then toggled."
+    "The paper's loop, line by line: `step` is counted first, the flag looked at, then toggled."
     from synthnb.noise import Periodic
     schedule, step, flag = Periodic(interval), 0, False
     for done in range(steps):
@@ -72,7 +76,8 @@ def test_the_periodic_schedule_is_algorithm_1(interval, steps):
 @given(st.integers(0, 2**31), st.floats(.01, .9), st.booleans(), st.integers(1, 4))
 def test_below_the_cliff_autorelu_is_a_relu_of_one_sign(seed, size, flipped, channels):
     from synthnb.noise import AutoReLU
-    x = torch.randn(2, channels, 5, 5, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    x = torch.randn(2, channels, 5, 5,
+                    generator=torch.Generator().manual_seed(seed)).requires_grad_()
     unit, s = AutoReLU(channels, w0=size), -1. if flipped else 1.
     with torch.no_grad(): unit.w.mul_(s)
     out, g = unit(x), torch.randn(x.shape)
@@ -89,14 +94,17 @@ def test_torchvisions_networks_take_noise_and_give_it_back(build):
     torch.manual_seed(0)
     x = torch.rand(2, 3, 64, 64)
     for how in ('periodic', 'dynamic'):
-        far = dict(cliff=1e9) if how == 'dynamic' else {} # features of a network that has seen nothing are large
+        # features of a network that has seen nothing are large
+        far = dict(cliff=1e9) if how == 'dynamic' else {}
         net = getattr(models, build)(num_classes=5).eval()
         with torch.no_grad():
             plain = net(x)
-            assert torch.equal(inject(net, how, **far)(x), plain), 'with positive signs it is the same network'
+            assert torch.equal(inject(net, how, **far)(x), plain), (
+                'with positive signs it is the same network')
             turned = set_signs(net, -1)(x)
             size = plain.abs().max() # of EfficientNet, 1e-13
-            assert not torch.allclose(turned/size, plain/size) and (signs(net) == -1).all() and len(noise_units(net)) > 5
+            assert (not torch.allclose(turned/size, plain/size) and (signs(net) == -1).all()
+                    and len(noise_units(net)) > 5)
             with without_noise(net): assert torch.equal(net(x), plain)
             other = inject(getattr(models, build)(num_classes=5), how, **far).eval()
             other.load_state_dict(net.state_dict())
@@ -107,16 +115,20 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     runs, folder = first
     found = json.loads((folder/'metrics.json').read_text())['metrics']
     table = {p.stem: pd.read_csv(p) for p in (folder/'tables').glob('*.csv')}
-    assert set(table) >= {'curves', 'table1', 'sweep', 'units', 'claims', 'over_seeds', 'optimism', 'verdict'}
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'training_images', 'overfitting', 'figure3_4', 'figure5_6', 'figure7_8',
+    assert set(table) >= {'curves', 'table1', 'sweep', 'units', 'claims',
+                          'over_seeds', 'optimism', 'verdict'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {
+        'training_images', 'overfitting', 'figure3_4', 'figure5_6', 'figure7_8',
         'figure9', 'figure10_11', 'portable', 'differences', 'optimism', 'gap', 'sweep'}
     assert set(table['claims'].key) == set(found['claims']) and len(found['methods']) == 12
     said = table['verdict'].verdict
-    assert (said.str.startswith('undecided') | said.str.startswith('not ')).all(), 'one seed decides nothing'
+    assert (said.str.startswith('undecided') | said.str.startswith('not ')).all(), (
+        'one seed decides nothing')
     for name, m in found['methods'].items():
         curve = table['curves'][table['curves'].method == name]
         chosen = curve[curve.epoch == m['chosen_epoch']].iloc[0]
-        assert np.isclose(chosen.valid_f1, m['valid_f1_max'], atol=1e-5) and np.isclose(curve.valid_f1.max(), m['valid_f1_max'], atol=1e-5)
+        assert (np.isclose(chosen.valid_f1, m['valid_f1_max'], atol=1e-5)
+                and np.isclose(curve.valid_f1.max(), m['valid_f1_max'], atol=1e-5))
         assert np.isclose(m['optimism'], m['valid_f1_max'] - m['test_f1'])
     plain, periodic = (found['methods'][k] for k in ('plain', 'periodic'))
     assert np.isclose(found['claims']['periodic'], 100*(periodic['test_f1'] - plain['test_f1']))
@@ -132,12 +144,15 @@ def test_a_second_run_makes_nothing_again(first):
 
 
 def test_photographs_in_affectnets_layout(miniature, tmp_path):
-    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'classes', 'neutral,happiness',
+    status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature),
+                         '-p', 'classes', 'neutral,happiness',
                          '-p', 'sweeps', 'False', '-p', 'epochs', '2')
     assert status == 0, output[-3000:]
     record = next(tmp_path.glob('13_overfitting/*/metrics.json')).parent
-    assert str(tmp_path) not in (record/'params.json').read_text(), 'a record must not hold a path of the machine'
-    assert json.loads((record/'metrics.json').read_text())['metrics']['classes'] == ['neutral', 'happiness']
+    assert str(tmp_path) not in (record/'params.json').read_text(), (
+        'a record must not hold a path of the machine')
+    assert (json.loads((record/'metrics.json').read_text())['metrics']['classes']
+            == ['neutral', 'happiness'])
 
 
 @pytest.mark.parametrize('args, said', [

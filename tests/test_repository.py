@@ -1,4 +1,4 @@
-"""What must hold between the files: notebooks and package in sync, notebooks clean, README rendered."""
+"""What must hold between the files: notebooks and package in sync, and clean; README rendered."""
 import ast
 import configparser
 import filecmp
@@ -27,7 +27,8 @@ def name_of(notebook): return notebook.stem
 def nbdev(command, cwd):
     "Run an nbdev command in `cwd`. Under IN_TEST nbdev_export would do nothing, and say nothing."
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    done = subprocess.run([Path(sys.executable).parent / command], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).parent / command], cwd=cwd,
+                          env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -46,9 +47,11 @@ def test_package_is_what_the_notebooks_export(project):
     shutil.copy(ROOT / 'synthnb/__init__.py', package)
     nbdev('nbdev_export', project)
     exported, committed = ({p.name for p in d.glob('*.py')} for d in (package, ROOT / 'synthnb'))
-    assert exported == committed, 'a module without a notebook, or the other way round: run `make prepare`'
+    assert exported == committed, ('a module without a notebook, or the other way round: '
+                                   'run `make prepare`')
     _, differ, unreadable = filecmp.cmpfiles(package, ROOT / 'synthnb', exported, shallow=False)
-    assert not differ + unreadable, f'{differ + unreadable} are not what the notebooks export: run `make prepare`'
+    assert not differ + unreadable, (f'{differ + unreadable} are not what the notebooks export: '
+                                     'run `make prepare`')
     assert (project / 'pyproject.toml').read_text() == (ROOT / 'pyproject.toml').read_text()
 
 
@@ -61,7 +64,8 @@ def test_notebooks_are_clean(project):
 def test_cleaning_keeps_the_parameters_tag(project):
     # Without it papermill warns in its log, injects at the top, and the defaults win.
     notebook = load(NOTEBOOKS[0])
-    notebook['cells'] = [{'cell_type': 'code', 'source': ['a = 1'], 'outputs': [], 'execution_count': 3, 'id': 'abc',
+    notebook['cells'] = [{'cell_type': 'code', 'source': ['a = 1'], 'outputs': [],
+                          'execution_count': 3, 'id': 'abc',
                           'metadata': {'tags': ['parameters'], 'scrolled': True}}]
     path = project / 'nbs/99_probe.ipynb'
     path.write_text(json.dumps(notebook))
@@ -75,7 +79,8 @@ def test_parameters_cell(notebook):
     number = re.match(r'(\d\d)', notebook.name)
     expected = 1 if number and int(number[1]) in EXPERIMENTS else 0
     tagged = [c for c in load(notebook)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
-    assert len(tagged) == expected, f'{len(tagged)} cells are tagged `parameters`, expected {expected}'
+    assert len(tagged) == expected, (f'{len(tagged)} cells are tagged `parameters`, '
+                                     f'expected {expected}')
     for cell in tagged:
         assert cell['cell_type'] == 'code'
         for node in ast.parse(''.join(cell['source'])).body:
@@ -91,14 +96,17 @@ def test_notebook_reads_well(notebook):
     assert not failed, f'a saved error: {failed}'
     longest = max((sum(bool(line.strip()) for line in c['source']) for c in code), default=0)
     assert longest <= 25, f'a cell of {longest} lines; 25 is the most'
-    assert len(cells) - len(code) >= len(cells) / 4, f'{len(cells) - len(code)} of {len(cells)} cells are prose'
-    assert notebook.stat().st_size < 300_000, f'{notebook.stat().st_size} bytes; 300,000 is the most'
+    assert len(cells) - len(code) >= len(cells) / 4, (
+        f'{len(cells) - len(code)} of {len(cells)} cells are prose')
+    assert notebook.stat().st_size < 300_000, (f'{notebook.stat().st_size} bytes; '
+                                               '300,000 is the most')
 
 
 def test_package_needs_no_development_tool():
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'settings.ini')
-    names = (set(re.findall(r'^[\w.-]+', ' '.join(settings['DEFAULT'][key].split()).replace(' ', '\n'), re.MULTILINE))
+    names = (set(re.findall(
+        r'^[\w.-]+', ' '.join(settings['DEFAULT'][key].split()).replace(' ', '\n'), re.MULTILINE))
              for key in ('requirements', 'dev_requirements'))
     needed, for_development = names
     assert 'nbdev' in for_development and not needed & for_development
@@ -107,15 +115,19 @@ def test_package_needs_no_development_tool():
         imported = {n for node in tree for n in (
             [a.name for a in node.names] if isinstance(node, ast.Import) else
             [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])}
-        assert not {n.split('.')[0] for n in imported} & for_development, f'{module.name} imports {imported}'
+        assert not {n.split('.')[0] for n in imported} & for_development, (
+            f'{module.name} imports {imported}')
 
 
 def test_readme_is_the_index_notebook():
     text, pictures = readme.render()
-    assert (ROOT / 'README.md').read_text(encoding='utf-8') == text, 'not nbs/index.ipynb: run `make readme`'
+    assert (ROOT / 'README.md').read_text(encoding='utf-8') == text, (
+        'not nbs/index.ipynb: run `make readme`')
     for path, content in pictures.items():
-        assert (ROOT / path).read_bytes() == content, f'{path} is not the picture in nbs/index.ipynb: run `make readme`'
-    stale = {f'{readme.IMAGES}/{p.name}' for p in (ROOT / readme.IMAGES).glob('readme_*')} - set(pictures)
+        assert (ROOT / path).read_bytes() == content, (
+            f'{path} is not the picture in nbs/index.ipynb: run `make readme`')
+    stale = {f'{readme.IMAGES}/{p.name}'
+             for p in (ROOT / readme.IMAGES).glob('readme_*')} - set(pictures)
     assert not stale, f'{stale} are shown nowhere: run `make readme`'
 
 

@@ -1,6 +1,7 @@
-"""SIGKILL in the middle of a GAN's training and of a pool's writing; a full disk; a checkpoint of another architecture.
+"""SIGKILL amid a GAN's training and a pool's writing; a full disk; another's checkpoint.
 
-What is killed is a process of its own, at a moment that this process sees on disk, not after a guessed number of seconds.
+What is killed is a process of its own, at a moment that this process sees on disk, not after a
+guessed number of seconds.
 """
 import json
 import os
@@ -27,8 +28,9 @@ def slowly(self, *args): time.sleep(float(os.environ['SLOW'])); return translate
 gan.StarGAN.translate = slowly
 train = gan.train_stargan
 gan.train_stargan = lambda *args, **kw: train(*args, save_seconds=0, **kw)
+config = gan.StarGANConfig.preset('laptop', updates=24, batch=8, warmup=4)
 real = drawn_set(64, 36, 'balanced', seed=0, name='train')
-_, folder = gan.fit_stargan(real, gan.StarGANConfig.preset('laptop', updates=24, batch=8, warmup=4), seed=0, device='cpu')
+_, folder = gan.fit_stargan(real, config, seed=0, device='cpu')
 pool = gan.pool_of(folder, real, device='cpu')
 print(folder/'stargan.pt'); print(pool.folder/'images.npy')
 '''
@@ -37,7 +39,8 @@ print(folder/'stargan.pt'); print(pool.folder/'images.npy')
 def child(runs, slow=0., script=CHILD):
     "The child above, or another script, as a process that has nothing to do with this one."
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), PYTHONPATH=str(ROOT))
-    return subprocess.Popen([sys.executable, '-c', script, str(slow)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', script, str(slow)], env=env,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(runs):
@@ -51,7 +54,8 @@ def kill_when(process, seen, patience=120):
     "SIGKILL as soon as `seen()` is true, which it must be before the process ends by itself."
     end = time.time() + patience
     while not seen():
-        assert process.poll() is None, 'it ended before it could be killed: ' + process.communicate()[1][-2000:]
+        assert process.poll() is None, ('it ended before it could be killed: '
+                                        + process.communicate()[1][-2000:])
         assert time.time() < end, 'nothing to kill at'
         time.sleep(.01)
     process.send_signal(signal.SIGKILL)
@@ -66,7 +70,8 @@ def whole(tmp_path_factory):
 
 def test_killed_while_the_gan_trains(whole, tmp_path):
     kill_when(child(tmp_path), lambda: list(tmp_path.glob('artefacts/gan/*.part/training.pt')))
-    assert not list(tmp_path.glob('artefacts/gan/*/artefact.json')), 'it was killed too late to prove anything'
+    assert not list(tmp_path.glob('artefacts/gan/*/artefact.json')), (
+        'it was killed too late to prove anything')
     model, pool = finish(tmp_path)
     mine, theirs = (torch.load(p, weights_only=True) for p in (model, whole[0]))
     for net in ('G', 'D'):
@@ -124,5 +129,6 @@ def test_nan_scores_are_never_kept_and_are_reported(tmp_path):
     writer.write(np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2)
     pool = writer.close()
     pool.add_column('confidence', np.where(np.arange(40) < 10, np.nan, np.arange(40)/40))
-    with pytest.warns(UserWarning, match='10 images have a score'): kept = select('cl-sam', pool, 20)
+    with pytest.warns(UserWarning, match='10 images have a score'):
+        kept = select('cl-sam', pool, 20)
     assert kept.indices.min() >= 10 and kept.report['nan'].sum() == 10

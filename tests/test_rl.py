@@ -1,4 +1,4 @@
-"""The selector across notebooks: SIGKILL in the middle of its training, its column, and its samplers on a pool."""
+"""The selector across notebooks: SIGKILL amid its training, its column, its samplers on a pool."""
 import json
 from pathlib import Path
 
@@ -16,16 +16,17 @@ from synthnb import rl
 from synthnb.drawn import drawn_set
 from synthnb.samplers import Scoring, make_scores, select
 os.environ['SLOW'] = sys.argv[1] # and no constant of the code below, which is part of the names
-train, episode = rl.train_policy, rl.PolicyTraining.episode
-def slowly(self): time.sleep(float(os.environ['SLOW'])); return episode(self)
-rl.PolicyTraining.episode = slowly
-rl.train_policy = lambda *args, **kw: train(*args, save_every=0, **kw)
-real, valid = (drawn_set(n, 36, 'balanced', seed=0, name=name) for n, name in ((80, 'train'), (40, 'valid')))
+train, update = rl.train_policy, rl.PolicyTraining.update
+def slowly(self): time.sleep(float(os.environ['SLOW'])); return update(self)
+rl.PolicyTraining.update = slowly
+rl.train_policy = lambda *args, **kw: train(*args, save_seconds=0, **kw)
+real, valid = (drawn_set(n, 36, 'balanced', seed=0, name=name)
+               for n, name in ((80, 'train'), (40, 'valid')))
 pool = rl.planted_pool(480, seed=0)
 scoring = Scoring(pool, real, valid, classifier=None, device='cpu', recipe=dict(crop=32))
 column = make_scores('rl', scoring)
 kept = select('rl', pool, 10, column=column)
-policy = rl.fit_policy(scoring)[1]/'policy.safetensors' # says that it is reused, so before what is printed last
+policy = rl.fit_policy(scoring)[1]/'policy.safetensors' # says so: before what is printed last
 for line in (pool.folder/'columns'/f'{column}.npy', policy, len(kept)): print(line)
 '''
 
@@ -45,10 +46,13 @@ def whole(tmp_path_factory):
 
 
 def test_a_killed_selector_goes_on_to_the_same_policy(whole, tmp_path):
-    kill_when(child(tmp_path, slow=1., script=CHILD), lambda: list(tmp_path.glob('artefacts/policy/*.part/training.pt')), patience=200)
-    assert not list(tmp_path.glob('artefacts/policy/*/artefact.json')), 'it was killed too late to prove anything'
-    state = torch.load(next(tmp_path.glob('artefacts/policy/*.part/training.pt')), weights_only=True)
-    assert 1 <= state['done'] < 4
+    kill_when(child(tmp_path, slow=1., script=CHILD),
+              lambda: list(tmp_path.glob('artefacts/policy/*.part/training.pt')), patience=200)
+    assert not list(tmp_path.glob('artefacts/policy/*/artefact.json')), (
+        'it was killed too late to prove anything')
+    state = torch.load(next(tmp_path.glob('artefacts/policy/*.part/training.pt')),
+                       weights_only=True)
+    assert 1 <= state['step'] < 4
     column, policy, kept = finish(tmp_path)
     assert policy.read_bytes() == whole[1].read_bytes() and kept == whole[2]
     assert np.array_equal(np.load(column), np.load(whole[0]))
@@ -57,17 +61,19 @@ def test_a_killed_selector_goes_on_to_the_same_policy(whole, tmp_path):
 def test_rl_decides_by_the_column_and_says_what_made_it(whole):
     keep, about = np.load(whole[0]), json.loads(whole[0].with_suffix('.json').read_text())
     assert whole[2] == (keep > .5).sum() and ((keep >= 0) & (keep <= 1)).all()
-    assert about['about'] == dict(score='keep-probability', sees_label=True) and about['not_finite'] == 0
+    assert (about['about'] == dict(score='keep-probability', sees_label=True)
+            and about['not_finite'] == 0)
 
 
 def test_a_policy_of_other_classes_is_refused(whole, tmp_path):
     from synthnb.data import ImageSetWriter
     from synthnb.rl import Policy, keep_probability
-    from synthnb.samplers import score_pool
+    from synthnb.scores import score_pool
     writer = ImageSetWriter(tmp_path/'pool', 4, 36, ['a', 'b'])
     writer.write(np.zeros((4, 36, 36, 3), np.uint8), np.arange(4) % 2)
     with pytest.raises(ValueError, match='the same classes'):
-        score_pool(writer.close(), 'keep', keep_probability(Policy.load(whole[1]), 'cpu'), device='cpu')
+        score_pool(writer.close(), 'keep',
+                   keep_probability(Policy.load(whole[1]), 'cpu'), device='cpu')
 
 
 def test_rl_without_its_column_says_how_to_make_it(tmp_path):
@@ -81,11 +87,12 @@ def test_rl_without_its_column_says_how_to_make_it(tmp_path):
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    "A planted trial that takes seconds, in a folder of its own: its AUC on rows that the policy has not seen."
+    "A planted trial of seconds, in a folder of its own: its AUC on rows new to the policy."
     from synthnb import rl
     monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path))
     config = rl.RLConfig(episodes=6, child_passes=2)
-    return lambda: rl.planted_trial(1, config, n_real=800, n_valid=80, n_pool=4800, device='cpu')['auc']
+    return lambda: rl.planted_trial(1, config, n_real=800, n_valid=80,
+                                    n_pool=4800, device='cpu')['auc']
 
 
 def test_the_selector_learns_which_labels_are_wrong(short):

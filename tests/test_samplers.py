@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from synthnb import samplers as module
 from synthnb.core import project_root
 from synthnb.data import ImageSet, ImageSetWriter
-from synthnb.samplers import (CONFIDENCE_BY, REGISTRY, Scoring, Selection, apportion, arm_values, ball_count, ball_realism, cl_cap_sampler,
-                              class_quota, class_table, column_record, compare_arms, farthest_first, get_sampler, make_folds, make_scores,
-                              sampler, sampler_table, samplers, score_by_features, score_pool, select, top_ranked, training_margins)
+from synthnb.arms import arm_values, class_table, compare_arms, sampler_table
+from synthnb.beyond import (ball_count, ball_realism, cl_cap_sampler, farthest_first,
+                            score_by_features, training_margins)
+from synthnb.samplers import (REGISTRY, Scoring, Selection, apportion, class_quota, get_sampler,
+                              make_scores, sampler, samplers, select, top_ranked)
+from synthnb.scores import CONFIDENCE_BY, column_record, make_folds, score_pool
 from synthnb.train import Classifier, PLAIN, classifier_net
 
 RANKED = [n for n in samplers() if get_sampler(n).needs and not get_sampler(n).decides]
-BY_SCORE = [n for n in RANKED if n not in ('drs', 'cl-cap')] # drs has luck, and cl-cap puts the highest scores last
+# drs has luck, and cl-cap puts the highest scores last
+BY_SCORE = [n for n in RANKED if n not in ('drs', 'cl-cap')]
 QUOTED = [*RANKED, 'random']
 SHARES = [n for n in QUOTED if get_sampler(n).share == 'pool']
 fast = settings(max_examples=60, deadline=None)
@@ -32,13 +36,15 @@ fast = settings(max_examples=60, deadline=None)
 class Pool:
     "What `select` needs of an ImageSet, in memory."
     def __init__(self, labels, k, **columns):
-        self.labels, self.classes, self.have = np.asarray(labels), [f'c{i}' for i in range(k)], columns
+        self.labels, self.classes, self.have = (np.asarray(labels),
+                                                [f'c{i}' for i in range(k)], columns)
         self.folder, self.fingerprint = 'memory', 'memory'
     def columns(self): return sorted(self.have)
     def column(self, name): return self.have[name]
 
 
-def pool_of(labels, scores, k): return Pool(labels, k, **dict.fromkeys((get_sampler(n).needs for n in RANKED), scores))
+def pool_of(labels, scores, k):
+    return Pool(labels, k, **dict.fromkeys((get_sampler(n).needs for n in RANKED), scores))
 
 
 def quiet_select(*args, **kwargs):
@@ -49,10 +55,11 @@ def quiet_select(*args, **kwargs):
 
 @st.composite
 def scored(draw, ties=False):
-    "(labels, scores, k): a pool of up to 60 images; scores all different unless ties are asked for."
+    "(labels, scores, k): a pool of up to 60 images; scores differ unless ties are asked for."
     k, n, seed = draw(st.integers(1, 5)), draw(st.integers(1, 60)), draw(st.integers(0, 999))
     rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 3, n).astype(np.float32) if ties else rng.permutation(n).astype(np.float32)
+    scores = (rng.integers(0, 3, n).astype(np.float32) if ties
+              else rng.permutation(n).astype(np.float32))
     return rng.integers(0, k, n), scores, k
 
 
@@ -67,7 +74,8 @@ def test_top_k_of_a_permutation_is_the_permutation_of_top_k(pool, budget, name, 
 
 
 @fast
-@given(scored(ties=True), st.integers(0, 70), st.sampled_from(QUOTED), st.sampled_from(['pool', 'balanced', 'global']))
+@given(scored(ties=True), st.integers(0, 70), st.sampled_from(QUOTED),
+       st.sampled_from(['pool', 'balanced', 'global']))
 def test_the_budget_is_kept_and_used(pool, budget, name, share):
     labels, scores, k = pool
     s = quiet_select(name, pool_of(labels, scores, k), budget, share=share)
@@ -91,16 +99,19 @@ def test_nothing_left_behind_in_a_class_is_better_than_what_was_kept(pool, budge
 
 
 @fast
-@given(scored(ties=True), st.integers(0, 70), st.integers(0, 70), st.sampled_from(QUOTED), st.integers(0, 9),
+@given(scored(ties=True), st.integers(0, 70), st.integers(0, 70),
+       st.sampled_from(QUOTED), st.integers(0, 9),
        st.sampled_from(['pool', 'balanced', 'global']))
 def test_a_smaller_budget_keeps_a_part_of_a_larger_one(pool, a, b, name, seed, share):
     labels, scores, k = pool
-    small, large = (quiet_select(name, pool_of(labels, scores, k), n, share=share, seed=seed).indices for n in sorted((a, b)))
+    small, large = (quiet_select(name, pool_of(labels, scores, k), n, share=share,
+                                 seed=seed).indices for n in sorted((a, b)))
     assert set(small) <= set(large)
 
 
 @fast
-@given(scored(), st.lists(st.integers(0, 59), max_size=40), st.integers(0, 70), st.sampled_from(RANKED),
+@given(scored(), st.lists(st.integers(0, 59), max_size=40),
+       st.integers(0, 70), st.sampled_from(RANKED),
        st.sampled_from([np.nan, np.inf]))
 def test_nan_and_plus_infinity_are_never_selected(pool, holes, budget, name, bad):
     labels, scores, k = pool
@@ -108,7 +119,8 @@ def test_nan_and_plus_infinity_are_never_selected(pool, holes, budget, name, bad
     scores[holes] = bad
     lost = np.setdiff1d(labels, labels[np.isfinite(scores)])
     if len(lost):
-        with pytest.raises(ValueError, match='the scorer failed'): quiet_select(name, pool_of(labels, scores, k), budget)
+        with pytest.raises(ValueError, match='the scorer failed'):
+            quiet_select(name, pool_of(labels, scores, k), budget)
         return
     s = quiet_select(name, pool_of(labels, scores, k), budget)
     assert np.isfinite(scores[s.indices]).all() and len(s) == min(budget, np.isfinite(scores).sum())
@@ -117,11 +129,13 @@ def test_nan_and_plus_infinity_are_never_selected(pool, holes, budget, name, bad
 
 
 @fast
-@given(scored(), st.integers(0, 70), st.sampled_from([n for n in RANKED if n in SHARES]), st.integers(0, 99))
+@given(scored(), st.integers(0, 70),
+       st.sampled_from([n for n in RANKED if n in SHARES]), st.integers(0, 99))
 def test_a_constant_score_is_random_sampling(pool, budget, name, seed):
     labels, scores, k = pool
     flat = pool_of(labels, np.full(len(labels), .7, np.float32), k)
-    assert (quiet_select(name, flat, budget, seed=seed).indices == quiet_select('random', flat, budget, seed=seed).indices).all()
+    assert (quiet_select(name, flat, budget, seed=seed).indices
+            == quiet_select('random', flat, budget, seed=seed).indices).all()
 
 
 @fast
@@ -129,7 +143,8 @@ def test_a_constant_score_is_random_sampling(pool, budget, name, seed):
 def test_floats_rank_as_their_own_type_does(pool, kind, seed):
     "To the last bit and tie: the order of a float32 column is that of its float64."
     labels, scores, k = pool
-    scores = (scores/3 + np.random.default_rng(seed).choice([0, 1e-7, np.nan, -np.inf], len(scores))).astype(kind)
+    scores = (scores/3 + np.random.default_rng(seed)
+              .choice([0, 1e-7, np.nan, -np.inf], len(scores))).astype(kind)
     luck = torch.randperm(len(scores), generator=module.generator(seed, 'ties')).numpy()
     order = np.lexsort((luck, -scores))
     order = order[~np.isnan(scores[order])]
@@ -141,18 +156,22 @@ def test_floats_rank_as_their_own_type_does(pool, kind, seed):
 def test_every_type_of_number_keeps_the_same_images(name, kind):
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 3, 90), rng.permutation(90)
-    whole, floats = (quiet_select(name, pool_of(labels, scores.astype(t), 3), 30) for t in (kind, np.float64))
+    whole, floats = (quiet_select(name, pool_of(labels, scores.astype(t), 3), 30)
+                     for t in (kind, np.float64))
     assert whole.indices.tolist() == floats.indices.tolist() and whole.report.equals(floats.report)
 
 
-@pytest.mark.parametrize('scores', [np.arange(6).astype(str), np.arange(6).astype(object), np.arange(6)*1j, np.ones((6, 1)),
+@pytest.mark.parametrize('scores', [np.arange(6).astype(str), np.arange(6).astype(object),
+                                    np.arange(6)*1j, np.ones((6, 1)),
                                     np.ones((6, 2)), np.arange(6).astype('M8[s]'), np.ones(5)])
 def test_what_is_no_score_is_refused_by_name(scores):
     for name in RANKED:
-        with pytest.raises(ValueError, match=f"the column '{get_sampler(name).needs}'"): select(name, pool_of([0]*6, scores, 1), 2)
+        with pytest.raises(ValueError, match=f"the column '{get_sampler(name).needs}'"):
+            select(name, pool_of([0]*6, scores, 1), 2)
 
 
-@pytest.mark.parametrize('scores', [np.linspace(-9, 5, 40).astype(np.float16), np.linspace(0, 1, 40), np.arange(40, dtype=np.uint8)])
+@pytest.mark.parametrize('scores', [np.linspace(-9, 5, 40).astype(np.float16),
+                                    np.linspace(0, 1, 40), np.arange(40, dtype=np.uint8)])
 def test_a_histogram_shows_all_images_of_a_score_of_any_range(scores):
     import matplotlib.pyplot as plt
     fig = module.confidence_histogram(Pool(np.arange(40) % 2, 2, mine=scores), 'mine')
@@ -165,7 +184,9 @@ def test_a_gallery_frames_what_a_mask_keeps():
     from types import SimpleNamespace
     source, n = np.arange(12.) % 4, 12
     def gather(rows): return np.zeros((len(rows), 8, 8, 3), np.uint8)
-    def pool(source): return SimpleNamespace(column=lambda name: source, gather=gather, classes=['a', 'b', 'c'], labels=np.arange(n) // 4)
+    def pool(source):
+        return SimpleNamespace(column=lambda name: source, gather=gather,
+                               classes=['a', 'b', 'c'], labels=np.arange(n) // 4)
     real = SimpleNamespace(gather=gather, classes=['a', 'b', 'c'], labels=np.zeros(4, int))
     def framed(kept, scores=np.zeros(n), source=source):
         fig = module.translation_gallery(pool(source), real, [0, 1], scores, kept)
@@ -176,17 +197,21 @@ def test_a_gallery_frames_what_a_mask_keeps():
     for bad in (mask[:9], [n], [.5], [-1]):
         with pytest.raises(IndexError, match='the rows kept'): framed(bad)
     with pytest.raises(ValueError, match='expected one number'): framed(mask, np.zeros(9))
-    with pytest.raises(ValueError, match="the column 'source'"): framed(mask, source=np.where(source == 2, np.nan, source))
+    with pytest.raises(ValueError, match="the column 'source'"):
+        framed(mask, source=np.where(source == 2, np.nan, source))
 
 
 def test_ties_are_broken_evenly_over_the_pool():
-    kept = sum(np.bincount(top_ranked(np.ones(60), np.zeros(60, int), [20], 20, seed=s), minlength=60) for s in range(1500))
-    # each image is kept in a third of the seeds: binomial(1500, 1/3) has sd 18.3, and 60 images stay within 4 of them
+    kept = sum(np.bincount(top_ranked(np.ones(60), np.zeros(60, int), [20], 20, seed=s),
+                           minlength=60) for s in range(1500))
+    # each image is kept in a third of the seeds: binomial(1500, 1/3) has sd 18.3, and 60 images
+    # stay within 4 of them
     assert abs(kept - 500).max() < 4*18.3
 
 
 @fast
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=6), st.lists(st.integers(0, 30), min_size=6, max_size=6), st.integers(0, 80))
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=6),
+       st.lists(st.integers(0, 30), min_size=6, max_size=6), st.integers(0, 80))
 def test_apportionment_is_monotone_capped_and_complete(weights, caps, budget):
     caps = np.array(caps[:len(weights)])
     now, more = apportion(weights, budget, caps), apportion(weights, budget + 1, caps)
@@ -224,8 +249,10 @@ def test_folds_are_stratified_and_keep_people_together(folds, seed):
 
 def test_unknown_names_list_the_choices():
     pool = pool_of([0], np.ones(1), 1)
-    with pytest.raises(ValueError, match='choose one of none, random, cl-sam, cr-sam, oracle'): select('clsam', pool, 1)
-    with pytest.raises(ValueError, match="choose 'class' or 'global'"): select('random', pool, 1, quota='any')
+    with pytest.raises(ValueError, match='choose one of none, random, cl-sam, cr-sam, oracle'):
+        select('clsam', pool, 1)
+    with pytest.raises(ValueError, match="choose 'class' or 'global'"):
+        select('random', pool, 1, quota='any')
     with pytest.raises(ValueError, match='whole number'): select('random', pool, -1)
     assert CONFIDENCE_BY == ('seen', 'cross-fit')
 
@@ -244,7 +271,7 @@ SCORER = '''
     import sys, time, torch
     from pathlib import Path
     from synthnb.data import ImageSet
-    from synthnb.samplers import score_pool
+    from synthnb.scores import score_pool
 
     def score(folder, pause=0.):
         torch.set_num_threads(1); torch.manual_seed(0)
@@ -279,8 +306,10 @@ def test_scoring_killed_with_sigkill_ends_with_the_same_column(tmp_path):
     after, whole = scorer['score'](tmp_path/'killed'), scorer['score'](tmp_path/'whole')
     assert 0 < len(before) < 31 and len(after) < len(before) + 31, 'it started from the beginning'
     scores = [ImageSet(tmp_path/n).column('score').tobytes() for n in ('killed', 'whole')]
-    assert scores[0] == scores[1] and column_record(ImageSet(tmp_path/'killed'), 'score')['n'] == 3050
-    assert set(after) == set(whole) and scorer['score'](tmp_path/'killed') == after, 'a finished column is reused'
+    assert (scores[0] == scores[1]
+            and column_record(ImageSet(tmp_path/'killed'), 'score')['n'] == 3050)
+    assert set(after) == set(whole) and scorer['score'](tmp_path/'killed') == after, (
+        'a finished column is reused')
     torch.set_num_threads(threads)
 
 
@@ -291,7 +320,8 @@ def test_a_full_disk_while_scoring_is_one_clear_error(tmp_path, monkeypatch):
     def full(*args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr('os.pwrite', full)
     with pytest.raises(OSError, match='no space left on the device'):
-        score_pool(pool, 'score', lambda images, labels, rows: torch.ones(len(images)), device='cpu')
+        score_pool(pool, 'score',
+                   lambda images, labels, rows: torch.ones(len(images)), device='cpu')
     assert 'score' not in pool.columns()
 
 
@@ -301,7 +331,8 @@ def test_the_same_seed_keeps_the_same_and_no_or_all_budget_is_no_edge(pool, name
     labels, scores, k = pool
     p = pool_of(labels, scores, k)
     half = len(labels)//2
-    assert (quiet_select(name, p, half, seed=seed).indices == quiet_select(name, p, half, seed=seed).indices).all()
+    assert (quiet_select(name, p, half, seed=seed).indices
+            == quiet_select(name, p, half, seed=seed).indices).all()
     assert len(quiet_select(name, p, 0, seed=seed)) == 0
     assert (quiet_select(name, p, len(labels), seed=seed).indices == np.arange(len(labels))).all()
 
@@ -319,7 +350,8 @@ def test_rejection_sampling_has_luck_and_prefers_the_real():
 @given(scored(), st.integers(0, 9))
 def test_the_capped_share_comes_after_all_others(pool, seed):
     labels, scores, k = pool
-    order = cl_cap_sampler(scores, labels, len(labels), quota=np.bincount(labels, minlength=k), seed=seed)
+    order = cl_cap_sampler(scores, labels, len(labels),
+                           quota=np.bincount(labels, minlength=k), seed=seed)
     for c in range(k):
         mine = scores[order[labels[order] == c]]
         if not len(mine): continue
@@ -334,7 +366,8 @@ def test_balanced_by_itself_unless_told_otherwise():
     pool = pool_of(labels, np.random.default_rng(0).random(400), 2)
     assert select('cl-cap', pool, 100).report.kept.tolist() == [50, 50]
     assert select('cl-cap', pool, 100).about['share'] == 'balanced'
-    assert select('cl-cap', pool, 100, share='real', real_counts=[9, 1]).report.kept.tolist() == [90, 10]
+    assert select('cl-cap', pool, 100, share='real',
+                  real_counts=[9, 1]).report.kept.tolist() == [90, 10]
     assert select('cl-sam', pool, 100).report.kept.tolist() == [75, 25]
 
 
@@ -345,8 +378,10 @@ def test_a_sampler_that_decides_is_asked_about_the_whole_pool():
     sampler('half', needs='confidence', decides=True)(half)
     try:
         pool = pool_of([0]*4 + [1]*4, np.array([.9, .1, .2, .8, .7, .6, .3, np.nan], np.float32), 2)
-        with pytest.warns(UserWarning, match='NaN') as caught: chosen = select('half', pool, 2, strict=True)
-        assert chosen.indices.tolist() == [0, 3, 4, 5] and chosen.budget == 8 and len(caught) == len(chosen.notes) == 1
+        with pytest.warns(UserWarning, match='NaN') as caught:
+            chosen = select('half', pool, 2, strict=True)
+        assert (chosen.indices.tolist() == [0, 3, 4, 5] and chosen.budget == 8
+                and len(caught) == len(chosen.notes) == 1)
     finally: REGISTRY.pop('half')
 
 
@@ -358,13 +393,15 @@ def test_cl_sam_ranks_as_cleanlab_does():
     class Given:
         net, classes = torch.nn.Identity(), list('abcde')
         def logits(self, images): return images.flatten(1).log()
-    ours = module.class_confidence(Given(), device='cpu')(pixels, torch.from_numpy(labels), np.arange(600)).numpy()
+    ours = module.class_confidence(Given(), device='cpu')(pixels, torch.from_numpy(labels),
+                                                          np.arange(600)).numpy()
     theirs = get_self_confidence_for_each_label(labels, p)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     kept = select('cl-sam', pool_of(labels, ours, 5), 200)
     for c, n in enumerate(kept.report.kept):
         mine = np.flatnonzero(labels == c)
-        assert set(mine[np.argsort(-theirs[mine])][:n]) == set(kept.indices[labels[kept.indices] == c])
+        assert (set(mine[np.argsort(-theirs[mine])][:n])
+                == set(kept.indices[labels[kept.indices] == c]))
 
 
 def brute_distances(a, b): return np.sqrt(((a[:, None].astype(float) - b[None])**2).sum(-1))
@@ -383,7 +420,8 @@ def test_ball_scores_are_their_definitions(n, m, k, seed):
     nearest = (across/radii).min(1)
     np.testing.assert_allclose(counts % 1, .999/(1 + nearest), rtol=1e-5)
     small = radii <= np.sort(radii)[(n - 1)//2]*(1 + 1e-9)
-    np.testing.assert_allclose(ball_realism(x, k)(y), (radii[small]/across[:, small]).max(1), rtol=1e-6)
+    np.testing.assert_allclose(ball_realism(x, k)(y),
+                               (radii[small]/across[:, small]).max(1), rtol=1e-6)
 
 
 @fast
@@ -409,7 +447,7 @@ class MadeCritic:
 
 @pytest.fixture(scope='module')
 def scoring(tmp_path_factory):
-    "A Scoring at toy size: 8 px, 3 classes whose colour shows the label; in the pool every second label is wrong"
+    "A toy Scoring: 8 px, 3 classes, colour shows the label; every second pool label is wrong"
     folder, rng = tmp_path_factory.mktemp('toy'), np.random.default_rng(0)
     def made(name, n, offset, wrong=False):
         labels = np.arange(n) % 3
@@ -426,13 +464,15 @@ def scoring(tmp_path_factory):
     old, os.environ['SYNTHNB_RUNS'] = os.environ.get('SYNTHNB_RUNS'), str(folder/'runs')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Scoring(pool, real, real, blind, MadeCritic(), device='cpu', recipe=dict(width=4, crop=8, augment='none', updates=40))
+    yield Scoring(pool, real, real, blind, MadeCritic(), device='cpu',
+                  recipe=dict(width=4, crop=8, augment='none', updates=40))
     torch.set_num_threads(threads)
     os.environ.pop('SYNTHNB_RUNS')
     if old: os.environ['SYNTHNB_RUNS'] = old
 
 
-NEW = ['cl-sam', 'cr-sam', 'drs', 'gold', 'instance-selection', 'precision', 'density', 'k-centre', 'aum', 'cl-cap']
+NEW = ['cl-sam', 'cr-sam', 'drs', 'gold', 'instance-selection', 'precision',
+       'density', 'k-centre', 'aum', 'cl-cap']
 
 
 @pytest.mark.parametrize('name', NEW)
@@ -443,8 +483,10 @@ def test_every_sampler_from_scoring_to_selection(scoring, name, capsys):
     for budget in (0, 77, 360):
         chosen = select(name, scoring.pool, budget, column=column, seed=3)
         assert len(chosen) == budget and len(set(chosen.indices)) == budget
-        assert np.ptp(chosen.report.kept) <= 1, 'the classes of the toy pool are equal, so are their quotas'
-        assert (select(name, scoring.pool, budget, column=column, seed=3).indices == chosen.indices).all()
+        assert np.ptp(chosen.report.kept) <= 1, ('the classes of the toy pool are equal, '
+                                                 'so are their quotas')
+        assert (select(name, scoring.pool, budget, column=column, seed=3).indices
+                == chosen.indices).all()
     capsys.readouterr()
     assert make_scores(name, scoring) == column
     assert 'images in' not in capsys.readouterr().out, 'scores that were there have been made again'
@@ -480,15 +522,18 @@ class Broken:
 @pytest.mark.parametrize('name', ['instance-selection', 'precision', 'density', 'k-centre'])
 def test_features_that_are_nan(scoring, name, tmp_path):
     everywhere = Scoring(scoring.pool, scoring.real, scoring.valid, Broken(dark=256), device='cpu')
-    with pytest.raises(ValueError, match='features of 60 of 60 real images'): make_scores(name, everywhere)
+    with pytest.raises(ValueError, match='features of 60 of 60 real images'):
+        make_scores(name, everywhere)
     bright = scoring.pool.images.mean((1, 2, 3))
-    dark = scoring.real.images.mean((1, 2, 3)).min() - 1e-3 # all real images are brighter, parts of the pool are not
+    # all real images are brighter, parts of the pool are not
+    dark = scoring.real.images.mean((1, 2, 3)).min() - 1e-3
     some = Scoring(scoring.pool, scoring.real, scoring.valid, Broken(dark), device='cpu')
     Broken.net = torch.nn.Linear(1, 1) # another key
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         column = make_scores(name, some)
-    assert (bright < dark).any() and (np.isnan(scoring.pool.column(column)) == (bright < dark)).all()
+    assert ((bright < dark).any()
+            and (np.isnan(scoring.pool.column(column)) == (bright < dark)).all())
 
 
 def test_a_class_with_few_real_images(scoring, tmp_path):
@@ -497,7 +542,8 @@ def test_a_class_with_few_real_images(scoring, tmp_path):
         w = ImageSetWriter(tmp_path/'-'.join(map(str, counts)), len(labels), 8, list('abc'))
         w.write(np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), np.uint8), labels)
         return Scoring(scoring.pool, w.close(), scoring.valid, scoring.classifier, device='cpu')
-    with pytest.warns(UserWarning, match='c: 3 real images, so 2 neighbours'): make_scores('density', of([9, 9, 3]))
+    with pytest.warns(UserWarning, match='c: 3 real images, so 2 neighbours'):
+        make_scores('density', of([9, 9, 3]))
     assert np.isfinite(scoring.pool.column('density')).all()
     with pytest.raises(ValueError, match='b: 1 real image'): make_scores('precision', of([9, 1, 9]))
 
@@ -537,10 +583,13 @@ def test_score_by_features_fits_once_and_is_reused(scoring, capsys):
 
 def made_records(seeds=5):
     import pandas as pd
-    rows = [dict(sampler=s, ratio=r, seed=i, arm_mean_class_accuracy=.5 + .01*i + gain, control_mean_class_accuracy=.5 + .01*i, n_real=100,
-                 baseline_mean_class_accuracy=.5 + .01*i, n_added=260 if s == 'rl' else 100*r, classes=['x', 'y'],
+    rows = [dict(sampler=s, ratio=r, seed=i, arm_mean_class_accuracy=.5 + .01*i + gain,
+                 control_mean_class_accuracy=.5 + .01*i, n_real=100,
+                 baseline_mean_class_accuracy=.5 + .01*i,
+                 n_added=260 if s == 'rl' else 100*r, classes=['x', 'y'],
                  arm_class_accuracy=[.5, None], baseline_class_accuracy=[.4, .6], preserved_kept=.8)
-            for i in range(seeds) for s, r, gain in (('random', 1, 0), ('random', 2, .01), ('cl-sam', 1, .02), ('rl', 1, .03))]
+            for i in range(seeds) for s, r, gain in (('random', 1, 0), ('random', 2, .01),
+                                                     ('cl-sam', 1, .02), ('rl', 1, .03))]
     return pd.DataFrame(rows)
 
 
@@ -552,6 +601,8 @@ def test_the_learner_is_compared_at_its_own_size():
     assert sampler_table(records, 1).set_index('sampler').loc['rl', 'vs random'] == pytest.approx(2)
     assert compare_arms(records, ('rl', 1), ('random', 1)).difference == pytest.approx(3)
     assert (arm_values(records, ('rl', 7)) == arm_values(records, ('rl', 1))).all()
-    assert np.isnan(table.loc['rl', 'coverage']) and table.loc['rl', 'labels preserved'] == pytest.approx(80)
+    assert (np.isnan(table.loc['rl', 'coverage'])
+            and table.loc['rl', 'labels preserved'] == pytest.approx(80))
     by_class = class_table(records, {('rl', 1): {'x': 9.}})
-    assert by_class[(by_class.sampler == 'rl') & (by_class['class'] == 'x')]['the paper, %'].tolist() == [9.]
+    assert by_class[(by_class.sampler == 'rl')
+                    & (by_class['class'] == 'x')]['the paper, %'].tolist() == [9.]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_resume import child, kill_when
 
-ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive', 'qdgs', 'qdgs-tuned', 'generator-set',
+ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random-archive',
+        'qdgs', 'qdgs-tuned', 'generator-set',
         'balanced'}
 
 
@@ -32,9 +33,12 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     runs, folder = first
     found = json.loads((folder/'metrics.json').read_text())['metrics']
     table = {p.stem: pd.read_csv(p) for p in (folder/'tables').glob('*.csv')}
-    assert set(table) >= {'archives', 'history', 'contents', 'objectives', 'measures', 'sweeps', 'trials', 'figure1', 'within', 'verdict'}
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure1', 'figure3_archives', 'figure3_counts', 'figure3_images',
-        'figure5_domain', 'figure5_reconstructions', 'figure6_objectives', 'figure7_prompts', 'history', 'history_seeds'}
+    assert set(table) >= {'archives', 'history', 'contents', 'objectives', 'measures', 'sweeps',
+                          'trials', 'figure1', 'within', 'verdict'}
+    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {
+        'figure1', 'figure3_archives', 'figure3_counts', 'figure3_images',
+        'figure5_domain', 'figure5_reconstructions', 'figure6_objectives',
+        'figure7_prompts', 'history', 'history_seeds'}
     trials = table['trials']
     assert set(trials[trials.bias == .98].arm) == ARMS and set(found['accuracy']['0.98']) == ARMS
     assert set(trials[trials.bias == .8].arm) == {'biased', 'longer', 'random-archive', 'qdgs'}
@@ -43,9 +47,11 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     for arm, mean in trials[trials.bias == .98].groupby('arm').accuracy.mean().items():
         assert np.isclose(mean, found['accuracy']['0.98'][arm], atol=1e-5)
     counts = table['contents'].set_index('arm').n
-    assert (counts[['random', 'balanced']] == counts['qdgs']).all(), 'every control has as many images as the search'
+    assert (counts[['random', 'balanced']] == counts['qdgs']).all(), (
+        'every control has as many images as the search')
     assert len(set(table['archives'].evaluations)) == 1, 'all searches have equal evaluations'
-    assert not any('second' in k for a in found['archives'].values() for k in a), 'times are no numbers of a search'
+    assert not any('second' in k for a in found['archives'].values()
+                   for k in a), ('times are no numbers of a search')
 
 
 def test_the_pools_are_what_the_judge_says(first):
@@ -61,7 +67,8 @@ def test_the_pools_are_what_the_judge_says(first):
         others.append((len(pool), float((read_shapes(x, TOLERANT)['group'] == 4).float().mean())))
         assert 'objective' in pool.columns() and np.isfinite(pool.column('measure_1')).all()
     seen = {(n, round(o, 4)) for n, o in others}
-    assert {(int(contents.n[a]), round(contents.other[a], 4)) for a in ('random', 'random-archive', 'qdgs')} <= seen
+    assert {(int(contents.n[a]), round(contents.other[a], 4))
+            for a in ('random', 'random-archive', 'qdgs')} <= seen
 
 
 def test_a_second_run_makes_nothing_again(first):
@@ -76,26 +83,28 @@ CHILD = '''
 import os, sys, time, torch
 from synthnb import qdgs
 torch.set_num_threads(1)
-guide, os.environ['SLOW'] = qdgs.SphereGuide(), sys.argv[1] # and no constant of the code below, which is part of the names
+# no constant of the code below, which is part of the names
+guide, os.environ['SLOW'] = qdgs.SphereGuide(), sys.argv[1]
 evaluate = guide.evaluate
 def slowly(*args, **kw): time.sleep(float(os.environ['SLOW'])); return evaluate(*args, **kw)
 guide.evaluate = slowly
 search = qdgs.qdgs
-qdgs.qdgs = lambda *args, **kw: search(*args, save_every=0., **kw)
+qdgs.qdgs = lambda *args, **kw: search(*args, save_seconds=0., **kw)
 config = qdgs.SearchConfig(evaluations=3000, emitters=2, batch_size=8, dims=(20, 20))
-qdgs.fit_qdgs(None, None, None, None, config, 5, 'cpu', guide)
+qdgs.fit_qdgs(guide, config, 5)
 '''
 
 
 def test_a_search_killed_by_the_system_comes_to_the_same_archive(tmp_path):
     a, b = tmp_path/'a', tmp_path/'b'
     assert child(a, script=CHILD).wait(timeout=120) == 0
-    kill_when(child(b, .02, script=CHILD), lambda: list(b.glob('artefacts/qdgs/*.part/search.pt')))
+    kill_when(child(b, .02, script=CHILD), lambda: list(b.glob('artefacts/qdgs/*.part/training.pt')))
     assert not list(b.glob('artefacts/qdgs/*/archive.safetensors'))
     assert child(b, script=CHILD).wait(timeout=120) == 0
     whole, again = (next(r.glob('artefacts/qdgs/*/archive.safetensors')) for r in (a, b))
     assert whole.read_bytes() == again.read_bytes()
-    history = [json.loads((p.parent/'illumination.json').read_text())['history']['coverage'] for p in (whole, again)]
+    history = [json.loads((p.parent/'illumination.json').read_text())['history']['coverage']
+               for p in (whole, again)]
     assert history[0] == history[1] and history[0][-1] > .1
 
 
@@ -128,6 +137,7 @@ def test_balanced_rows_are_as_even_as_they_can_be(codes, budget, seed):
     from synthnb.repair import balanced_rows
     rows = balanced_rows(codes, budget, seed)
     assert len(rows) == min(budget, len(codes)) == len(set(rows.tolist()))
-    taken, have = np.bincount(np.array(codes, int)[rows], minlength=4), np.bincount(np.array(codes, int), minlength=4)
+    taken, have = (np.bincount(np.array(codes, int)[rows], minlength=4),
+                   np.bincount(np.array(codes, int), minlength=4))
     for i in range(4): # whoever has rows left has at most one fewer than anybody else
         assert taken[i] <= have[i] and (taken[i] == have[i] or taken[i] >= taken.max() - 1)

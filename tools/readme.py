@@ -1,7 +1,8 @@
-"""README.md is nbs/index.ipynb as Markdown: `make readme` writes it, test_repository.py holds the two equal.
+"""README.md is nbs/index.ipynb as Markdown: `make readme` writes it, a test holds the two equal.
 
-A code cell that starts with `#| hide` is left out, with `#| echo: false` only its output is shown, and
-`#| fig-alt: ...` says what its picture shows. Links are relative to nbs/ in the notebook, to the root in the README.
+A code cell that starts with `#| hide` is left out, with `#| echo: false` only its output is shown,
+and `#| fig-alt: ...` says what its picture shows. Links are relative to nbs/ in the notebook, to
+the root in the README.
 """
 import posixpath
 import re
@@ -29,7 +30,8 @@ def _prepare(cell):
         return cell
     directives = dict(_DIRECTIVE.findall(cell.source))
     if 'hide' in directives or 'default_exp' in directives: return None
-    cell.source = '' if directives.get('echo') == 'false' else _DIRECTIVE.sub('', cell.source).strip()
+    hidden = directives.get('echo') == 'false'
+    cell.source = '' if hidden else _DIRECTIVE.sub('', cell.source).strip()
     for output in cell.outputs:
         for kind in ('text/html', 'text/markdown'):
             if kind in output.get('data', {}):
@@ -44,12 +46,15 @@ def render(index=INDEX):
     "The text of README.md, and its pictures as {path from the root: bytes}"
     notebook = nbformat.read(index, as_version=4)
     notebook.cells = [cell for cell in map(_prepare, notebook.cells) if cell is not None]
-    notebook.metadata['language_info'] = {'name': 'python'}  # nbdev_clean removes it, and code would have no colours
+    # nbdev_clean removes it, and code would have no colours
+    notebook.metadata['language_info'] = {'name': 'python'}
     exporter = MarkdownExporter()
-    text, resources = exporter.from_notebook_node(notebook, {'output_files_dir': IMAGES, 'unique_key': 'readme'})
+    where = {'output_files_dir': IMAGES, 'unique_key': 'readme'}
+    text, resources = exporter.from_notebook_node(notebook, where)
     for i, cell in enumerate(notebook.cells):
         if cell.metadata.get('alt'):
-            text = re.sub(rf'!\[\w+\]\(({IMAGES}/readme_{i}_)', lambda m: f'![{cell.metadata.alt}]({m[1]}', text)
+            text = re.sub(rf'!\[\w+\]\(({IMAGES}/readme_{i}_)',
+                          lambda m: f'![{cell.metadata.alt}]({m[1]}', text)
     text = re.sub(r'^```python\s*```\n', '', text, flags=re.MULTILINE)
     text = '\n'.join(line.rstrip() for line in text.splitlines())
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', resources.get('outputs') or {}

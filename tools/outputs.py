@@ -1,6 +1,7 @@
-"""`make outputs NAMES="07_affectnet index"`: execute notebooks at their own scale and keep what they show, small enough for git.
+"""`make outputs NAMES="07_affectnet index"`: execute notebooks and keep what they show.
 
-Progress bars are dropped, pictures lose colours that nobody sees, and execution counts go with nbdev_clean. No NAMES: all notebooks.
+It is made small enough for git: progress bars are dropped, pictures lose colours that nobody sees,
+and execution counts go with nbdev_clean. No NAMES: all notebooks.
 """
 import base64
 import io
@@ -31,7 +32,8 @@ def tidy(notebook):
         cell.metadata.pop('execution', None)
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
         for output in cell.outputs:
-            if png := output.get('data', {}).get('image/png'): output.data['image/png'] = smaller(png.replace('\n', ''))
+            png = output.get('data', {}).get('image/png')
+            if png: output.data['image/png'] = smaller(png.replace('\n', ''))
     return notebook
 
 
@@ -39,12 +41,15 @@ def execute(path):
     "Run one notebook as JupyterLab would, in its own folder, and write it back"
     start, notebook = time.time(), nbformat.read(path, as_version=4)
     language = notebook.metadata.pop('language_info', None)
-    NotebookClient(notebook, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=None, kernel_name='python3',
+                   resources={'metadata': {'path': str(path.parent)}}).execute()
     notebook.metadata.pop('language_info', None)
     if language: notebook.metadata['language_info'] = language
     nbformat.write(tidy(notebook), path)
-    print(f'{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1000:.0f} KB', flush=True)
+    size = path.stat().st_size / 1000
+    print(f'{path.name}: {time.time() - start:.0f} s, {size:.0f} KB', flush=True)
 
 
 if __name__ == '__main__':
-    for path in [NBS / f'{Path(n).stem}.ipynb' for n in sys.argv[1:]] or sorted(NBS.glob('*.ipynb')): execute(path)
+    named = [NBS / f'{Path(n).stem}.ipynb' for n in sys.argv[1:]]
+    for path in named or sorted(NBS.glob('*.ipynb')): execute(path)

@@ -1,0 +1,94 @@
+"""`make run`: an experiment as papermill runs it, which leaves the page beside its record.
+
+`run.py NOTEBOOK ARG...` with further arguments for papermill. The parameters come as SAMPLER,
+RATIO, SCALE, SEED, DATA, ROOT and CLASSES from the environment, where make puts what was typed.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+PARAMETERS = dict(SAMPLER='-r', RATIO='-p', SCALE='-r', SEED='-p', DATA='-r', ROOT='-r',
+                  CLASSES='-r') # papermill's -r hands on text as it is, -p reads a number
+STOPPED = (130, 143) # exit statuses after Ctrl-C, after SIGTERM
+NOISE = b'TCP without encryption' # what Jupyter says about every kernel
+
+
+def typed():
+    "The parameters that were typed, as arguments for papermill."
+    given = [(how, name.lower(), os.environ.get(name)) for name, how in PARAMETERS.items()]
+    return [word for argument in given if argument[2] for word in argument]
+
+
+def python(*command, env=None, without=None):
+    """This Python with these arguments: its exit status. Lines of stderr with `without` are cut.
+
+    When it is stopped, by Ctrl-C (130) or by SIGTERM (143), it is given the time to clean up.
+    """
+    stopped = []
+    child = subprocess.Popen([sys.executable, *map(str, command)], env=os.environ | (env or {}),
+                             stderr=subprocess.PIPE if without else None)
+
+    def interrupt(*_): stopped.append(130) # Ctrl-C reaches the child as well
+
+    def terminate(*_):
+        stopped.append(143)
+        child.terminate()
+
+    def show():
+        for line in child.stderr:
+            if without not in line: os.write(2, line)
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
+    before = {s: signal.signal(s, handler) for s, handler in handlers.items()}
+    try:
+        reader = threading.Thread(target=show, daemon=True)
+        if without: reader.start()
+        status = child.wait()
+        if without: reader.join(5)
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
+    return stopped[0] if stopped else status
+
+
+def needs(module):
+    "Say what to do where this Python lacks what is to be run."
+    if find_spec(module): return
+    sys.exit(f"{sys.executable} has no {module}. Install all with pip install --editable '.[dev]',"
+             ' or leave PY out: make then does so in .venv.')
+
+
+def run(notebook, *arguments):
+    "Run nbs/<notebook>.ipynb: its exit status. The executed notebook goes to the record."
+    needs('papermill')
+    folder = Path(os.environ.get('SYNTHNB_RUNS') or 'runs')/notebook
+    folder.mkdir(parents=True, exist_ok=True)
+    page, start = folder/f'notebook-{os.getpid()}.ipynb', folder/f'notebook-{os.getpid()}.start'
+    start.touch() # the notebook writes here where its record is
+    try:
+        if python('-m', 'papermill', f'nbs/{notebook}.ipynb', page, '--kernel', 'python3',
+                  *arguments, '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-',
+                  env={'SYNTHNB_RECORD': str(start.absolute())}, without=NOISE):
+            print(f'The run stopped. What it had done so far: {page};'
+                  ' what was finished will be reused.', file=sys.stderr)
+            return 1
+        if python('-m', 'nbconvert', '--log-level', 'ERROR', '--to', 'html',
+                  '--CoalesceStreamsPreprocessor.enabled=True', page): return 1
+        record = Path(start.read_text())
+    finally: start.unlink(missing_ok=True)
+    if not (record/'metrics.json').exists():
+        print(f'The notebook ended without leaving a record in {folder}.', file=sys.stderr)
+        return 1
+    for kind in ('.ipynb', '.html'): shutil.move(page.with_suffix(kind), record/f'notebook{kind}')
+    if record.is_relative_to(PROJECT): record = record.relative_to(PROJECT)
+    print(f'\nThe record:  {record}  (params.json, metrics.json, tables/, figures/)')
+    print(f'As a page:   {record}/notebook.html')
+    return 0
+
+
+if __name__ == '__main__': sys.exit(run(sys.argv[1], *typed(), *sys.argv[2:]))

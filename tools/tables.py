@@ -1,0 +1,29 @@
+"""`make tables`: every run that the tables need and that has no record, then the tables.
+
+`tables.py ARG...` with further arguments for Snakemake. TABLE, SEEDS, SCALE, ROOT, FRESH and CORES
+come from the environment, where make puts what was typed after it. Tables have scales of their own.
+"""
+import os
+import sys
+
+from run import STOPPED, needs, python, run
+
+
+def main(*arguments):
+    needs('snakemake')
+    import psutil
+    given = {k: os.environ.get(k.upper()) for k in ('table', 'root', 'seeds', 'scale', 'fresh')}
+    here = ['--cores', os.environ.get('CORES') or 'all', '--resources', 'gpu=1',
+            f'mem_mb={psutil.virtual_memory().available//10**6}']
+    if any('--profile' in a for a in arguments): here = [] # it says what there is
+    fresh = ['--forceall'] if given['fresh'] else []
+    asked = [f'{k}={v}' for k, v in given.items() if v]
+    config = ['--config', *asked] if asked else []
+    status = python('-m', 'snakemake', *here, *fresh, *arguments, *config)
+    if status in STOPPED or {'-n', '--dry-run'} & {*arguments}: return status
+    # Also when runs failed: the verdicts are drawn from what there is, and say what is missing.
+    scale = given['scale'] or ('gpu' if 'gpu' in (given['table'] or '').split() else 'laptop')
+    return run('14_verdict', '-r', 'scale', scale) or status
+
+
+if __name__ == '__main__': sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""`make test`: the repository, ruff, every notebook at smoke scale, pytest.
+
+Each step says how long it took, and the first that fails is the last. pytest comes at the end, so
+that the last line counts what ran; further arguments are for it.
+"""
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from run import needs, python
+
+NBDEV_TEST = Path(sysconfig.get_path('scripts'))/'nbdev_test'
+LINTED = ('synthnb', 'tests', 'tools', 'nbs', 'setup.py')
+
+
+@contextmanager
+def step(title):
+    "A headline, what is done under it, and how long that took."
+    print(f'\n== {title}', flush=True)
+    began = time.time()
+    yield
+    print(f'   {time.time() - began:.0f} s', flush=True)
+
+
+def check(*command):
+    "A module of this Python, which must not fail."
+    if status := python('-m', *command): sys.exit(status)
+
+
+def passes(notebook, scratch):
+    "Whether a notebook runs, in a process with one thread; what it makes goes to `scratch`."
+    env = os.environ | dict(SYNTHNB_RUNS=scratch, IN_TEST='1', OMP_NUM_THREADS='1')
+    began = time.time()
+    done = subprocess.run([NBDEV_TEST, '--path', notebook, '--n_workers', '0'], env=env, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    passed = done.returncode == 0 and 'Success.' in done.stdout
+    if not passed: print(done.stdout)
+    print(notebook, f' {time.time() - began:.0f} s' if passed else 'FAILED', flush=True)
+    return passed
+
+
+def notebooks():
+    "All of them, two at a time; the later chapters take longest and come first."
+    paths = sorted(Path('nbs').glob('*.ipynb'), reverse=True)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as two:
+        if not all([*two.map(lambda path: passes(path, scratch), paths)]): sys.exit(1)
+
+
+def main(*arguments):
+    needs('pytest')
+    for name in ('ARGS', 'MAKEFLAGS', 'MFLAGS'): os.environ.pop(name, None) # a test calls make, too
+    with step('the repository: in sync and clean'):
+        check('pytest', '-q', '--no-header', 'tests/test_repository.py')
+    with step('ruff'):
+        check('ruff', 'check', '--quiet', '--output-format', 'concise', *LINTED)
+        print('nothing to say')
+    with step('nbdev_test: the notebooks'): notebooks()
+    print('\n== pytest', flush=True)
+    return python('-m', 'pytest', '-q', '--no-header', '--durations=10', '--numprocesses', '2',
+                  '--dist', 'loadfile', *arguments, 'tests')
+
+
+if __name__ == '__main__':
+    try: sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt: sys.exit(130)
