@@ -344,10 +344,8 @@ def names_after(folder, old=None, new=None, module='gan'):
 def test_an_edit_renames_what_it_changes_and_nothing_else(tmp_path):
     def after(name, *edit, **where): return names_after(tmp_path/name, *edit, **where)
     before = after('before')
-    comment = after('comment',
-                    '    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt',
-                    '    # said in other words\n    c = self.config\n    real, y, t, alpha = '
-                    'self.batch()\n    for opt')
+    line = '    c = self.config\n    real, y, t, alpha = self.batch()\n    for opt'
+    comment = after('comment', line, '    # said in other words\n' + line)
     docstring = after('docstring', '"One update of D, and one of G when it is due. [Choi 2018, '
                       'eqs. 5-6]"', '"An update."')
     step = after('step', 'due = not warm and (self.step + 1) % c.n_critic == 0',

@@ -28,8 +28,8 @@ def slowly(self, *args): time.sleep(float(os.environ['SLOW'])); return translate
 gan.StarGAN.translate = slowly
 train = gan.train_stargan
 gan.train_stargan = lambda *args, **kw: train(*args, save_seconds=0, **kw)
-real = drawn_set(64, 36, 'balanced', seed=0, name='train')
 config = gan.StarGANConfig.preset('laptop', updates=24, batch=8, warmup=4)
+real = drawn_set(64, 36, 'balanced', seed=0, name='train')
 _, folder = gan.fit_stargan(real, config, seed=0, device='cpu')
 pool = gan.pool_of(folder, real, device='cpu')
 print(folder/'stargan.pt'); print(pool.folder/'images.npy')
