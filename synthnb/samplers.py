@@ -607,14 +607,13 @@ def oracle_column(s:Scoring) -> str:
     return 'oracle'
 
 # %% ../nbs/02_samplers.ipynb #088a2052
-def picture(ax, image=None, below:str=' '):
-    "An image with a word below it, and nothing else."
+def bare(ax):
+    "A place for an image and a word below it, and nothing else."
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.set_box_aspect(1)
-    ax.set_xlabel(below, fontsize=8, labelpad=2)
-    if image is not None: ax.imshow(image)
+    ax.set_xlabel(' ', fontsize=8, labelpad=2)
 
 # %% ../nbs/02_samplers.ipynb #be88a336
 def translation_gallery(
@@ -626,18 +625,18 @@ def translation_gallery(
     "Real faces, their translations with their scores, and a frame around what is kept."
     k, n, n_real = len(pool.classes), len(pool.labels), len(real.labels)
     source, scores = source_rows(pool.column('source'), n_real), as_scores(scores, n=n)
-    rows = row_numbers(rows, n_real, 'the real rows')
-    kept = set(row_numbers(kept, n, 'the rows kept').tolist())
-    fig, axes = plt.subplots(len(rows), k + 1, figsize=(size*(k + 1), 1.18*size*len(rows)),
-                             squeeze=False, layout='constrained')
+    rows, kept = row_numbers(rows, n_real, 'the real rows'), row_numbers(kept, n, 'the rows kept')
+    inches = size*(k + 1), 1.18*size*len(rows)
+    fig, axes = plt.subplots(len(rows), k + 1, figsize=inches, squeeze=False, layout='constrained')
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.02, hspace=.02)
-    for ax in axes.flat: picture(ax)
+    for ax in axes.flat: bare(ax)
     for line, r in zip(axes, rows):
-        picture(line[0], real.gather([r])[0])
+        line[0].imshow(real.gather([r])[0])
         line[0].set_ylabel(real.classes[real.labels[r]], fontsize=9)
         for p in np.flatnonzero(source == r):
             ax = line[1 + pool.labels[p]]
-            picture(ax, pool.gather([p])[0], f'{scores[p]:.2f}')
+            ax.imshow(pool.gather([p])[0])
+            ax.set_xlabel(f'{scores[p]:.2f}', fontsize=8, labelpad=2)
             if p in kept: ax.spines[:].set(visible=True, color='k', linewidth=2.5)
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
     return fig

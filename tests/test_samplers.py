@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthnb import samplers as module
+from synthnb import beyond, samplers as module
 from synthnb.core import project_root
 from synthnb.data import ImageSet, ImageSetWriter
 from synthnb.arms import arm_values, class_table, compare_arms, sampler_table
@@ -22,7 +22,8 @@ from synthnb.beyond import (ball_count, ball_realism, cl_cap_sampler, farthest_f
                             score_by_features, training_margins)
 from synthnb.samplers import (REGISTRY, Scoring, Selection, apportion, class_quota, get_sampler,
                               make_scores, sampler, samplers, select, top_ranked)
-from synthnb.scores import CONFIDENCE_BY, column_record, make_folds, score_pool
+from synthnb.scores import (CONFIDENCE_BY, agreement, column_record, make_folds,
+                            score_pool)
 from synthnb.train import Classifier, PLAIN, classifier_net
 
 RANKED = [n for n in samplers() if get_sampler(n).needs and not get_sampler(n).decides]
@@ -497,7 +498,7 @@ def test_every_sampler_from_scoring_to_selection(scoring, name, capsys):
 def test_scores_of_labels_know_half_the_labels_to_be_wrong(scoring, name):
     column = make_scores(name, scoring)
     right = scoring.pool.column('right')
-    auc = module.agreement(scoring.pool.column(column), right, scoring.pool.labels).auc
+    auc = agreement(scoring.pool.column(column), right, scoring.pool.labels).auc
     assert auc.mean() > .6, auc.tolist()
 
 
@@ -549,10 +550,10 @@ def test_a_class_with_few_real_images(scoring, tmp_path):
 
 
 def test_blocks_stay_small_whatever_the_pool(scoring, monkeypatch):
-    seen, blocks = [], module.distance_blocks
+    seen, blocks = [], beyond.distance_blocks
     def watched(*args, **kwargs):
         for i, j, d in blocks(*args, **kwargs): seen.append(d.numel()); yield i, j, d
-    monkeypatch.setattr(module, 'distance_blocks', watched)
+    monkeypatch.setattr(beyond, 'distance_blocks', watched)
     x, y = torch.randn(5000, 2), torch.randn(512, 2)
     ball_count(x)(y)
     ball_realism(x)(y)
