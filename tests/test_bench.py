@@ -1,6 +1,4 @@
-"""What `make bench` compares: the plain ways do the same work, and each comparison comes to its end."""
-from dataclasses import replace
-
+"""What `make bench` compares: the plain ways do the same work, and each comparison ends."""
 import bench_gan
 import bench_noise
 import bench_qdgs
@@ -16,7 +14,7 @@ from test_search import Decoder, TextImage
 from synthnb.core import generator
 from synthnb.data import Images
 from synthnb.drawn import EXPRESSIONS, draw_images, expression_labels
-from synthnb.qdgs import DETAILED, OBJECTIVES, search_preset
+from synthnb.qdgs import DETAILED, OBJECTIVES, SearchConfig
 from synthnb.vae import VAE, LatentTraining, VAEConfig, count_flops
 
 CPU = torch.device('cpu')
@@ -46,7 +44,7 @@ def test_scoring_is_measured_and_its_memory_does_not_grow_with_the_pool():
 
 
 def search():
-    config = search_preset(pilot=100)
+    config = SearchConfig.preset(pilot=100)
     return bench_qdgs.bench_qdgs(Decoder(), OBJECTIVES['splatters'], DETAILED, TextImage(), config,
                                  evaluations=264, seeds=range(2), device='cpu')
 
@@ -63,7 +61,7 @@ SMALL = dict(
     children=lambda: bench_rl.bench_children(4, 16, repeats=1, device='cpu'),
     search=search,
     vae=lambda: bench_vae.bench_vae(16, 4, device='cpu', repeats=1),
-    noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, batch=8, size=16, repeats=2, device='cpu'))
+    noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, 8, 16, repeats=2, device='cpu'))
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -14,7 +14,7 @@ from torchvision import datasets, transforms as T
 from synthnb.core import default_device
 from synthnb.data import Images
 from synthnb.drawn import EXPRESSIONS, draw_images, expression_labels
-from synthnb.train import PLAIN, TrainConfig, Training, check_settings, classifier_net
+from synthnb.train import PLAIN, ClassifierTraining, TrainConfig, classifier_net
 
 
 def write_jpegs(images:Images, folder:Path): # one folder for each class, as ImageFolder wants it
@@ -57,7 +57,8 @@ def our_epochs(folder:Path, # written by `write_jpegs`
     "The loop of 00c_train on the same pictures, decoded once; the first item comes when they are."
     files = datasets.ImageFolder(folder, T.Resize(stored))
     pixels = torch.stack([torch.from_numpy(np.array(x)) for x, _ in files])
-    run = Training(Images(pixels, torch.tensor(files.targets), files.classes), config, 0, device)
+    images = Images(pixels, torch.tensor(files.targets), files.classes)
+    run = ClassifierTraining(images, config, 0, device)
     steps = len(pixels)//config.batch_size
     yield 0
     while True:
@@ -73,7 +74,7 @@ def bench_train(images:Images, # square pictures, all of one size, to be written
                 **settings, # the fields of TrainConfig: arch, width, stem, crop, batch_size
                ) -> dict: # images a second of both, their ratio, the seconds of decoding
     "An epoch of 00c_train's loop against one of ImageFolder and DataLoader, in turn."
-    config, device = check_settings(settings, images, None), default_device(device)
+    config, device = TrainConfig.of(**settings), default_device(device)
     net = classifier_net(config.arch, images.n_classes, config.width, config.stem,
                          stem_stride=config.stem_stride)
     def clock(epochs):
