@@ -10,7 +10,7 @@ __all__ = ['PLAIN', 'IMAGENET', 'AUGMENTS', 'classifier_net', 'Classifier', 'nor
            'attribute_confidence', 'attribute_accuracy_of', 'fit_attribute_oracle']
 
 # %% ../nbs/00c_train.ipynb #00a9288f
-import copy, time
+import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
