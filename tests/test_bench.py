@@ -1,5 +1,4 @@
 """What `make bench` compares: the plain ways do the same work, and each comparison ends."""
-
 import bench_gan
 import bench_noise
 import bench_qdgs
@@ -62,8 +61,7 @@ SMALL = dict(
     children=lambda: bench_rl.bench_children(4, 16, repeats=1, device='cpu'),
     search=search,
     vae=lambda: bench_vae.bench_vae(16, 4, device='cpu', repeats=1),
-    noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, batch=8, size=16, repeats=2,
-                                              device='cpu'))
+    noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, 8, 16, repeats=2, device='cpu'))
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pandas as pd
 import pytest
+from grid import check_tables
 from PIL import Image
+from snakemake.exceptions import WorkflowError
 
 from synthnb.core import declared_parameters, run_name
 from synthnb.data import data_digest
@@ -126,6 +128,35 @@ def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
 def test_what_cannot_be_made_is_refused_with_advice(tmp_path, config, said):
     status, output = grid(tmp_path, '--cores', '1', '--config', *config)
     assert status != 0 and said in output, output
+
+
+def tables(experiment='07_affectnet', seeds=(0, 1), default=('mine',), cores=1, **table):
+    "A configuration of one table."
+    need = dict(cores=cores, megabytes=1500, minutes=30, gpus=0)
+    table = dict(experiment=experiment, seeds=list(seeds)) | table
+    return dict(default=list(default), tables=dict(mine=table), needs=dict(smoke=need, laptop=need))
+
+
+@pytest.mark.parametrize('change, said', [
+    (dict(experiment='07_affect'), 'table mine: there is no nbs/07_affect.ipynb'),
+    (dict(seeds=()), r'table mine: seeds must be as \[0, 1, 2\], and are \[\]'),
+    (dict(samplers=['none']), r'table mine: samplers must be as \{random: \[1, 2\]\}'),
+    (dict(samplers=dict(none=1)), r'table mine: none needs ratios as \[1, 2\], not 1'),
+    (dict(exposur='fixed'), 'table mine: 07_affectnet has no parameter exposur; it has sampler,'),
+    (dict(scale='gpu'), 'table mine: scale gpu has no needs; smoke, laptop have'),
+    (dict(cores='many'), 'needs of smoke must be numbers of cores, gpus, megabytes, minutes'),
+    (dict(default=()), 'default is empty or missing'),
+    (dict(default=('yours',)), 'default names yours, and there is no such table')])
+def test_a_table_that_cannot_be_meant_is_named(change, said):
+    check_tables(tables(samplers=dict(none=[1])))
+    with pytest.raises(WorkflowError, match=said): check_tables(tables(**change))
+
+
+def test_a_table_of_ones_own_in_another_file(tmp_path):
+    (tmp_path/'mine.yaml').write_text(
+        'tables: {mine: {experiment: 07_affectnet, seeds: [3], samplers: {random: [2]}}}')
+    names = listed(tmp_path, 'table=mine', '--configfile', tmp_path/'mine.yaml')
+    assert names == {f'07_affectnet/sampler={s},seed=3' for s in ('none', 'random,ratio=2')}
 
 
 @pytest.mark.skipif(not (ROOT/'nbs'/'08_celeba.ipynb').exists(), reason='there is no 08_celeba')

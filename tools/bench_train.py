@@ -57,8 +57,8 @@ def our_epochs(folder:Path, # written by `write_jpegs`
     "The loop of 00c_train on the same pictures, decoded once; the first item comes when they are."
     files = datasets.ImageFolder(folder, T.Resize(stored))
     pixels = torch.stack([torch.from_numpy(np.array(x)) for x, _ in files])
-    table = Images(pixels, torch.tensor(files.targets), files.classes)
-    run = ClassifierTraining(table, config, 0, device)
+    images = Images(pixels, torch.tensor(files.targets), files.classes)
+    run = ClassifierTraining(images, config, 0, device)
     steps = len(pixels)//config.batch_size
     yield 0
     while True:
