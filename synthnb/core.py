@@ -313,6 +313,7 @@ def hidden(name:str) -> bool: # a file's or a folder's own name
     "Whether a file or folder is none of the user's: hidden, or made by macOS or a disk station."
     return name.startswith(('.', '__MACOSX', '@eaDir'))
 
+# %% ../nbs/00_core.ipynb #bfdba6ae
 def files_below(folder, # searched through all its depths, and through links
                 above:tuple=(), # folders that we came through, so that a circle of links ends
                ) -> Iterator[str]: # paths, in the order of their names
@@ -771,6 +772,7 @@ def of(cls:Config, **settings) -> Config: # fields
         f"unknown setting {', '.join(wrong)}: {cls.__name__} has {', '.join(known)}")
     return cls(**settings)
 
+# %% ../nbs/00_core.ipynb #72332bbc
 @patch(cls_method=True)
 def preset(cls:Config, name:str='laptop', # one of `presets`
            **changes) -> Config: # fields that shall differ from it
@@ -995,6 +997,7 @@ def write_table(self:Run, name:str, # the file's, without suffix
     self.note_drawn(f'tables/{name}.csv')
     return pd.read_csv(self.folder/'tables'/f'{name}.csv')
 
+# %% ../nbs/00_core.ipynb #8bf5c91d
 @patch
 def note_drawn(self:Run, name:str): # of a table or a figure
     "Keep which commit drew a table or a figure: perhaps one long after the measuring."

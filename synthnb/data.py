@@ -209,11 +209,13 @@ def n(self:ImageSet) -> int:
     "The number of images."
     return len(self)
 
+# %% ../nbs/00a_data.ipynb #f943b31e
 @patch(as_prop=True)
 def images(self:ImageSet) -> np.ndarray: # uint8 (n, h, w, c), memory-mapped
     "All pixels as a read-only memory map."
     return np.load(self.folder/'images.npy', mmap_mode='r')
 
+# %% ../nbs/00a_data.ipynb #832880bf
 @patch(as_prop=True)
 def counts(self:ImageSet) -> np.ndarray: # int (k,)
     "How many images each class has."
@@ -273,6 +275,7 @@ def columns(self:ImageSet) -> list[str]:
     return sorted(p.stem for p in (self.folder/'columns').glob('*.npy')
                   if not p.name.startswith('.'))
 
+# %% ../nbs/00a_data.ipynb #922948a3
 @patch
 def column(self:ImageSet, name:str) -> np.ndarray: # (n,) or (n, ...)
     "One number (or row of numbers) an image."
@@ -382,6 +385,7 @@ def combination_names(attributes:list[str], # m names; the first is the lowest b
             for code in range(2**len(attributes)))
     return ['+'.join(names) or 'none' for names in each]
 
+# %% ../nbs/00a_data.ipynb #77f24bce
 def code_bits(codes, # int (n,), codes of combinations
               m:int, # attributes
              ) -> np.ndarray: # uint8 (n, m)
@@ -422,6 +426,7 @@ def attributes(self:ImageSet) -> list|None: # their names, or None where an imag
     "The attributes, where images have several labels; the classes are their combinations."
     return self.meta.get('attributes')
 
+# %% ../nbs/00a_data.ipynb #60dadaab
 @patch(as_prop=True)
 def attribute_matrix(self:ImageSet) -> np.ndarray: # uint8 (n, m) of 0 and 1
     "The attributes of each image."
@@ -465,6 +470,7 @@ def to(self:Images, device) -> Images:
     "The same table on another device."
     return Images(self.pixels.to(device), self.labels.to(device), self.classes)
 
+# %% ../nbs/00a_data.ipynb #3e03af4e
 @patch
 def subset(self:Images, rows, # row numbers in any order, or a mask
           ) -> Images:
@@ -537,6 +543,7 @@ def random_crop_flip(x:torch.Tensor, # uint8 (b, h, w, c)
     flip = torch.rand(len(x), generator=gen) < (.5 if mirror else 0)
     return crop_at(x, crop, five_crops(x.shape[1], crop)[place].to(x.device), flip.to(x.device))
 
+# %% ../nbs/00a_data.ipynb #5d9f0cfb
 def centre_crop(x:torch.Tensor, crop:int) -> torch.Tensor: # uint8 (b, crop, crop, c)
     "The centre of each image, as used at test time. [Bhattarai 2020, preprocessing]"
     top, left = five_crops(x.shape[1], crop)[4].tolist()

@@ -693,6 +693,7 @@ def translate(self:StarGAN, pixels, # uint8 (b, h, w, 3)
         y = self.G(x, t)
     return to_uint8(y).cpu()
 
+# %% ../nbs/01_gan.ipynb #c476af33
 @patch
 @torch.no_grad()
 def judge(self:StarGAN, pixels) -> tuple: # patch scores (b, critic_outputs), logits (b, k)
@@ -712,6 +713,7 @@ def critic_score(self:StarGAN, pixels, # uint8 (b, h, w, 3)
     scores, _ = self.judge(pixels)
     return (scores*score_weights(self.D, self.planes(labels))).sum(1).cpu()
 
+# %% ../nbs/01_gan.ipynb #226667d8
 @patch
 def class_logits(self:StarGAN, pixels) -> torch.Tensor: # (b, k)
     "What D's own classifier says; G was trained to please it, so do not trust it on fakes."
@@ -728,6 +730,7 @@ def save(self:StarGAN, path:Path):
     D = self.D.state_dict() if self.D else None
     save_checkpoint(path, about | dict(G=self.G.state_dict(), D=D))
 
+# %% ../nbs/01_gan.ipynb #aa20aebe
 @patch(cls_method=True)
 def load(cls:StarGAN, path:Path, # written by `save`
          device='cpu') -> StarGAN:

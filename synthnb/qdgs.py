@@ -863,6 +863,7 @@ class Illumination(Samples):
     settled: Settled = None
     statistics: dict|None = None # the regulariser's, by which the latents were judged
 
+# %% ../nbs/04_qdgs.ipynb #6bda3075
 @patch(as_prop=True)
 def ranges(self:Illumination) -> tuple:
     "The archive's range along each measure, k pairs."
