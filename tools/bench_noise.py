@@ -5,9 +5,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from synthnb.core import default_device, generator
+from synthnb.core import default_device, generator, no_denormals
 from synthnb.noise import NoiseConfig, coupled_optimiser, inject, set_signs
-from synthnb.train import classifier_net, no_denormals
+from synthnb.train import classifier_net
 
 
 def bench_auto_relu(arch:str='resnet18', width:int=16, # see train.classifier_net

@@ -4,9 +4,8 @@ import time
 import numpy as np
 import torch
 
-from synthnb.core import default_device, generator
+from synthnb.core import default_device, generator, no_denormals
 from synthnb.rl import ChildTask, RLConfig, stack_nets
-from synthnb.train import no_denormals
 
 
 def bench_children(children:int=8, n_real:int=640, k:int=8,

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from synthnb.core import default_device
+from synthnb.core import default_device, no_denormals
 from synthnb.data import Images
-from synthnb.train import no_denormals
 from synthnb.vae import VAE, LatentTraining, UpConv, VAEConfig, vae_loss
 
 
