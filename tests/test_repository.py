@@ -55,6 +55,17 @@ def test_package_is_what_the_notebooks_export(project):
     assert (project / 'pyproject.toml').read_text() == (ROOT / 'pyproject.toml').read_text()
 
 
+def test_lines_of_the_package():
+    "Ruff holds the notebooks to 100 characters; nbdev writes two things wider than that."
+    for module in sorted((ROOT / 'synthnb').glob('[a-z]*.py')):
+        lines = module.read_text(encoding='utf-8').splitlines()
+        names = next(i for i, line in enumerate(lines) if line.startswith('__all__'))
+        end = next(i for i in range(names, len(lines)) if lines[i].endswith(']'))
+        own = [(i, line) for i, line in enumerate(lines, 1) if i > end + 1 or 1 < i < names]
+        long = [f'{module.name}:{i}' for i, line in own if len(line) > 100]
+        assert not long, f'{long}: more than 100 characters'
+
+
 def test_notebooks_are_clean(project):
     nbdev('nbdev_clean', project)
     dirty = [n.name for n in NOTEBOOKS if (project / 'nbs' / n.name).read_bytes() != n.read_bytes()]
