@@ -734,6 +734,7 @@ class ClipConfig(Config):
     weight_decay:float=.05 # of matrices
     rules = {name: number(1, kind=int) for name in ('width', 'dim', 'updates', 'batch_size',
                                                     'sentences', 'n_pictures')}
+    rules |= dict(lr=number(above=0), weight_decay=number(0))
 
     def check(self):
         if self.size % 32 or self.size < 32: raise ValueError(

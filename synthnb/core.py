@@ -12,7 +12,7 @@ __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator
            'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
-import ast, dis, errno, hashlib, inspect, io, json, os, platform, random, re, resource, shutil
+import ast, dis, errno, hashlib, inspect, io, json, math, os, platform, random, re, resource, shutil
 import sqlite3, subprocess, sys, sysconfig, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -425,7 +425,7 @@ def digest_of_code(code:CodeType
     return digest, tuple(sorted(names))
 
 # %% ../nbs/00_core.ipynb #0fc6de3d
-COUNTED = {'generator', 'hash_of', 'run_to_end'} # of this chapter
+COUNTED = {'generator', 'hash_of', 'run_to_end', 'go_on', 'no_denormals'} # of this chapter
 INSTALLED = tuple({str(Path(sysconfig.get_paths()[k]).resolve())
                    for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')})
 
@@ -684,8 +684,12 @@ def declared_parameters(notebook:Path, # an experiment's .ipynb
 def one_of(*choices): # the values that are allowed
     "A rule for `check_parameters`: the value is one of these."
     def rule(value):
-        if value not in choices: raise ValueError('choose one of ' + ', '.join(map(str, choices)))
-        return value
+        if isinstance(value, np.generic): value = value.item()
+        known = isinstance(value, (str, Real, tuple, type(None)))
+        for choice in choices if known else (): # 2.0 is 2, but True is not 1
+            alike = isinstance(choice, bool) == isinstance(value, bool)
+            if alike and choice == value: return choice
+        raise ValueError('choose one of ' + ', '.join(map(str, choices)))
     return rule
 
 # %% ../nbs/00_core.ipynb #09568bcc
@@ -699,7 +703,8 @@ def number(low:float=-np.inf, high:float=np.inf, # bounds, both allowed
     wanted = ('an integer ' if kind is int else 'a finite number ') + limits
     def rule(value):
         good = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-        good = good and np.isfinite(value) and kind(value) == value
+        try: good = good and math.isfinite(value) and kind(value) == value
+        except OverflowError: good = False # an integer of hundreds of digits
         if not (good and low <= value <= high and above < value < below):
             raise ValueError(f'expected {wanted.strip()}')
         return kind(value)
@@ -1122,11 +1127,11 @@ def as_jpeg(figure:plt.Figure, # closed once it is shown
 # %% ../nbs/00_core.ipynb #fab2f5e7
 @contextmanager
 def no_denormals(flush:bool=True): # False: leave them as they are
-    "Treat the CPU's denormal numbers as zero inside the block."
+    "Treat the CPU's denormal numbers as zero inside the block; then as it was before."
+    before = (torch.tensor(1e-40)*1).item() == 0
     if flush: torch.set_flush_denormal(True)
     try: yield
-    finally:
-        if flush: torch.set_flush_denormal(False)
+    finally: torch.set_flush_denormal(before)
 
 # %% ../nbs/00_core.ipynb #49f7f202
 def go_on(training, # see `run_to_end`
@@ -1152,6 +1157,9 @@ def run_to_end(training, # has step, update(), state(), load_state(state)
                flush:bool=True, # see `no_denormals`
               ): # the same training, finished
     "Train to the end, or go on with it: interrupted or not, the result is the same."
+    if folder and not name:
+        raise ValueError('a training in a folder needs a name, see name_of: by it a checkpoint is '
+                         'known from that of another training')
     path, saved = Path(folder or '.')/'training.pt', time.time()
     if folder: go_on(training, path, name)
     bar = progress(total=total, initial=training.step, desc=desc)
@@ -1161,7 +1169,7 @@ def run_to_end(training, # has step, update(), state(), load_state(state)
             bar.update()
             if shown: bar.set_postfix(shown, refresh=False)
             if training.step == stop_after: raise KeyboardInterrupt(f'stopped at {stop_after}')
-            if folder and (training.step == total or time.time() - saved > save_seconds):
+            if folder and (training.step >= total or time.time() - saved > save_seconds):
                 save_checkpoint(path, dict(training.state(), name=name))
                 saved = time.time()
     return training

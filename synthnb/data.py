@@ -131,12 +131,16 @@ def write(self:RowFiles, rows:dict, # name -> (b, ...), the same arrays at every
     (first, b), *others = ((Path(name).name, len(v)) for name, v in rows.items())
     if odd := [f'{n} {name}' for name, n in others if n != b]:
         raise ValueError(f"{b} {first} but {', '.join(odd)}")
-    if not self.done:
-        for name, v in rows.items(): self.add(name, np.shape(v)[1:], np.asarray(v).dtype)
-    if b and set(rows) != set(self.files): raise ValueError(
+    if self.done + b > self.plan['n']: raise ValueError(
+        f"{self.note.parent}: rows {self.done}:{self.done + b} do not fit {self.plan['n']} rows")
+    if not b: rows = {} # no rows, but perhaps a state
+    new = [name for name in rows if name not in self.files]
+    if b and {*rows} != {*self.files} | ({*new} if not self.done else set()): raise ValueError(
         f'{self.note.parent}: rows for {sorted(rows)}; the writes before had '
         f'{sorted(self.files)}: some would be left at 0')
-    for name, v in rows.items(): self.files[name].write(self.done, v)
+    for name in sorted(rows, key=new.__contains__): # what may be refused, before anything is new
+        if name in new: self.add(name, np.shape(rows[name])[1:], np.asarray(rows[name]).dtype)
+        self.files[name].write(self.done, rows[name])
     self.done, self.state = self.done + b, state
     save_json(self.note, dict(plan=self.plan, files=[*self.files], done=self.done, state=state))
 

@@ -829,9 +829,10 @@ def load_official(path_G:Path, path_D:Path|None=None, # e.g. 200000-G.ckpt and 2
 def check_losses(self:StarGANTraining):
     "Refuse to go on where a loss is not a number."
     bad = [f'{k} is {float(v)}' for k, v in self.recent.items() if not np.isfinite(float(v))]
+    kept = f' in {self.folder}' if self.folder else ''
     if bad: raise ValueError(
         f'training the GAN: {bad[0]} at step {self.step}; lower lr_g and lr_d (now '
-        f'{self.config.lr_g:g}, {self.config.lr_d:g}). The last good checkpoint is kept')
+        f'{self.config.lr_g:g}, {self.config.lr_d:g}). The last good checkpoint is kept{kept}')
 
 @patch
 def update(self:StarGANTraining) -> dict|None: # what to show, every `log_every` updates

@@ -514,7 +514,8 @@ def warn_of_balls(k:int, # neighbours that make a ball
             stacklevel=3)
 
 # %% ../nbs/00d_metrics.ipynb #5194947c
-def prdc(real_features, fake_features, # (n, d), to be resembled and covered; (m, d)
+def prdc(real_features, # (n, d), to be resembled and covered
+         fake_features, # (m, d)
          k:int=5, # neighbours that make a ball
          chunk:int=2048, # rows and columns of a block of distances
         ) -> dict: # precision, recall, coverage in [0, 1]; density >= 0

@@ -760,7 +760,8 @@ def train_noisy(training:NoisyTraining,
 # %% ../nbs/06_noise.ipynb #03219d34
 def fit_noisy(train:ImageSet, valid:ImageSet,
               test:ImageSet|None=None, # image sets of the same classes
-              method:str='plain', seed:int=0, device='auto', # see `NoisyTraining`
+              method:str='plain', # one of METHODS
+              seed:int=0, device='auto', # see `NoisyTraining`
               preset:str='laptop', # of NoiseConfig
               **changes, # fields of NoiseConfig
              ) -> tuple[dict, Path]: # see `noisy_result`; the artefact's folder

@@ -521,7 +521,7 @@ def planted_trial(seed:int, config:RLConfig, # the settings to try
                   n_real:int=3200, n_valid:int=400, n_pool:int=9600, # images
                   size:int=36, noise:float=.35, # pixels, share of permuted labels
                   device='auto'
-                 ) -> dict: # as `judged_rows`, cpu_seconds, history, folder
+                 ) -> dict: # auc, kept, right (share among the kept), cpu_seconds, history, …
     "Train a policy on a pool with planted wrong labels; judge it on rows not seen [ours]."
     real = drawn_set(n_real, size, 'downsampled', seed, 'train')
     valid, pool = (drawn_set(n_valid, size, 'downsampled', seed, 'valid'),

@@ -212,7 +212,8 @@ def check_layers(state:dict, vae:ShapeVAE, hint:str): # what to add to the error
 # %% ../nbs/01b_shapevae.ipynb #f23bca24
 def fit_shape_vae(bias:float=.98, # share of the usual colour within a class
                   crop:str='paper', # 'paper' or 'official', see shapes.shape_views
-                  n:int=5000, size:int=64, # training images; pixels a side
+                  n:int=5000, # training images
+                  size:int=64, # pixels a side
                   seed:int=0, # of the images and of the training
                   device='auto', # see core.default_device
                   **settings, # fields of ShapeVAEConfig

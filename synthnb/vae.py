@@ -816,7 +816,8 @@ def train_vae(training:LatentTraining,
 
 # %% ../nbs/05_vae.ipynb #bde681d9
 def fit_vae(train:ImageSet, valid:ImageSet, # of the VAE's size
-            strategy:str='none', conditional:bool=False, # see `LatentTraining`
+            strategy:str='none', # one of STRATEGIES
+            conditional:bool=False, # the VAE sees the labels
             seed:int=0, device='auto', # see `LatentTraining`
             preset:str='laptop', **changes, # of `VAEConfig`
            ) -> tuple[VAE, Path]: # the model; its folder, with the half-way model and the history
