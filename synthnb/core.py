@@ -1139,6 +1139,8 @@ def go_on(training, # see `run_to_end`
           name:str, # of the training
          ):
     "Go on from a checkpoint if there is one."
+    if not name: raise ValueError('a training in a folder needs a name, see name_of: by it a '
+                                  'checkpoint is known from that of another training')
     if not path.exists(): return
     state = load_checkpoint(path, getattr(training, 'device', 'cpu'))
     if not isinstance(state, dict) or state.pop('name', None) != name: raise ValueError(
@@ -1157,9 +1159,6 @@ def run_to_end(training, # has step, update(), state(), load_state(state)
                flush:bool=True, # see `no_denormals`
               ): # the same training, finished
     "Train to the end, or go on with it: interrupted or not, the result is the same."
-    if folder and not name:
-        raise ValueError('a training in a folder needs a name, see name_of: by it a checkpoint is '
-                         'known from that of another training')
     path, saved = Path(folder or '.')/'training.pt', time.time()
     if folder: go_on(training, path, name)
     bar = progress(total=total, initial=training.step, desc=desc)
