@@ -22,7 +22,7 @@ def test_the_parameter_is_the_same_everywhere():
     for name in EXPERIMENTS:
         text = ''.join(''.join(c['source']) + '\n'
                        for c in load_json(ROOT/'nbs'/f'{name}.ipynb')['cells'])
-        lines |= {line.split('#', 1)[1] for line in re.findall(r'^augment = .*$', text, re.M)}
+        lines |= set(re.findall(r'((?:^#.*\n)+)augment = ', text, re.M)) # the comment above it
         # 13's paper names no augmentation, and its records have none
         assert declared_parameters(ROOT/'nbs'/f'{name}.ipynb')['augment'] == (
             'none' if name[:2] == '13' else 'crops+mirror')

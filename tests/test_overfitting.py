@@ -156,7 +156,7 @@ def test_photographs_in_affectnets_layout(miniature, tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (['-p', 'interval', '-3'], 'an integer from 0'),
+    (['-p', 'interval', '-3'], 'an integer at least 0'),
     (['-p', 'data', 'affectnet', '-p', 'root', 'nowhere'], 'nowhere does not exist'),
 ])
 def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):

@@ -112,7 +112,7 @@ def test_a_search_killed_by_the_system_comes_to_the_same_archive(tmp_path):
 @pytest.mark.parametrize('args, said', [
     (['-p', 'preset', 'papers'], 'choose one of paper, official'),
     (['-p', 'prompts', 'short'], 'choose one of detailed, terse'),
-    (['-p', 'trials', '0'], 'an integer from 1 to 1000'),
+    (['-p', 'trials', '0'], 'an integer at least 1 and at most 1000'),
     (['-p', 'sampler', 'cl-sam'], 'unknown parameter sampler'),
     (['-p', 'vae_file', 'nowhere.pt'], 'nowhere.pt'),
 ])
