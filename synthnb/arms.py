@@ -125,8 +125,11 @@ def interval_text(mean:float, lo:float=np.nan, hi:float=np.nan, # NaN: no interv
     return number(mean) + ('' if pd.isna(lo) else f' [{number(lo)}, {number(hi)}]')
 
 # %% ../nbs/00f_arms.ipynb #86315b5f
-# sampler -> whether it decides itself how many images to keep; in order of registration
-DECIDES = dict(none=False, random=False)
+# sampler -> whether it decides itself how many images to keep. The book's own come in the order of
+# its tables, whatever is imported first; yours follow as you register them.
+DECIDES = dict.fromkeys(
+    ('none', 'random', 'cl-sam', 'cr-sam', 'oracle', 'drs', 'gold', 'instance-selection',
+     'precision', 'density', 'k-centre', 'aum', 'cl-cap', 'rl', 'rl-top'), False) | dict(rl=True)
 
 # %% ../nbs/00f_arms.ipynb #97029f1e
 def sizes_itself(name:str) -> bool: # of a sampler, registered or known from records only

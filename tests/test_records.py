@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import synthnb.beyond # noqa: F401, registers its samplers, as 07 does, before those of rl
 from synthnb.arms import arm_table
 from synthnb.core import declared_parameters, load_json, read_runs, run_name
 from synthnb.metrics import seed_interval
