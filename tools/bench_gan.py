@@ -1,9 +1,9 @@
 """A StarGAN training iteration against the official code's way: a plain eager float32 loop."""
-import time
 from dataclasses import replace
 
 import numpy as np
 import torch
+from stopwatch import seconds
 from torch import nn
 
 from synthnb.core import default_device
@@ -58,18 +58,15 @@ def bench_stargan(
     pixels = torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8)
     images = Images(pixels, torch.arange(4*batch) % 8, [*'01234567'])
     def cycle(run, updates=ours.n_critic):
-        start = time.perf_counter()
-        for _ in range(updates): run.update()
-        if device.type == 'cuda': torch.cuda.synchronize()
-        return (time.perf_counter() - start)/ours.n_critic
+        return seconds(lambda: [run.update() for _ in range(updates)], device)/ours.n_critic
     runs = dict(plain=PlainTraining(images, ours, 0, device),
                 ours=StarGANTraining(images, ours, 0, device))
     for run in runs.values(): cycle(run, 2*ours.n_critic if device.type == 'cuda' else 1)
-    seconds = [{name: cycle(run) for name, run in runs.items()} for _ in range(cycles)]
-    mid = {name: float(np.median([s[name] for s in seconds])) for name in runs}
+    rounds = [{name: cycle(run) for name, run in runs.items()} for _ in range(cycles)]
+    mid = {name: float(np.median([r[name] for r in rounds])) for name in runs}
     return dict(size=size, batch=batch, conv_dim=conv_dim,
                 **{f'{n}_seconds': v for n, v in mid.items()},
-                ratio=float(np.median([s['plain']/s['ours'] for s in seconds])))
+                ratio=float(np.median([r['plain']/r['ours'] for r in rounds])))
 
 
 def rows(device):

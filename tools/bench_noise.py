@@ -1,9 +1,8 @@
 """A training step with AutoReLU at the first unit of each block against one with ReLU."""
-import time
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from stopwatch import seconds
 
 from synthnb.core import default_device, generator, no_denormals
 from synthnb.noise import NoiseConfig, coupled_optimiser, inject, set_signs
@@ -28,14 +27,12 @@ def bench_auto_relu(arch:str='resnet18', width:int=16, # see train.classifier_ne
             set_signs(inject(net, 'dynamic', w0=abs(w0), gradient=gradient), 1 if w0 > 0 else -1)
         return net, coupled_optimiser(net, 'dynamic', NoiseConfig.preset('laptop'), device)
     def step(net, opt):
-        start = time.perf_counter()
         opt.zero_grad()
         F.cross_entropy(net(x), y).backward()
         opt.step()
-        if device.type == 'cuda': torch.cuda.synchronize()
-        return time.perf_counter() - start
+    def timed(side): return seconds(lambda: step(*side), device)
     relu, auto = contestant(False), contestant(True)
-    with no_denormals(): pairs = [(step(*relu), step(*auto)) for _ in range(repeats + 3)][3:]
+    with no_denormals(): pairs = [(timed(relu), timed(auto)) for _ in range(repeats + 3)][3:]
     what = f'{arch} x {width}, {size} px, batch {batch}, {gradient}, sign {"+" if w0 > 0 else "-"}1'
     a, b = (1e3*float(np.median(t)) for t in zip(*pairs))
     return dict(what=what, device=device.type, relu_ms=a, auto_ms=b,

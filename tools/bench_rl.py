@@ -1,8 +1,7 @@
 """The reinforcement learner's children, several in a batch against one at a time."""
-import time
-
 import numpy as np
 import torch
+from stopwatch import seconds
 
 from synthnb.core import default_device, generator, no_denormals
 from synthnb.rl import ChildTask, RLConfig, stack_nets
@@ -18,17 +17,11 @@ def bench_children(children:int=8, n_real:int=640, k:int=8,
     task = ChildTask(pixels, torch.arange(len(pixels)) % k,
                      (pixels[:256], torch.arange(256) % k), n_real, k, config, device)
     keep = (torch.rand(children, 8*n_real, generator=luck) < .5).float().to(device)
-    wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
     def apart():
         [task.train_one(net, keep[j], generator(0)) for j, net in enumerate(task.starts('bench'))]
     def together(): task.train(stack_nets(task.starts('bench')), keep, generator(0))
-    def clock(work):
-        wait()
-        began = time.perf_counter()
-        work()
-        wait()
-        return children/(time.perf_counter() - began)
-    with no_denormals(): rates = np.array([(clock(apart), clock(together)) for _ in range(repeats)])
+    def rate(work): return children/seconds(work, device)
+    with no_denormals(): rates = np.array([(rate(apart), rate(together)) for _ in range(repeats)])
     (one, many), ratio = np.median(rates, 0), np.median(rates[:, 1]/rates[:, 0])
     yield f'children of {9*n_real:,} images one at a time, episodes/s', one, ''
     yield f'{children} children in a batch, episodes/s', many, ''

@@ -3,11 +3,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from stopwatch import seconds
 
 from synthnb.core import default_device, save_json
 from synthnb.data import ImageSet, ImageSetWriter, centre_crop, npy_header, to_float
@@ -48,20 +48,14 @@ def bench_rate(classifier, # a Classifier on its device
     floats = lambda b: normalise(centre_crop(b, classifier.crop), classifier.mean, classifier.std)
     preloaded = [floats(b.to(device)).contiguous(memory_format=torch.channels_last)
                  for _, b in pool.batches(batch_size)]
-    wait = torch.cuda.synchronize if device.type == 'cuda' else (lambda: None)
     def bare():
         with torch.inference_mode():
             for x in preloaded: classifier.net(x)
     def score():
         stream_scores(pool, fn, ScoreColumn(pool, 'bench', None, batch_size), batch_size, device)
-    def clock(work):
-        wait()
-        began = time.perf_counter()
-        work()
-        wait()
-        return n/(time.perf_counter() - began)
-    clock(bare), clock(score)
-    rates = np.array([(clock(bare), clock(score)) for _ in range(repeats)])
+    def rate(work): return n/seconds(work, device)
+    rate(bare), rate(score)
+    rates = np.array([(rate(bare), rate(score)) for _ in range(repeats)])
     bare_rate, score_rate = rates.max(0).tolist()
     return dict(bare=bare_rate, score=score_rate, ratio=score_rate/bare_rate)
 

@@ -1,10 +1,10 @@
 """A training step of the thesis's autoencoder against standard layers: eager, float32."""
 import copy
-import time
 from dataclasses import replace
 
 import numpy as np
 import torch
+from stopwatch import seconds
 from torch import nn
 
 from synthnb.core import default_device, no_denormals
@@ -53,10 +53,7 @@ def bench_vae(size:int=64, batch:int=16, # pixels, images a step
                 ours=LatentTraining(*args(ours)))
     for run in runs.values(): run.end_epoch = lambda started: None # no look at validation images
     def clock(run, n):
-        start = time.perf_counter()
-        for _ in range(n): run.update()
-        if cuda: torch.cuda.synchronize()
-        return 1e3*(time.perf_counter() - start)/n
+        return 1e3*seconds(lambda: [run.update() for _ in range(n)], device)/n
     with no_denormals():
         for run in runs.values(): clock(run, 10 if cuda else 2)
         rounds = [{k: clock(run, steps) for k, run in runs.items()}
