@@ -134,7 +134,7 @@ DECIDES = dict.fromkeys(
 # %% ../nbs/00f_arms.ipynb #97029f1e
 def sizes_itself(name:str) -> bool: # of a sampler, registered or known from records only
     "Whether a sampler decides itself how many images to keep."
-    return name == 'rl' or DECIDES.get(name, False)
+    return DECIDES.get(name, False)
 
 # %% ../nbs/00f_arms.ipynb #3d6e11ab
 def arm_records(records:pd.DataFrame, # from core.read_runs
