@@ -53,6 +53,13 @@ def run_tables(experiment:str, # e.g. '10_shapes'
     return pd.concat([read(r).assign(seed=r.seed) for r in records.itertuples()],
                      ignore_index=True)
 
+# %% ../nbs/00f_arms.ipynb #2e46af70
+def too_few(d:SeedComparison|None, least:int=5, # seeds, below which nothing is decided
+           ) -> str: # empty where there are enough
+    "What is said where too few seeds were run for a verdict."
+    if d is None: return 'not run'
+    return f"undecided (only {d.n} seed{'s'*(d.n > 1)})" if d.n < least else ''
+
 # %% ../nbs/00f_arms.ipynb #602f7d7a
 def verdict_within(d:SeedComparison|None, # the paired difference, None where nothing was run
                    margin:float, # a difference that would not matter, in the unit of d, above 0
@@ -65,8 +72,7 @@ def verdict_within(d:SeedComparison|None, # the paired difference, None where no
     if not margin > 0:
         raise ValueError(f'margin={margin}: it must be above 0; no interval is '
                          'narrower than nothing')
-    if d is None: return 'not run'
-    if d.n < least: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
+    if said := too_few(d, least): return said
     if d.hi < margin and (kind == 'at most' or d.lo > -margin): return 'reproduced'
     return 'not reproduced' if d.lo > 0 or (kind == 'within' and d.hi < 0) else 'undecided'
 
@@ -76,8 +82,7 @@ def verdict_on(d:SeedComparison|None, # in percentage points; None: nothing was 
                size:bool=False, # the claim is the size itself, not that it is above zero
               ) -> str: # reproduced, not reproduced, undecided, ...
     "The verdict in words, by the rule of 07_affectnet and 14_verdict."
-    if d is None: return 'not run'
-    if d.n < 5: return f"undecided (only {d.n} seed{'s'*(d.n > 1)})"
+    if said := too_few(d): return said
     if size and not d.lo <= theirs <= d.hi: return 'not reproduced'
     if size:
         return 'reproduced' if d.hi - d.lo <= abs(theirs)/2 else 'undecided (too wide an interval)'
