@@ -7,9 +7,9 @@ __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
            'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'declared_parameters', 'one_of', 'number',
-           'optional', 'name_list', 'check_parameters', 'Config', 'run_name', 'defaults_on_record', 'provenance', 'Run',
-           'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals', 'run_to_end',
-           'refusals']
+           'optional', 'name_list', 'check_parameters', 'changed', 'under', 'Config', 'check_room', 'run_name',
+           'defaults_on_record', 'provenance', 'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images',
+           'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, math, os, platform, random, re, resource, shutil
@@ -740,6 +740,45 @@ def check_parameters(namespace:dict, # the notebook's globals()
             raise ValueError(f'parameter {name}={namespace[name]!r}: {e}') from None
     return values
 
+# %% ../nbs/00_core.ipynb #a58053e7
+def as_pairs(changes:str) -> dict: # 'a=1,b.c=(1, 2),d=resnet18' -> name -> value
+    "The values that a text assigns to names; a bare word is a text."
+    pairs = {}
+    for part in filter(None, map(str.strip, re.split(r',(?![^(\[]*[)\]])', changes))):
+        name, equals, text = (p.strip() for p in part.partition('='))
+        if not (equals and name and text) or name in pairs: raise ValueError(
+            f"changes={changes!r}: expected name=value, separated by commas, each name once, "
+            f"as in 'n_train=200,updates=10', not {part!r}")
+        try: pairs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError): pairs[name] = text
+    return pairs
+
+# %% ../nbs/00_core.ipynb #f49e0e00
+def changed(preset:dict, # name -> value: a column of an experiment's table of scales
+            changes:str, # 'n_train=200,rl.episodes=2'; empty for none
+            *inner:str, # configs inside, by the name before the dot, as 'rl'
+           ) -> dict: # the column with them, and with 'rl.episodes' for `under`
+    "A preset with some values replaced; ValueError for a name or a type that it has not."
+    pairs = as_pairs(changes)
+    for name, value in pairs.items():
+        if '.' in name and name.split('.')[0] in inner: continue
+        if name not in preset:
+            known = ', '.join([*preset, *(f'{i}.…' for i in inner)])
+            raise ValueError(f'changes: unknown {name!r}; there are {known}')
+        old = preset[name]
+        alike = old is None or value is None or type(value) is type(old) or (
+            {type(value), type(old)} == {int, float})
+        if not alike: raise ValueError(
+            f'changes: {name}={value!r}: expected {type(old).__name__}, as {old!r} is')
+    return preset | pairs
+
+# %% ../nbs/00_core.ipynb #c7fffd2e
+def under(preset:dict, # from `changed`
+          name:str, # of a config inside, as 'rl'
+         ) -> dict: # its fields that shall differ
+    "What `changed` was told of a config: `RLConfig.preset(now['rl'], **under(now, 'rl'))`."
+    return {k.partition('.')[2]: v for k, v in preset.items() if k.startswith(f'{name}.')}
+
 # %% ../nbs/00_core.ipynb #5846f462
 def of_type(default) -> Callable: # of a field
     "The rule of a field that states none: its value is of the type of its default."
@@ -785,6 +824,32 @@ def preset(cls:Config, name:str='laptop', # one of `presets`
     if name not in cls.presets:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
     return cls.of(**cls.presets[name] | changes)
+
+# %% ../nbs/00_core.ipynb #eb3af4fa
+def free_gigabytes(folder:Path) -> tuple[float, float]: # of disk where it lies, of memory
+    "What is free on this machine."
+    import psutil # ipykernel brings it
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    return shutil.disk_usage(there).free/1e9, psutil.virtual_memory().available/1e9
+
+# %% ../nbs/00_core.ipynb #cc0087f6
+def check_room(disk:float, memory:float, # gigabytes that will be written; that will be held
+               gpu:float=0., device=None, # gigabytes on a GPU, and which
+              ) -> dict: # what is needed, for the record
+    "Print what a run needs beside what is free; raises OSError where there is too little."
+    free_disk, free_memory = free_gigabytes(runs_dir())
+    wanted = [('of disk', disk, free_disk), ('of memory', memory, free_memory)]
+    if device is not None and torch.device(device).type == 'cuda':
+        wanted.append(('on the GPU', gpu, torch.cuda.mem_get_info(device)[0]/1e9))
+    say = lambda v: f'{v:,.0f}' if v >= 10 else f'{v:.2g}'
+    print('needs about ' + ', '.join(f'{say(need)} GB {what} ({say(free)} free)'
+                                     for what, need, free in wanted))
+    lacking = [f'{say(need)} GB {what}, and {say(free)} are free'
+               for what, need, free in wanted if need > free]
+    if lacking: raise OSError(
+        errno.ENOSPC, f"this run needs about {'; '.join(lacking)}: choose a smaller scale, free "
+        'some, or set SYNTHNB_RUNS to a folder on a larger disk')
+    return dict(disk=disk, memory=memory, gpu=gpu)
 
 # %% ../nbs/00_core.ipynb #c9236f49
 def named_place(place:str, # of a data set or a file
