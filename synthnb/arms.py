@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_REPRODUCED', 'same_settings', 'same_but_seed', 'run_tables', 'kind_of', 'their_error', 'verdict_within',
-           'verdict_on', 'claim_verdict', 'effect_in_words', 'quiet_interval', 'interval_text', 'sizes_itself',
+           'verdict_on', 'claim_verdict', 'quiet_interval', 'interval_text', 'effect_in_words', 'sizes_itself',
            'arm_records', 'arms_of', 'arm_table', 'arm_verdicts', 'verdict_by_letter', 'sampler_table', 'plot_samplers',
            'plot_arms', 'plot_figure6', 'class_table']
 
@@ -164,6 +164,24 @@ def claim_verdict(values, # one number a seed; above zero speaks for the claim
     else: verdict = verdict_on(d, theirs, margin, their_se)
     return dict(ours=d.difference, lo=d.lo, hi=d.hi, seeds=d.n, verdict=verdict)
 
+# %% ../nbs/00f_arms.ipynb #4d07904d
+def quiet_interval(values) -> tuple: # mean, lo, hi; NaN where there is none
+    "The mean and interval of the seeds that have a number, without a warning where one has."
+    v = np.asarray(values, float)
+    v = v[np.isfinite(v)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return tuple(seed_interval(v)) if len(v) else (np.nan,)*3
+
+# %% ../nbs/00f_arms.ipynb #e6bf8136
+def interval_text(mean:float, lo:float=np.nan, hi:float=np.nan, # NaN: no interval
+                  digits:int=1, sign:str='', # decimals; '+' writes the sign of gains too
+                 ) -> str: # empty where there is no number
+    "A number with its interval as one reads it."
+    if pd.isna(mean): return ''
+    number = f'{{:{sign}.{digits}f}}'.format
+    return number(mean) + ('' if pd.isna(lo) else f' [{number(lo)}, {number(hi)}]')
+
 # %% ../nbs/00f_arms.ipynb #eed3bc40
 def effect_in_words(values, # one number a seed: what it does to `what`
                     what:str='accuracy', # e.g. 'accuracy', 'the share of right labels'
@@ -182,24 +200,6 @@ def effect_in_words(values, # one number a seed: what it does to `what`
     if hi < 0: return f'lowers {what} by {interval_text(-mean, -hi, -lo, digits)} {unit}'
     if -margin < lo and hi < margin: return f'leaves {what} where it was, {text("+")}'
     return f'does not visibly change {what}, {text("+")}: {seeds} cannot tell'
-
-# %% ../nbs/00f_arms.ipynb #4d07904d
-def quiet_interval(values) -> tuple: # mean, lo, hi; NaN where there is none
-    "The mean and interval of the seeds that have a number, without a warning where one has."
-    v = np.asarray(values, float)
-    v = v[np.isfinite(v)]
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return tuple(seed_interval(v)) if len(v) else (np.nan,)*3
-
-# %% ../nbs/00f_arms.ipynb #e6bf8136
-def interval_text(mean:float, lo:float=np.nan, hi:float=np.nan, # NaN: no interval
-                  digits:int=1, sign:str='', # decimals; '+' writes the sign of gains too
-                 ) -> str: # empty where there is no number
-    "A number with its interval as one reads it."
-    if pd.isna(mean): return ''
-    number = f'{{:{sign}.{digits}f}}'.format
-    return number(mean) + ('' if pd.isna(lo) else f' [{number(lo)}, {number(hi)}]')
 
 # %% ../nbs/00f_arms.ipynb #86315b5f
 # sampler -> whether it decides itself how many images to keep. The book's own come in the order of
