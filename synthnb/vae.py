@@ -1135,7 +1135,7 @@ def place_of(records:pd.DataFrame, where:str='') -> str: # e.g. 'On drawn faces 
     r = records.iloc[0]
     if len({*zip(records['data'], records.get('root', records['data']))}) > 1: raise ValueError(
         'records of several data sets: give those of one')
-    name = where or PLACES.get(r['data']) or f"your images ({str(r['root']).rpartition('-')[0]})"
+    name = where or PLACES.get(r['data']) or f"your images ({r['root'].rsplit('-', 1)[0]})"
     size = f" of {r.vae['size']} px" if isinstance(r.get('vae'), dict) else ''
     return f'On {name}{size}'
 
