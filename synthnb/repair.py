@@ -369,9 +369,10 @@ def room_of(now:dict, # a scale of 10_shapes: size, n_vae, n_base, n_test, cells
     archives = (30 if now.get('sweeps', True) else 5)*most*60
     sets = image*(2*now['n_vae'] + 5*now['n_base'] + now['n_test']) + 2*pools
     seen = 12*config.size**2*(now['n_test'] + max(now['n_vae'], most))
-    batch = 8*config.size**2*(512*config.width + 256*3)
+    passing = max(3*config.batch_size, 2*min(512, now['n_test']))
+    batch = 4*config.size**2*config.width*passing
     network, bytes_ = 3*guide + (seen + batch)/1e9, 1e9
-    return dict(disk=(pools + archives)/bytes_ + .01,
+    return dict(disk=(pools + archives)/bytes_ + .004,
                 memory=1.2 + sets/bytes_ + (1. if on_gpu else network),
                 gpu=(network + 4.)*on_gpu)
 
@@ -593,12 +594,12 @@ def shapes_claims() -> list: # of rows: claim, where, whose, compared, series, p
 def answer_head(found:pd.DataFrame, gain) -> str: # records; a gain a seed, in points
     "Yes, no, or that it cannot be told, and by how much."
     mean, lo, hi = quiet_interval(gain)
-    said = ('it cannot be told yet' if len(gain) < 5 or not (lo > 0 or hi < 5) else
+    said = ('it cannot be told' if len(gain) < 5 or not (lo > 0 or hi < 5) else
             'yes' if lo > 0 else 'no')
     seeds = f"{len(gain)} seed{'s'*(len(gain) != 1)}"
     effect = effect_in_words(gain, 'accuracy', 5.)
-    return (f'On drawn shapes ({seeds}, guided by {found.guide.iloc[0]}), {said}: fine-tuning on '
-            f'what the search finds {effect} where the bias is 0.98.')
+    return (f'On drawn shapes ({seeds}, guided by {found.guide.iloc[0]}), {said}: at a bias of '
+            f'0.98, fine-tuning on what the search finds {effect}.')
 
 # %% ../nbs/04a_repair.ipynb #6e24323f
 def best_arm(found:pd.DataFrame) -> str: # a sentence
@@ -606,12 +607,12 @@ def best_arm(found:pd.DataFrame) -> str: # a sentence
     at98 = pd.DataFrame([r.accuracy['0.98'] for r in found.itertuples()], index=found.seed)*100
     searched = [a for a in ('qdgs', 'qdgs-tuned') if a in at98]
     plain = [a for a in ARMS if a.startswith('random') and a in at98]
-    if len(at98) < 5 or not searched or not plain: return 'What to do needs five seeds or more.'
+    if len(at98) < 5 or not searched or not plain: return 'To say more takes five seeds.'
     a, b = (max(arms, key=at98[arms].mean().get) for arms in (searched, plain))
     lo = quiet_interval(at98[a] - at98[b])[1]
     better, other = (a, b) if lo > 0 else (b, a)
-    why = '' if lo > 0 else ', which need no search'
-    return (f'So fine-tune on {ARMS[better]}{why}: {at98[better].mean():.1f}% are right, and '
+    why = '' if lo > 0 else ', which take no search'
+    return (f'So fine-tune on {ARMS[better]}{why}: then {at98[better].mean():.1f}% are right, and '
             f'{at98[other].mean():.1f}% with {ARMS[other]}.')
 
 # %% ../nbs/04a_repair.ipynb #4f8f3af5
@@ -623,10 +624,9 @@ def answer_repair(records:pd.DataFrame, # of 10_shapes, all of one preset, scale
     found = records.drop_duplicates('seed').sort_values('seed')
     def effect(beside, arm='qdgs', b=.98):
         return effect_in_words(100*repair_gain(b, arm, beside)(found), 'accuracy', 5.)
-    return ' '.join([
-        answer_head(found, 100*repair_gain(.98)(found)),
+    more = [] if len(found) < 5 else [
         f'In the place of as many updates more on the biased set, it {effect("longer")}.',
         f'At the weakest bias, 0.80, it {effect("biased", b=.8)}.',
-        f'In the place of random samples put through the same archive it '
-        f'{effect("random-archive")}; with smaller steps it '
-        f'{effect("random-archive", "qdgs-tuned")}.', best_arm(found)])
+        f'In the place of random samples through the same archive it {effect("random-archive")}.',
+        f'With smaller steps it {effect("random-archive", "qdgs-tuned")}.']
+    return ' '.join([answer_head(found, 100*repair_gain(.98)(found)), *more, best_arm(found)])
