@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(embed_dim=16, vision_cfg=dict(image_size=224, layers=1, width=32, patch_size=32,
                                           head_width=16),
             text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=1, layers=1))
-SMALL = dict(n_vae=64, vae_epochs=12, n_base=20, n_test=24, evaluations=66, cells=6, sweep=33,
+SMALL = dict(n_vae=64, vae_epochs=8, n_base=20, n_test=24, evaluations=66, cells=6, sweep=33,
              walks=2)
 
 
@@ -99,7 +99,7 @@ def paper(home, monkeypatch, runs, *args, changes=SMALL):
 def record(home, tmp_path_factory):
     "The one run at scale=paper that the tests below share"
     runs = tmp_path_factory.mktemp('runs')
-    more = SMALL | {'repair.base_updates': 2, 'repair.tune_updates': 2}
+    more = SMALL | {'repair.base_updates': 1, 'repair.tune_updates': 1}
     with pytest.MonkeyPatch.context() as patch:
         status, output = paper(home, patch, runs, '-p', 'weights', str(home/'ViT-B-32.pt'),
                                changes=more)
