@@ -594,12 +594,11 @@ def shapes_claims() -> list: # of rows: claim, where, whose, compared, series, p
 def answer_head(found:pd.DataFrame, gain) -> str: # records; a gain a seed, in points
     "Yes, no, or that it cannot be told, and by how much."
     mean, lo, hi = quiet_interval(gain)
-    said = ('it cannot be told' if len(gain) < 5 or not (lo > 0 or hi < 5) else
-            'yes' if lo > 0 else 'no')
-    seeds = f"{len(gain)} seed{'s'*(len(gain) != 1)}"
-    effect = effect_in_words(gain, 'accuracy', 5.)
-    return (f'On drawn shapes ({seeds}, guided by {found.guide.iloc[0]}), {said}: at a bias of '
-            f'0.98, fine-tuning on what the search finds {effect}.')
+    does = f'fine-tuning on what the search finds {effect_in_words(gain, "accuracy", 5.)}.'
+    if len(gain) < 5: return f'On drawn shapes it cannot be told: {does}'
+    said = 'yes' if lo > 0 else 'no' if hi < 5 else 'it cannot be told'
+    about = f'{len(gain)} seeds; guide: {found.guide.iloc[0]}'
+    return f'On drawn shapes ({about}), {said}: at a bias of 0.98, {does}'
 
 # %% ../nbs/04a_repair.ipynb #6e24323f
 def best_arm(found:pd.DataFrame) -> str: # a sentence

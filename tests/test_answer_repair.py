@@ -24,7 +24,7 @@ def test_opposite_records_give_the_opposite_answer():
     assert better.count('raises accuracy') == worse.count('lowers accuracy') == 5
     assert f'So fine-tune on {ARMS["qdgs"]}: then ' in better
     assert f'So fine-tune on {ARMS["random-archive"]}, which take no search' in worse
-    assert 'On drawn shapes (8 seeds, guided by a guide)' in better
+    assert 'On drawn shapes (8 seeds; guide: a guide)' in better
 
 
 def test_where_nothing_changes_it_says_no_and_by_how_much():
