@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TextImage', 'cosines', 'prompt_difference', 'load_text_image', 'sample_scenes', 'draw_scenes', 'caption_scenes',
-           'ClipConfig', 'train_text_image', 'fit_text_image', 'retrieval_table', 'guide_table', 'walk', 'smoothness']
+           'ClipConfig', 'train_text_image', 'fit_text_image', 'retrieval_table', 'guide_table', 'walk', 'smoothness',
+           'prompt_roughness']
 
 # %% ../nbs/03a_clip.ipynb #34bba328
 import difflib, json, logging, math, re, warnings, zipfile
@@ -916,7 +917,7 @@ def separation(high:Tensor, # (n,) scores of those that should be higher
     return above.mean(), max(0., above.mean() - wide), min(1., above.mean() + wide)
 
 # %% ../nbs/03a_clip.ipynb #6ba4f27a
-# positive, negative [Chang 2024, sec. 3]
+# positive, negative [Chang 2024, sec. 4.1], with the full stops of its appendix B.1
 OBJECTIVE = 'A regular square or triangle.', 'Splatters of colors.'
 MEASURES = {'detailed': [('A red shape.', 'A blue shape.'),
                          ('A square or diamond with 4 edges.', 'A triangle with 3 edges.')],
@@ -976,3 +977,15 @@ def smoothness(measures:Tensor, # (n, steps+1), from high to low
     rho = (centred[0]*centred[1]).sum(1)/(centred[1]**2).sum()
     return pd.DataFrame({'rank correlation': rho, 'largest step': m.diff(dim=1).abs().amax(1)/way,
                          'roughness': m.diff(dim=1, n=2).abs().mean(1)/way})
+
+# %% ../nbs/03a_clip.ipynb #97dcf5f4
+def prompt_roughness(model:TextImage, # the guide
+                     pairs:dict, # wording -> its pair for the walk
+                     which:str, n:int=120, # the walk and the shapes, as for `walk`
+                     size:int=64, seed=0, # pixels a side; of the shapes
+                    ) -> dict: # wording -> mean roughness, a share of the way
+    "How rough each wording makes a measure along a walk. [Chang 2024, app. B.2, figure 7]"
+    t, images = walk(which, n, size=size, seed=seed)
+    fit = cosines(model, images.flatten(0, 1), [c for pair in pairs.values() for c in pair])
+    measures = (fit[:, ::2] - fit[:, 1::2]).T.reshape(len(pairs), n, len(t))
+    return {name: float(smoothness(m).roughness.mean()) for name, m in zip(pairs, measures)}

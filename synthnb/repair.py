@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'TOLERANT', 'ShapeClassifier', 'RepairConfig', 'generator_seed', 'train_shapes', 'group_accuracy',
-           'balanced_test', 'fit_trials', 'control_rows', 'repair_arms', 'composition']
+           'balanced_test', 'fit_trials', 'control_rows', 'repair_arms', 'composition', 'room_of', 'number_at',
+           'shapes_claims', 'answer_repair']
 
 # %% ../nbs/04a_repair.ipynb #0a860416
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 import numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 from torchvision.transforms import functional as TF
 from .core import (Config, artefact, default_device, generator, load_json, number, one_of,
                           progress, run_to_end, save_json)
+from .arms import effect_in_words, quiet_interval, run_tables, their_error
 from .data import Images
 from .metrics import as_labels
 from .shapes import CLASSES, GROUPS, LIMITS, biased_labels, read_shapes, shapes_set
@@ -311,6 +314,15 @@ def control_rows(
     return {name: (any_of if name == 'random' else fit)[balanced_rows(c, budget, seed)]
             for name, c in codes.items()}
 
+# %% ../nbs/04a_repair.ipynb #94c24cf8
+def in_order(images:Images, classes:list) -> Images: # the same, their labels counted in this order
+    "Images whose classes come in another order, as the paper's prompts put the square first."
+    if list(images.classes) == list(classes): return images
+    if sorted(images.classes) != sorted(classes):
+        raise ValueError(f'the classes are {images.classes}, expected {classes} in any order')
+    code = torch.tensor([list(classes).index(c) for c in images.classes])
+    return Images(images.pixels, code[images.labels], list(classes))
+
 # %% ../nbs/04a_repair.ipynb #d1b41816
 def repair_arms(
     base:Images, # the biased set, for `longer`
@@ -322,8 +334,8 @@ def repair_arms(
         raise ValueError(f"no pool 'qdgs' in {sorted(pools)}: the balanced arm is as large as that")
     if unknown := set(pools) - set(ARMS):
         raise ValueError(f"unknown arm {', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}")
-    arms = {name: Images(p.gather(np.arange(len(p))), torch.as_tensor(np.array(p.labels)),
-                         p.classes) for name, p in pools.items()}
+    arms = {name: in_order(Images(p.gather(np.arange(len(p))), torch.as_tensor(np.array(p.labels)),
+                                  p.classes), base.classes) for name, p in pools.items()}
     arms |= dict(longer=base, balanced=balanced_test(len(pools['qdgs']), crop, base.size,
                                                      generator_seed('ceiling', seed))[0])
     return {name: arms[name] for name in ARMS if name in arms}
@@ -343,3 +355,277 @@ def composition(images:Images, # labelled by measures
                 right=float(known.mean()) if len(known) else np.nan,
                 minority=float(four[1] + four[2]), clean=float((strict < 4).mean()),
                 evenness=float(-(four*np.log(np.maximum(four, 1e-12))).sum()/np.log(4)))
+
+# %% ../nbs/04a_repair.ipynb #3b8ad715
+def room_of(now:dict, # a scale of 10_shapes: size, n_vae, n_base, n_test, cells, and others
+            config:RepairConfig, # of its classifiers
+            guide:float=.6, # gigabytes of the guide's weights; 0.6 are ViT-B/32's
+            on_gpu:bool=False, # whether images and networks lie there
+            most:int|None=None, # images of a pool; None: as many as the archive has cells
+           ) -> dict: # disk, memory, gpu: gigabytes, for `core.check_room`
+    "What the experiment on shapes needs [ours]."
+    most, image = most or now['cells']**2, 3*now['size']**2
+    pools = 6*most*image # the search's two, and four of random samples
+    archives = (30 if now.get('sweeps', True) else 5)*most*60
+    sets = image*(2*now['n_vae'] + 5*now['n_base'] + now['n_test']) + 2*pools
+    seen = 12*config.size**2*(now['n_test'] + max(now['n_vae'], most))
+    passing = max(3*config.batch_size, 2*min(512, now['n_test']))
+    batch = 4*config.size**2*config.width*passing
+    network, bytes_ = 3*guide + (seen + batch)/1e9, 1e9
+    return dict(disk=(pools + archives)/bytes_ + .004,
+                memory=1.2 + sets/bytes_ + (1. if on_gpu else network),
+                gpu=(network + 4.)*on_gpu)
+
+# %% ../nbs/04a_repair.ipynb #606a466b
+def number_at(path:str, # of a number in a record, as 'archives/random/coverage'
+             ) -> Callable: # records -> one number a seed, a Series
+    "A number of each record, by its place; seeds that lack it are left out [ours]."
+    first, *rest = path.split('/')
+    def read(row):
+        v = row[first]
+        for k in rest: v = v.get(k, np.nan) if isinstance(v, dict) else np.nan
+        return v
+    def series(found):
+        if not len(found): return pd.Series(dtype=float)
+        values = [read(r) if first in found else np.nan for _, r in found.iterrows()]
+        return pd.Series(values, index=found.seed, dtype=float).dropna()
+    return series
+
+# %% ../nbs/04a_repair.ipynb #bd074ba5
+def gap(a:str, b:str): # two places
+    "Records -> of each seed the first number less the second."
+    return lambda found: (number_at(a)(found) - number_at(b)(found)).dropna()
+
+def accuracy_of(arm:str, b:float=.98) -> str: # its place in a record
+    "Where the accuracy of an arm at a bias stands."
+    return f'accuracy/{b:.2f}/{arm}'
+
+def repair_gain(b:float, arm:str='qdgs', beside:str='biased'): # a bias, two of ARMS
+    "Records -> of each seed what one arm's accuracy has above another's at a bias."
+    return gap(accuracy_of(arm, b), accuracy_of(beside, b))
+
+# %% ../nbs/04a_repair.ipynb #864556b5
+def minority_gain(b:float): # a bias
+    "Records -> of each seed what the search adds to the accuracy of the minority at a bias."
+    def series(found):
+        if not len(found) or 'run' not in found: return pd.Series(dtype=float)
+        t = run_tables('10_shapes', found, 'trials')
+        of = t[np.isclose(t.bias, b)].groupby(['seed', 'arm'])[GROUPS[1:3]].mean().mean(axis=1)
+        by_arm = of.unstack()
+        return (by_arm['qdgs'] - by_arm['biased']).dropna()
+    return series
+
+# %% ../nbs/04a_repair.ipynb #7533b588
+BIASES = (.80, .85, .90, .95, .98)
+def gains(found) -> pd.DataFrame: # a row a seed, a column a bias
+    "What the search adds at each bias."
+    return pd.concat([repair_gain(b)(found) for b in BIASES], axis=1)
+
+def slope(found) -> pd.Series: # of each seed: gain for each tenth of bias
+    "How the gain rises with the bias, by least squares."
+    each = gains(found).dropna()
+    if not len(each): return pd.Series(dtype=float)
+    return each.apply(lambda g: np.polyfit(np.array(BIASES)*10, g, 1)[0], axis=1)
+
+def per_cent_above(a:str, b:str): # two places
+    "Records -> of each seed by what part the first number lies above the second."
+    return lambda found: (number_at(a)(found)/number_at(b)(found) - 1).dropna()
+
+# %% ../nbs/04a_repair.ipynb #c38dd491
+def claim_row(claim:str, # what is said, or asked
+              series, # records -> one number a seed, above zero where the claim holds
+              compared:str, # with what
+              where:str='not in the paper', whose:str='the paper',
+              **more, # what differs from the defaults below
+             ) -> dict:
+    "A row of claims: what 14_verdict judges [ours]."
+    return dict(claim=claim, where=where, whose=whose, compared=compared, paper=np.nan,
+                kind='above', margin=5., their_se=np.nan, series=series, unit=100,
+                unless=lambda found: '', group='') | more
+
+# %% ../nbs/04a_repair.ipynb #b8b99afe
+def archive_claims() -> list: # of rows
+    "Questions on what an archive holds; the paper compares none with random samples in one."
+    rows = []
+    for name, k, whose in (('QDGS', 'cma-maega', 'our control'),
+                           ('the search with smaller steps', 'tuned', 'our variant')):
+        about = dict(whose=whose, compared='random samples through the same archive')
+        rows += [claim_row(f'Does {name} fill more cells than random samples put through the same '
+                           'archive?',
+                           gap(f'archives/{k}/covered', 'archives/random/covered'), **about),
+                 claim_row(f'Has {name} the higher QD score, by % of the random samples\' score?',
+                           per_cent_above(f'archives/{k}/score', 'archives/random/score'), **about)]
+    return rows
+
+# %% ../nbs/04a_repair.ipynb #cc3205bd
+def search_claims() -> list: # of rows
+    "What section 4.3 says of the images that were found. [Chang 2024, 4.3, figure 3, B.1]"
+    beside = dict(where='4.3, figure 3', compared='as many random samples')
+    share = 'a share cannot be below zero'
+    def of(what, a='qdgs', b='random'): return gap(f'contents/{a}/{what}', f'contents/{b}/{what}')
+    return [
+        claim_row('images of QDGS fall more evenly into cells than as many random samples',
+                  of('cells'), **beside, margin=1.5),
+        claim_row('the generator ties colour to shape: the minority is below a half',
+                  lambda f: .5 - number_at('prior/minority')(f), 'half of the images',
+                  where='4.3, figure 3'),
+        claim_row('the minority has a larger share in QDGS than in random samples',
+                  of('minority'), **beside),
+        claim_row('the four groups are more even in QDGS than in random samples',
+                  of('evenness'), **beside, margin=3.),
+        claim_row('images of QDGS are often of higher quality: fewer are neither shape',
+                  of('other', 'random', 'qdgs'), **beside | dict(where='4.3')),
+        claim_row('random samples are sometimes neither shape', number_at('prior/other'), 'none',
+                  where='4.3', unless=lambda f: share),
+        claim_row('the generator sometimes draws a blank', number_at('prior/blank'), 'none',
+                  where='B.1', unless=lambda f: share)]
+
+# %% ../nbs/04a_repair.ipynb #e5914982
+def failure_claims() -> list: # of rows
+    "Which failure is the commoner. [Chang 2024, B.1, which looks at its archive]"
+    return [claim_row('more random samples are neither shape than are blank',
+                      gap('prior/other', 'prior/blank'), 'blank ones among prior samples',
+                      where='B.1')]
+
+# %% ../nbs/04a_repair.ipynb #ba77f4ee
+def repair_claims() -> list: # of rows
+    "What fine-tuning on the search's images does. [Chang 2024, 4.3, figure 1]"
+    beside = 'the biased classifier, not fine-tuned'
+    rows = [claim_row(f'fine-tuning on QDGS raises accuracy at b = {b:.2f}', repair_gain(b),
+                      beside, where='4.3') for b in BIASES]
+    rows += [claim_row('... by up to about 27 points, the largest of the five',
+                       lambda f: gains(f).max(axis=1), beside, where='1, 4.3, 7', paper=27.,
+                       kind='size', their_se=their_error(50, 50, n=5000)),
+             claim_row('QDGS helps more at b = 0.98 than at b = 0.80',
+                       lambda f: (repair_gain(.98)(f) - repair_gain(.8)(f)).dropna(),
+                       'its gain at b = 0.80', where='4.3'),
+             claim_row('its gain rises with the bias, points a tenth, over the five', slope,
+                       'no slope', where='4.3', margin=2.8)]
+    rows += [claim_row(f'it raises the accuracy of the minority at b = {b:.2f}', series, beside,
+                       where='figure 1')
+             for b, series in [*((b, minority_gain(b)) for b in BIASES[:4]),
+                               (.98, gap('minority/qdgs', 'minority/biased'))]]
+    return rows + [claim_row('Does it leave that of the majority where it was, at b = 0.98?',
+                             gap('majority/qdgs', 'majority/biased'), beside,
+                             whose='our control', kind='within')]
+
+# %% ../nbs/04a_repair.ipynb #abce5f6e
+AGAINST = {'longer': 'as many updates more on the biased set',
+           'generator-set': 'as many biased images as the generator saw',
+           'random': 'as many random samples', 'random-label': 'random samples balanced by label',
+           'random-quadrant': 'random samples balanced by both measures',
+           'random-archive': 'random samples put through the archive'}
+def versus(arm:str, beside:str, name:str, whose:str='our control', b:float=.98) -> dict: # a row
+    "The question whether one arm repairs more than another."
+    at = '' if b == .98 else f', b = {b:.2f}'
+    return claim_row(f'Does {name} repair more than {AGAINST[beside]}{at}?',
+                     repair_gain(b, arm, beside), AGAINST[beside], whose=whose)
+
+# %% ../nbs/04a_repair.ipynb #198cbba2
+def control_claims() -> list: # of rows
+    "What the repair is compared with besides the classifier before it [ours, but for one]."
+    rows = [versus('qdgs', c, 'QDGS') for c in AGAINST]
+    theirs = dict(claim='a biased generator is more helpful with QDGS than without: than as many '
+                        'random samples', where='4.3, last sentence; not run there',
+                  whose='the paper')
+    rows = [r | theirs if r['compared'] == AGAINST['random'] else r for r in rows]
+    rows += [versus('qdgs-tuned', c, 'the search with smaller steps', 'our variant')
+             for c in ('longer', 'random-quadrant', 'random-archive')]
+    rows += [versus('qdgs', c, 'QDGS', b=b)
+             for c in ('longer', 'random-archive') for b in BIASES[:4]]
+    return rows + [
+        claim_row('Do real balanced images repair more than QDGS?',
+                  repair_gain(.98, 'balanced', 'qdgs'), 'QDGS', whose='our control'),
+        claim_row('Are more labels right in QDGS than in random samples through the archive?',
+                  gap('contents/qdgs/right', 'contents/random-archive/right'),
+                  AGAINST['random-archive'], whose='our control')]
+
+# %% ../nbs/04a_repair.ipynb #fb136c45
+def prompt_claims() -> list: # of rows
+    "What appendix B says of prompts. [Chang 2024, B.1, B.2, figure 7]"
+    terse = dict(compared='terse measure prompts', where='B.2')
+    def other(name): return gap(f'objectives/{name}/other', 'objectives/splatters/other')
+    rows = [claim_row('Do fewer images show neither shape against "Splatters of colors." than '
+                      f'against "{said}"?', other(name), f'against "{said}"', whose='our variant')
+            for name, said in (('empty', 'An empty image.'), ('round', 'A round shape.'))]
+    rows += [claim_row('detailed measure prompts cover more cells than terse ones',
+                       gap('measures/detailed/coverage', 'measures/terse/coverage'), **terse),
+             claim_row('... and leave the four groups more even', margin=3., **terse,
+                       series=gap('measures/detailed/evenness', 'measures/terse/evenness'))]
+    for way, ends in (('colour', 'red to blue'), ('shape', 'square to triangle')):
+        rows.append(claim_row(f'... and are smoother on walks from {ends}, % of the way',
+                              gap(f'smoothness/{way}/terse', f'smoothness/{way}/detailed'),
+                              margin=.1, **terse | dict(where='B.2, figure 7')))
+    return rows
+
+# %% ../nbs/04a_repair.ipynb #f1e1d414
+def step_claims() -> list: # of rows
+    "What appendix B says of the search's steps, and table 6 of its time. [Chang 2024, B.3, D.3]"
+    about = dict(where='B.3', unit=1, margin=.35)
+    def wider(k): return gap(f'sweeps/{k}=0.5/unmeasured', f'sweeps/{k}=0.05/unmeasured')
+    def small(found):
+        fit = {'gpu', 'paper'}
+        return '' if set(found.scale) <= fit else "neither the paper's sizes nor its machine"
+    def minutes(k): return lambda f: number_at(f'about_timings/{k}/seconds')(f)/60
+    clock = dict(where='table 6', unit=1, kind='size', unless=small, compared='their A100')
+    return [
+        claim_row('a larger branching step (0.5 above 0.05) brings more unmeasured diversity',
+                  wider('sigma0'), 'a step of 0.05', **about),
+        claim_row('a larger learning rate (0.5 above 0.05) brings more unmeasured diversity',
+                  wider('lr'), 'a rate of 0.05', **about),
+        claim_row('a restart brings more of it than a neighbouring cell',
+                  gap('restarts/between_restarts', 'restarts/between_neighbours'),
+                  'neighbours in one archive', **about),
+        claim_row('generating the shapes takes about an hour, in minutes', minutes('cma-maega'),
+                  paper=60., group='times', **clock),
+        claim_row('training takes about 5 minutes, for each classifier', minutes('classifier'),
+                  paper=5., group='times', **clock)]
+
+# %% ../nbs/04a_repair.ipynb #7e859c49
+def shapes_claims() -> list: # of rows: claim, where, whose, compared, series, paper, margin, ...
+    "Paper 4's claims on shapes, and our questions beside them. [Chang 2024, section 4, B]"
+    groups = {'the search': archive_claims() + search_claims() + failure_claims(),
+              'the repair': repair_claims(), 'controls': control_claims(),
+              'appendix B': prompt_claims() + step_claims()}
+    return [row | dict(group=row['group'] or group) for group, rows in groups.items()
+            for row in rows]
+
+# %% ../nbs/04a_repair.ipynb #8551be7c
+def answer_head(found:pd.DataFrame, gain) -> str: # records; a gain a seed, in points
+    "Yes, no, or that it cannot be told, and by how much."
+    mean, lo, hi = quiet_interval(gain)
+    does = f'fine-tuning on what the search finds {effect_in_words(gain, "accuracy", 5.)}.'
+    if len(gain) < 5: return f'On drawn shapes it cannot be told: {does}'
+    said = 'yes' if lo > 0 else 'no' if hi < 5 else 'it cannot be told'
+    about = f'{len(gain)} seeds; guide: {found.guide.iloc[0]}'
+    return f'On drawn shapes ({about}), {said}: at a bias of 0.98, {does}'
+
+# %% ../nbs/04a_repair.ipynb #6e24323f
+def best_arm(found:pd.DataFrame) -> str: # a sentence
+    "Which images to fine-tune on, the cheaper ones where nothing tells them apart [ours]."
+    at98 = pd.DataFrame([r.accuracy['0.98'] for r in found.itertuples()], index=found.seed)*100
+    searched = [a for a in ('qdgs', 'qdgs-tuned') if a in at98]
+    plain = [a for a in ARMS if a.startswith('random') and a in at98]
+    if len(at98) < 5 or not searched or not plain: return 'To say more takes five seeds.'
+    a, b = (max(arms, key=at98[arms].mean().get) for arms in (searched, plain))
+    lo = quiet_interval(at98[a] - at98[b])[1]
+    better, other = (a, b) if lo > 0 else (b, a)
+    why = '' if lo > 0 else ', which take no search'
+    return (f'So fine-tune on {ARMS[better]}{why}: then {at98[better].mean():.1f}% are right, and '
+            f'{at98[other].mean():.1f}% with {ARMS[other]}.')
+
+# %% ../nbs/04a_repair.ipynb #4f8f3af5
+def answer_repair(records:pd.DataFrame, # of 10_shapes, all of one preset, scale and guide
+                 ) -> str: # a paragraph
+    "Does a search repair a biased classifier, and what should you do? [ours]"
+    if not len(records): return ('On drawn shapes nothing can be said yet: no run is on record. '
+                                 '`make tables TABLE=shapes` makes them.')
+    found = records.drop_duplicates('seed').sort_values('seed')
+    def effect(beside, arm='qdgs', b=.98):
+        return effect_in_words(100*repair_gain(b, arm, beside)(found), 'accuracy', 5.)
+    more = [] if len(found) < 5 else [
+        f'In the place of as many updates more on the biased set, it {effect("longer")}.',
+        f'At the weakest bias, 0.80, it {effect("biased", b=.8)}.',
+        f'In the place of random samples through the same archive it {effect("random-archive")}.',
+        f'With smaller steps it {effect("random-archive", "qdgs-tuned")}.']
+    return ' '.join([answer_head(found, 100*repair_gain(.98)(found)), *more, best_arm(found)])
