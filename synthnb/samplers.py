@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers',
            'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select', 'confidence_histogram',
-           'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery']
+           'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery',
+           'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -19,7 +20,8 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .arms import DECIDES
+from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
+                          effect_in_words, quiet_interval, sizes_itself)
 from .core import atomic_path, generator, load_json, name_of, save_json, show_images
 from .data import Images, ImageSet, ImageSetWriter, row_numbers
 from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
@@ -640,3 +642,117 @@ def translation_gallery(
             if p in kept: ax.spines[:].set(visible=True, color='k', linewidth=2.5)
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
     return fig
+
+# %% ../nbs/02_samplers.ipynb #21d5117a
+def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
+               better:tuple, # (sampler, ratio)
+               worse:tuple|str, # another arm, or 'control' or 'baseline'
+              ) -> pd.Series: # points, one a seed
+    "What an arm gains over another one, seed by seed."
+    beside = arm_records(records, better) if isinstance(worse, str) else records
+    return 100*(arm_values(records, better) - arm_values(beside, worse)).astype(float).dropna()
+
+# %% ../nbs/02_samplers.ipynb #6a1af57e
+def best_sampler(records:pd.DataFrame, arms:list, # (sampler, ratio)
+                ) -> tuple: # the arm, its gains over the control, how many competed
+    "The arm with the largest mean gain over real images alone, for as many updates."
+    gains = {arm: seed_gains(records, arm, 'control') for arm in arms}
+    full = {arm: g for arm, g in gains.items() if len(g) >= 5} or gains
+    best = max(full, key=lambda arm: full[arm].mean())
+    return best, full[best], len(full)
+
+# %% ../nbs/02_samplers.ipynb #66afc667
+def in_a_word(gains, # points, one a seed, of the best arm
+              margin:float, # that would not matter
+             ) -> str:
+    "Whether adding helps, in a word or two."
+    _, lo, hi = quiet_interval(gains)
+    if len(gains) < 5: return 'too few seeds were run to say'
+    if lo > 0: return 'yes' if hi >= margin else 'yes, but by less than matters'
+    return 'no' if hi < margin else 'nobody can say yet'
+
+# %% ../nbs/02_samplers.ipynb #0eb32172
+def advice(best:tuple, gains, margin:float, # the best arm, and what it gains
+           longer, # gains of real images alone from longer training; empty where nobody ran it
+          ) -> str: # a sentence or two
+    "What to do, as far as these seeds tell."
+    word, does = in_a_word(gains, margin), ''
+    if len(longer) > 4 and quiet_interval(longer)[1] > 0:
+        does = ' What helps here is longer training on the real images alone.'
+    if word == 'yes': return (f'So add them, selected by {best[0]}; it was picked after the fact, '
+                              'so look again on other seeds.')
+    if word == 'no' or word.startswith('yes'): return f'So do without them.{does}'
+    more = claim_verdict(gains, margin=margin)['verdict'].partition('(')[2].rstrip(')')
+    return f'So do not count on them yet: {more}.{does}'
+
+# %% ../nbs/02_samplers.ipynb #b7fd4954
+def selection_in_words(records:pd.DataFrame, ratio:float, say:Callable, # gains -> what they do
+                      ) -> str: # a sentence
+    "Whether selecting beats taking any, and whether labels are right."
+    chosen, other = ('cl-sam', ratio), ('random', ratio)
+    both = {chosen, other} <= {*arms_of(records)}
+    text = f'Selecting with cl-sam instead of at random {say(seed_gains(records, chosen, other))}' \
+        if both else 'Whether selecting beats taking any was not tried'
+    kept = arm_records(records, chosen).get('preserved_kept', pd.Series(dtype=float))
+    if not kept.notna().any(): return f'{text}; nobody has checked the labels.'
+    pool = 100*records.groupby('seed').preserved_pool.first().astype(float).mean()
+    return (f'{text}; an oracle finds {100*kept.astype(float).mean():.0f}% of its labels right, '
+            f"and {pool:.0f}% of the whole pool's.")
+
+# %% ../nbs/02_samplers.ipynb #5d1e5c41
+NUMBERS = {1: 'one', 2: 'two', 3: 'three', 4: 'four', 5: 'five'}
+def in_words(ratio:float) -> str:
+    "A ratio as one says it."
+    return NUMBERS.get(ratio, f'{ratio:g}')
+def amount_in_words(records:pd.DataFrame, arms:list, say:Callable, # as in `selection_in_words`
+                   ) -> str: # a sentence; empty where one ratio was tried
+    "Whether more of them hurts: the largest ratio against the smallest, over who has both."
+    ratios = sorted({r for _, r in arms})
+    low, high = ratios[0], ratios[-1]
+    gains = {s: seed_gains(records, (s, high), (s, low)) for s, r in arms
+             if r == high != low and (s, low) in arms}
+    most = max(map(len, gains.values()), default=0)
+    full = pd.DataFrame({s: g for s, g in gains.items() if len(g) == most})
+    if not most: return ''
+    who = f' (mean of {len(full.columns)} samplers)' if len(full.columns) > 1 else ''
+    return (f'{in_words(high).capitalize()} for each real image instead of {in_words(low)} '
+            f'{say(full.mean(axis=1))}{who}.')
+
+# %% ../nbs/02_samplers.ipynb #2d859faa
+def longer_in_words(records:pd.DataFrame, # with exposure='fixed'
+                    say:Callable, # as in `selection_in_words`
+                   ) -> tuple: # a sentence, and the gains of real images alone
+    "What longer training does, with synthetic images and without."
+    arms = [arm for arm in arms_of(records) if not sizes_itself(arm[0])] if len(records) else []
+    if not arms: return '', []
+    arm = next((a for a in arms if a[0] == 'cl-sam'), arms[0])
+    beside = arm_records(records, arm).set_index('seed')
+    alone = 100*(beside.control_mean_class_accuracy - beside.baseline_mean_class_accuracy)
+    return (f'Trained {1 + arm[1]:g} times as long, {arm[1]:g}x {arm[0]} '
+            f"{say(seed_gains(records, arm, 'baseline'))}; "
+            f'training as long on the real images alone {say(alone)}.'), alone
+
+# %% ../nbs/02_samplers.ipynb #229b8c96
+def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
+                    data:str, # what it is, e.g. 'drawn faces'
+                    margin:float=1., # points that would not matter
+                   ) -> str: # a paragraph
+    "Does it help, and what should I do? Said from the records alone. [ours]"
+    fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
+    shared = records.drop(index=fixed.index)
+    arms = [a for a in (arms_of(shared) if len(shared) else [])
+            if a[0] != 'oracle' and not sizes_itself(a[0])]
+    if not arms: return f'On {data} nobody knows: no run there has added synthetic images.'
+    say = lambda gains: effect_in_words(gains, margin=margin, digits=1 if margin >= 1 else 2)
+    low = min(r for _, r in arms)
+    best, gains, n = best_sampler(shared, [a for a in arms if a[1] == low])
+    plain = ('random', low) if ('random', low) in arms else best
+    how = 'taken at random' if plain[0] == 'random' else f'selected by {plain[0]}'
+    picked = f'The best of {n} samplers, {best[0]}, {say(gains)}.' if best != plain else ''
+    longer, alone = longer_in_words(fixed, say)
+    seeds, word = shared.seed.nunique(), in_a_word(gains, margin)
+    first = (f'On {data} ({seeds} seed{"s"*(seeds > 1)}), {word}: {in_words(low)} synthetic '
+             f"for each real image, {how}, {say(seed_gains(shared, plain, 'control'))}.")
+    lines = [first, picked, longer, selection_in_words(shared, low, say),
+             amount_in_words(shared, arms, say), advice(best, gains, margin, alone)]
+    return ' '.join(line for line in lines if line)
