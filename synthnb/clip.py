@@ -44,8 +44,9 @@ class TextImage(nn.Module):
             f'mean={mean}, std={std}: expected finite numbers, and every deviation above 0')
         self.model, self.tokenizer, self.size, self.name, self.about = (
             model, tokenizer, size, name, about)
+        place = next((p.device for p in model.parameters()), None) # a model that is on a GPU
         for key, value in dict(mean=mean, std=std).items():
-            value = torch.tensor(value).float().view(1, 3, 1, 1)
+            value = torch.tensor(value, device=place).float().view(1, 3, 1, 1)
             self.register_buffer(key, value, persistent=False)
         self.float().train().requires_grad_(False)
         self.dim = self.embed_text('a').shape[1]

@@ -794,7 +794,7 @@ def write(self:LatentTraining, folder:Path):
     "Write the snapshots, the decisions and the half-way model beside the checkpoint."
     epochs, grids = zip(*self.snapshots)
     with atomic_path(Path(folder)/'snapshots.npy') as p, open(p, 'wb') as f:
-        np.save(f, torch.stack(grids).cpu().numpy())
+        np.save(f, torch.stack([g.cpu() for g in grids]).numpy()) # some from a checkpoint
     save_json(Path(folder)/'snapshots.json', dict(epochs=epochs))
     save_json(Path(folder)/'decisions.json', self.decisions)
     model = copy.deepcopy(self.vae)

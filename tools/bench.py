@@ -27,6 +27,7 @@ def main():
     options.add_argument('--out', type=Path, help='also write the table here, as CSV')
     options = options.parse_args()
     device, rows, start = default_device(options.device), [], time.time()
+    about = provenance(device)
     for name, module in PARTS.items():
         if options.only not in (None, name): continue
         seed_everything(0)
@@ -35,13 +36,15 @@ def main():
             said = f'{value:,.3g}' if value < 1000 else f'{value:,.0f}'
             rows.append(dict(measure=measure, value=said, wanted=at_least))
             print(f'{measure:<105} {said:>10}  {at_least}', flush=True)
-    about = provenance()
+            if options.out: write(rows, about, options.out) # a run that is cut keeps its rows
     print(f"\n{about['device']}, {torch.get_num_threads()} threads, torch {about['torch']},"
           f' {time.time() - start:.0f} s')
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame(rows).assign(device=about['device'], threads=about['threads'])
-        table.to_csv(options.out, index=False)
+
+
+def write(rows, about, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows).assign(device=about['device'], threads=about['threads'])
+    table.to_csv(path, index=False)
 
 
 if __name__ == '__main__':

@@ -97,11 +97,11 @@ def bench_train(images:Images, # square pictures, all of one size, to be written
 def rows(device):
     "Files of the stored size, the hardest case for ours, and larger ones."
     cuda = device.type == 'cuda'
-    stored, crop, arch, width, n = ((72, 64, 'resnet18', 64, 8192) if cuda else
+    stored, crop, arch, width, n = ((72, 64, 'resnet18', 64, 4096) if cuda else
                                     (36, 32, 'resnet10', 16, 2560))
     y = expression_labels(n, 'downsampled', seed=0)
     for file in (stored, 128):
-        pictures = Images(draw_images(y, file, 0)[0], y, EXPRESSIONS)
+        pictures = Images(draw_images(y, file, 0, device=device)[0], y, EXPRESSIONS)
         b = bench_train(pictures, stored=stored, device=device, arch=arch, width=width, crop=crop)
         name = f'{arch}, width {width}, JPEG files of {file} px'
         yield f'epoch of ImageFolder + DataLoader, images/s ({name})', b['usual_per_s'], ''
