@@ -6,7 +6,7 @@
 __all__ = ['apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers',
            'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select', 'confidence_histogram',
            'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery',
-           'answer_samplers']
+           'room_of', 'class_gains', 'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -25,9 +25,10 @@ from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
 from .core import atomic_path, generator, load_json, name_of, save_json, show_images
 from .data import Images, ImageSet, ImageSetWriter, row_numbers
 from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
+from .gan import Discriminator, Generator, StarGANConfig
 from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
                             realism, score_column, score_pool, source_rows)
-from .train import Classifier, fit_classifier, train_classifier
+from .train import Classifier, classifier_net, fit_classifier, train_classifier
 
 # %% ../nbs/02_samplers.ipynb #ea75a3f0
 def checked_budget(budget) -> int:
@@ -643,6 +644,43 @@ def translation_gallery(
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
     return fig
 
+# %% ../nbs/02_samplers.ipynb #60710395
+def weights_of(now:dict, # a column of an experiment's table of scales
+               k:int, # classes or attributes
+               width:str='width', # the name of the classifier's width in it
+              ) -> tuple: # bytes of: a classifier, a generator, a discriminator
+    "How large the networks of an experiment are."
+    c = StarGANConfig.preset(now['gan'])
+    outputs = k if c.conditional else 1
+    with torch.device('meta'): # shapes, and no memory
+        nets = (classifier_net(now['arch'], k, now[width], now.get('stem', 'small')),
+                Generator(k, now['gan_dim'], c.repeats, c.kernel),
+                Discriminator(now['size'], k, now['gan_dim'], c.critic_repeats, outputs, c.stem))
+    return tuple(4*sum(v.numel() for v in net.state_dict().values()) for net in nets)
+
+# %% ../nbs/02_samplers.ipynb #14e27bcc
+def room_of(now:dict, # a column of an experiment's table of scales
+            k:int, folds:int, # classes or attributes; translations of a real image
+            ratio:float, drawn:bool, # images added for each real one; is there an oracle?
+            large:int=0, # pixels of a second copy of the real set, for a generator of another size
+            made:bool=False, # another run of this seed has left its pool
+           ) -> dict: # disk, memory, gpu in gigabytes, for `core.check_room`
+    "What a run writes and holds, estimated: nothing is made for it."
+    sets, image = sum(now[f'n_{s}'] for s in ('train', 'valid', 'test')), 3*now['size']**2
+    oracle_n = now['oracle_n'] + 2000 if drawn else 0
+    net, G, D = weights_of(now, k)
+    judge = weights_of(now, k, 'oracle_width')[0] if drawn else 0
+    own = StarGANConfig.preset(now['gan']) # weights, two moments, the model, perhaps an average
+    gan = 4*(G + D) + G*bool(own.ema) + now['gan_updates']//500*k*(k + 1)*image//2 # and pictures
+    pool = folds*now['n_train']*(image + 40) # a label, sources, scores
+    disk = image*(sets + oracle_n) + pool + 3*large**2*sets + 12*net + 2*judge + gan
+    if made: disk = 4*net # of the arm, and its checkpoint
+    table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
+    features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
+    busy = 16*(net + judge + G + D) + 64*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
+    return dict(disk=disk/1e9, memory=(table + features + busy)/1e9 + 1,
+                gpu=(image*now['n_train'] + busy)/1e9 + 1)
+
 # %% ../nbs/02_samplers.ipynb #21d5117a
 def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
                better:tuple, # (sampler, ratio)
@@ -651,6 +689,16 @@ def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
     "What an arm gains over another one, seed by seed."
     beside = arm_records(records, better) if isinstance(worse, str) else records
     return 100*(arm_values(records, better) - arm_values(beside, worse)).astype(float).dropna()
+
+# %% ../nbs/02_samplers.ipynb #9daf6526
+def class_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
+                arm:tuple, # (sampler, ratio)
+                beside:str='control', # or 'baseline'
+               ) -> np.ndarray: # points, one a class, the mean over seeds; NaN where none is tested
+    "What each class gains in an arm over the real-only runs beside it."
+    found = arm_records(records, arm)
+    of = lambda side: np.array(found[f'{side}_class_accuracy'].tolist(), float)
+    return 100*(of('arm') - of(beside)).mean(0)
 
 # %% ../nbs/02_samplers.ipynb #6a1af57e
 def best_sampler(records:pd.DataFrame, arms:list, # (sampler, ratio)
