@@ -677,7 +677,7 @@ def room_of(now:dict, # a column of an experiment's table of scales
     if made: disk = 4*net # of the arm, and its checkpoint
     table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
     features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
-    busy = 16*(net + judge + G + D) + 64*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
+    busy = 4*(net + judge + G + D) + 16*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
     return dict(disk=disk/1e9, memory=(table + features + busy)/1e9 + 1,
                 gpu=(image*now['n_train'] + busy)/1e9 + 1)
 
