@@ -1116,11 +1116,13 @@ def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', '
               size:int=36, # pixels at which images are stored
               n:dict|None=None, # images at most: dict(train=, valid=, test=)
               seed:int=0, # which sample and which split
+              cap:int|None=None, # training images of one class, at most; None: see `n`
              ) -> dict[str, ImageSet]: # 'train', 'valid', 'test'
     "The three image sets of an experiment, imported or drawn once and cached."
     check_source(data, root, SOURCES)
     check_sizes(n)
-    sets = SOURCES[data](root=Path(root), classes=list(classes), size=size, n=n or {}, seed=seed)
+    wanted = (n or {}) | (dict(cap=cap) if cap is not None else {})
+    sets = SOURCES[data](root=Path(root), classes=list(classes), size=size, n=wanted, seed=seed)
     check_classes(sets)
     return sets
 
@@ -1149,11 +1151,13 @@ def subsample(records:pd.DataFrame, # with a column label
               n:int|None, # images wanted, None for all
               k:int, # classes
               seed:int=0,
+              cap:int|None=None, # of one class, at most
              ) -> pd.DataFrame: # at most n records, in a shuffled order
     "At most `n` records by the down-sampled protocol, drawn without replacement."
     order = records.iloc[np.random.default_rng(seed).permutation(len(records))]
     counts = order.label.value_counts().reindex(range(k), fill_value=0).to_numpy()
     keep = counts if n is None else downsample_counts(counts, n)
+    if cap is not None: keep = np.minimum(keep, cap)
     rank = order.groupby('label').cumcount()
     return order[rank < keep[order.label.to_numpy()]].reset_index(drop=True)
 
@@ -1253,7 +1257,7 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
                   root=None, # as in `import_images`
                  ) -> dict[str, ImageSet]:
     "Sample, split off a validation set where there is none, and import each split as an artefact."
-    n, chosen = dict(train=None, valid=None, test=None) | n, {}
+    n, chosen = dict(train=None, valid=None, test=None, cap=None) | n, {}
     if 'valid' not in splits:
         share, both = .1, None
         if n['train'] is not None:
@@ -1264,7 +1268,8 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
         parts = split_records(pool, (1 - share, share), seed)
         splits = splits | dict(zip(('train', 'valid'), parts))
     for name in ('train', 'valid', 'test'):
-        chosen[name] = subsample(splits[name], n[name], len(classes), seed)
+        cap = n['cap'] if name == 'train' else None
+        chosen[name] = subsample(splits[name], n[name], len(classes), seed, cap)
         if not len(chosen[name]):
             raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
     return import_chosen(chosen, classes, size, root)

@@ -871,17 +871,29 @@ def drawn_set(
     make = lambda folder: write_faces(folder, labels, size, seed, name, classes, **options)
     return ImageSet(artefact('drawn', make, params))
 
+# %% ../nbs/00b_drawn.ipynb #28fe1be6
+def most_under(
+    cap:int|None, # faces of one expression, at most; None for no cap
+    n:int, # faces wanted
+    classes:list|None=None, # names of the expressions; empty for all eight
+) -> int: # faces, at most n
+    "How many faces of the down-sampled protocol there can be under a cap"
+    codes = [EXPRESSIONS.index(name) for name in choose_classes(EXPRESSIONS, classes)]
+    shares = [DOWNSAMPLED_COUNTS[code] for code in codes]
+    return n if cap is None else min(n, cap*sum(shares)//max(shares))
+
 # %% ../nbs/00b_drawn.ipynb #779542a1
 @source('drawn')
 def drawn_source(
     root=None, # not used: nothing is read
     classes=None, # names of the expressions wanted; empty for all eight
     size:int=36, # pixels a side
-    n:dict={}, # images: dict(train=, valid=, test=)
+    n:dict={}, # images: dict(train=, valid=, test=), and perhaps cap, see `data.load_data`
     seed:int=0, # another seed draws other faces
 ) -> dict: # of ImageSet: 'train', 'valid', 'test'
     "Three drawn sets without a face in common"
     n = dict(train=3200, valid=400, test=4000) | {k: v for k, v in (n or {}).items() if v}
+    n['train'] = most_under(n.pop('cap', None), n['train'], classes)
     protocols = dict(train='downsampled', valid='downsampled', test='balanced')
     return {name: drawn_set(n[name], size, protocols[name], seed, name, classes or None)
             for name in protocols}

@@ -204,7 +204,7 @@ LAPTOP = dict(
     schedule='paper', warmup=300, balanced=True, targets='uniform', ema=.99, exact_norm=False)
 ATTRIBUTES = dict(conditional=False, mismatch_weight=0., balanced=False, targets='permutation',
                   multi_label=True, cls_weight_g=1.)
-StarGANConfig.presets = {'official': {}, 'laptop': LAPTOP,
+StarGANConfig.presets = {'official': dict(precision='float32'), 'laptop': LAPTOP,
                          'laptop-attributes': LAPTOP | ATTRIBUTES}
 
 # %% ../nbs/01_gan.ipynb #a88084e4

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers',
            'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select', 'confidence_histogram',
-           'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery']
+           'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery',
+           'room_of', 'class_gains', 'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -19,13 +20,15 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .arms import DECIDES
+from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
+                          effect_in_words, quiet_interval, sizes_itself)
 from .core import atomic_path, generator, load_json, name_of, save_json, show_images
 from .data import Images, ImageSet, ImageSetWriter, row_numbers
 from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
+from .gan import Discriminator, Generator, StarGANConfig
 from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
                             realism, score_column, score_pool, source_rows)
-from .train import Classifier, fit_classifier, train_classifier
+from .train import Classifier, classifier_net, fit_classifier, train_classifier
 
 # %% ../nbs/02_samplers.ipynb #ea75a3f0
 def checked_budget(budget) -> int:
@@ -640,3 +643,164 @@ def translation_gallery(
             if p in kept: ax.spines[:].set(visible=True, color='k', linewidth=2.5)
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
     return fig
+
+# %% ../nbs/02_samplers.ipynb #60710395
+def weights_of(now:dict, # a column of an experiment's table of scales
+               k:int, # classes or attributes
+               width:str='width', # the name of the classifier's width in it
+              ) -> tuple: # bytes of: a classifier, a generator, a discriminator
+    "How large the networks of an experiment are."
+    c = StarGANConfig.preset(now['gan'])
+    outputs = k if c.conditional else 1
+    with torch.device('meta'): # shapes, and no memory
+        nets = (classifier_net(now['arch'], k, now[width], now.get('stem', 'small')),
+                Generator(k, now['gan_dim'], c.repeats, c.kernel),
+                Discriminator(now['size'], k, now['gan_dim'], c.critic_repeats, outputs, c.stem))
+    return tuple(4*sum(v.numel() for v in net.state_dict().values()) for net in nets)
+
+# %% ../nbs/02_samplers.ipynb #14e27bcc
+def room_of(now:dict, # a column of an experiment's table of scales
+            k:int, folds:int, # classes or attributes; translations of a real image
+            ratio:float, drawn:bool, # images added for each real one; is there an oracle?
+            large:int=0, # pixels of a second copy of the real set, for a generator of another size
+            made:bool=False, # another run of this seed has left its pool
+           ) -> dict: # disk, memory, gpu in gigabytes, for `core.check_room`
+    "What a run writes and holds, estimated: nothing is made for it."
+    sets, image = sum(now[f'n_{s}'] for s in ('train', 'valid', 'test')), 3*now['size']**2
+    oracle_n = now['oracle_n'] + 2000 if drawn else 0
+    net, G, D = weights_of(now, k)
+    judge = weights_of(now, k, 'oracle_width')[0] if drawn else 0
+    own = StarGANConfig.preset(now['gan']) # weights, two moments, the model, perhaps an average
+    gan = 4*(G + D) + G*bool(own.ema) + now['gan_updates']//500*k*(k + 1)*image//2 # and pictures
+    pool = folds*now['n_train']*(image + 40) # a label, sources, scores
+    disk = image*(sets + oracle_n) + pool + 3*large**2*sets + 12*net + 2*judge + gan
+    if made: disk = 4*net # of the arm, and its checkpoint
+    table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
+    features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
+    busy = 4*(net + judge + G + D) + 16*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
+    return dict(disk=disk/1e9, memory=(table + features + busy)/1e9 + 1,
+                gpu=(image*now['n_train'] + busy)/1e9 + 1)
+
+# %% ../nbs/02_samplers.ipynb #21d5117a
+def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
+               better:tuple, # (sampler, ratio)
+               worse:tuple|str, # another arm, or 'control' or 'baseline'
+              ) -> pd.Series: # points, one a seed
+    "What an arm gains over another one, seed by seed."
+    beside = arm_records(records, better) if isinstance(worse, str) else records
+    return 100*(arm_values(records, better) - arm_values(beside, worse)).astype(float).dropna()
+
+# %% ../nbs/02_samplers.ipynb #9daf6526
+def class_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
+                arm:tuple, # (sampler, ratio)
+                beside:str='control', # or 'baseline'
+               ) -> np.ndarray: # points, one a class, the mean over seeds; NaN where none is tested
+    "What each class gains in an arm over the real-only runs beside it."
+    found = arm_records(records, arm)
+    of = lambda side: np.array(found[f'{side}_class_accuracy'].tolist(), float)
+    return 100*(of('arm') - of(beside)).mean(0)
+
+# %% ../nbs/02_samplers.ipynb #6a1af57e
+def best_sampler(records:pd.DataFrame, arms:list, # (sampler, ratio)
+                ) -> tuple: # the arm, its gains over the control, how many competed
+    "The arm with the largest mean gain over real images alone, for as many updates."
+    gains = {arm: seed_gains(records, arm, 'control') for arm in arms}
+    full = {arm: g for arm, g in gains.items() if len(g) >= 5} or gains
+    best = max(full, key=lambda arm: full[arm].mean())
+    return best, full[best], len(full)
+
+# %% ../nbs/02_samplers.ipynb #66afc667
+def in_a_word(gains, # points, one a seed, of the best arm
+              margin:float, # that would not matter
+             ) -> str:
+    "Whether adding helps, in a word or two."
+    _, lo, hi = quiet_interval(gains)
+    if len(gains) < 5: return 'too few seeds were run to say'
+    if lo > 0: return 'yes' if hi >= margin else 'yes, but by less than matters'
+    return 'no' if hi < margin else 'nobody can say yet'
+
+# %% ../nbs/02_samplers.ipynb #0eb32172
+def advice(best:tuple, gains, margin:float, # the best arm, and what it gains
+           longer, # gains of real images alone from longer training; empty where nobody ran it
+          ) -> str: # a sentence or two
+    "What to do, as far as these seeds tell."
+    word, does = in_a_word(gains, margin), ''
+    if len(longer) > 4 and quiet_interval(longer)[1] > 0:
+        does = ' What helps here is longer training on the real images alone.'
+    if word == 'yes': return (f'So add them, selected by {best[0]}; it was picked after the fact, '
+                              'so look again on other seeds.')
+    if word == 'no' or word.startswith('yes'): return f'So do without them.{does}'
+    more = claim_verdict(gains, margin=margin)['verdict'].partition('(')[2].rstrip(')')
+    return f'So do not count on them yet: {more}.{does}'
+
+# %% ../nbs/02_samplers.ipynb #b7fd4954
+def selection_in_words(records:pd.DataFrame, ratio:float, say:Callable, # gains -> what they do
+                      ) -> str: # a sentence
+    "Whether selecting beats taking any, and whether labels are right."
+    chosen, other = ('cl-sam', ratio), ('random', ratio)
+    both = {chosen, other} <= {*arms_of(records)}
+    text = f'Selecting with cl-sam instead of at random {say(seed_gains(records, chosen, other))}' \
+        if both else 'Whether selecting beats taking any was not tried'
+    kept = arm_records(records, chosen).get('preserved_kept', pd.Series(dtype=float))
+    if not kept.notna().any(): return f'{text}; nobody has checked the labels.'
+    pool = 100*records.groupby('seed').preserved_pool.first().astype(float).mean()
+    return (f'{text}; an oracle finds {100*kept.astype(float).mean():.0f}% of its labels right, '
+            f"and {pool:.0f}% of the whole pool's.")
+
+# %% ../nbs/02_samplers.ipynb #5d1e5c41
+NUMBERS = {1: 'one', 2: 'two', 3: 'three', 4: 'four', 5: 'five'}
+def in_words(ratio:float) -> str:
+    "A ratio as one says it."
+    return NUMBERS.get(ratio, f'{ratio:g}')
+def amount_in_words(records:pd.DataFrame, arms:list, say:Callable, # as in `selection_in_words`
+                   ) -> str: # a sentence; empty where one ratio was tried
+    "Whether more of them hurts: the largest ratio against the smallest, over who has both."
+    ratios = sorted({r for _, r in arms})
+    low, high = ratios[0], ratios[-1]
+    gains = {s: seed_gains(records, (s, high), (s, low)) for s, r in arms
+             if r == high != low and (s, low) in arms}
+    most = max(map(len, gains.values()), default=0)
+    full = pd.DataFrame({s: g for s, g in gains.items() if len(g) == most})
+    if not most: return ''
+    who = f' (mean of {len(full.columns)} samplers)' if len(full.columns) > 1 else ''
+    return (f'{in_words(high).capitalize()} for each real image instead of {in_words(low)} '
+            f'{say(full.mean(axis=1))}{who}.')
+
+# %% ../nbs/02_samplers.ipynb #2d859faa
+def longer_in_words(records:pd.DataFrame, # with exposure='fixed'
+                    say:Callable, # as in `selection_in_words`
+                   ) -> tuple: # a sentence, and the gains of real images alone
+    "What longer training does, with synthetic images and without."
+    arms = [arm for arm in arms_of(records) if not sizes_itself(arm[0])] if len(records) else []
+    if not arms: return '', []
+    arm = next((a for a in arms if a[0] == 'cl-sam'), arms[0])
+    beside = arm_records(records, arm).set_index('seed')
+    alone = 100*(beside.control_mean_class_accuracy - beside.baseline_mean_class_accuracy)
+    return (f'Trained {1 + arm[1]:g} times as long, {arm[1]:g}x {arm[0]} '
+            f"{say(seed_gains(records, arm, 'baseline'))}; "
+            f'training as long on the real images alone {say(alone)}.'), alone
+
+# %% ../nbs/02_samplers.ipynb #229b8c96
+def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
+                    data:str, # what it is, e.g. 'drawn faces'
+                    margin:float=1., # points that would not matter
+                   ) -> str: # a paragraph
+    "Does it help, and what should I do? Said from the records alone. [ours]"
+    fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
+    shared = records.drop(index=fixed.index)
+    arms = [a for a in (arms_of(shared) if len(shared) else [])
+            if a[0] != 'oracle' and not sizes_itself(a[0])]
+    if not arms: return f'On {data} nobody knows: no run there has added synthetic images.'
+    say = lambda gains: effect_in_words(gains, margin=margin, digits=1 if margin >= 1 else 2)
+    low = min(r for _, r in arms)
+    best, gains, n = best_sampler(shared, [a for a in arms if a[1] == low])
+    plain = ('random', low) if ('random', low) in arms else best
+    how = 'taken at random' if plain[0] == 'random' else f'selected by {plain[0]}'
+    picked = f'The best of {n} samplers, {best[0]}, {say(gains)}.' if best != plain else ''
+    longer, alone = longer_in_words(fixed, say)
+    seeds, word = shared.seed.nunique(), in_a_word(gains, margin)
+    first = (f'On {data} ({seeds} seed{"s"*(seeds > 1)}), {word}: {in_words(low)} synthetic '
+             f"for each real image, {how}, {say(seed_gains(shared, plain, 'control'))}.")
+    lines = [first, picked, longer, selection_in_words(shared, low, say),
+             amount_in_words(shared, arms, say), advice(best, gains, margin, alone)]
+    return ' '.join(line for line in lines if line)

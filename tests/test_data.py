@@ -518,3 +518,21 @@ def test_a_set_that_is_rewritten_is_no_set_until_it_is_done(pool):
     with pytest.raises(FileNotFoundError): ImageSet(pool.folder)
     writer.write(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
     assert writer.close().columns() == []
+
+
+# the down-sampled protocol
+
+@pytest.mark.parametrize('cap, most', [(None, 16), (10, 10), (99, 16)])
+def test_a_cap_is_of_what_is_trained_on(tmp_path, cap, most):
+    "Of 30 pictures a class and 5 rare ones: 32 + 8 are 17 or 18 and 5, of which a fifth validates."
+    for name, n in (('many', 30), ('more', 30), ('rare', 5)): tree(tmp_path/'train', name, n=n)
+    tree(tmp_path/'test', 'many', 'more', 'rare', n=4)
+    sets = load_data('folder', tmp_path, size=12, n=FEW | dict(train=32, valid=8), cap=cap)
+    *large, rare = sets['train'].counts
+    assert max(large) <= most and rare == 4, counts(sets)
+    assert (min(large) == most) == (cap == 10) and sets['valid'].counts.sum() >= 7, counts(sets)
+
+
+def test_sizes_know_no_cap(tmp_path):
+    with pytest.raises(ValueError, match='how many images at most'):
+        load_data('folder', tree(tmp_path, 'a', 'b'), n=dict(train=4, cap=2))

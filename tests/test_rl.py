@@ -105,3 +105,13 @@ def test_paid_for_the_opposite_it_learns_the_opposite(short, monkeypatch):
     rewards = rl.image_rewards
     monkeypatch.setattr(rl, 'image_rewards', lambda keep, credit: -rewards(keep, credit))
     assert short() < .46
+
+
+def test_a_selector_computes_in_float32_whatever_its_preset():
+    "Presets that bear the paper's name are float32, and nothing of a selector is ever cast."
+    from synthnb.rl import RLConfig, fresh_policy, sized_for
+    for name in RLConfig.presets:
+        policy = fresh_policy(['a', 'b'], sized_for(RLConfig.preset(name), 2000, 36))
+        assert {p.dtype for p in policy.net.parameters()} == {torch.float32}
+        assert policy(torch.zeros(1, 36, 36, 3, dtype=torch.uint8),
+                      torch.tensor([1]))[0].dtype == torch.float32
