@@ -1,0 +1,219 @@
+"""The ledger of claims: numbers that stay, worlds that are judged, commands that decide."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tables
+import test_experiment
+import test_paper_shapes
+from PIL import Image
+from test_celeba import write_celeba
+from test_grid import grid
+
+from synthnb.core import load_json, save_json
+
+ROOT = Path(__file__).resolve().parent.parent
+home = test_paper_shapes.home # where ViT-B-32 is tiny, and OpenAI's file of it
+TABLES = ROOT/'runs'/'14_verdict'/'default'/'tables'
+NUMBERS = ['ours', 'lo', 'hi']
+
+# What the rows were before whose claim they are was told: world, claim, numbers, verdict. The
+# numbers stand in a row of the same world today, but for those named here.
+BEFORE = pd.read_csv(Path(__file__).with_name('verdicts_before.csv'), keep_default_na=False,
+                     na_values=[''], dtype=dict(world=str)).fillna({'world': ''})
+WORLDS = {'photographs': 'faces, wildfaces', 'overfitting, photographs': 'overfitting, wildfaces'}
+CHANGED = {
+    'it keeps that of the majority': 'asked as a question of no difference: the same numbers'}
+
+
+@pytest.fixture(scope='module')
+def now():
+    names = [p for p in ('verdicts', 'verdicts_photographs') if (TABLES/f'{p}.csv').exists()]
+    found = pd.concat([pd.read_csv(TABLES/f'{p}.csv') for p in names])
+    return found.fillna({'world': ''})
+
+
+def test_no_number_changed_where_the_comparison_did_not(now):
+    gone = []
+    for row in BEFORE.itertuples():
+        world = now[now.world == WORLDS.get(row.world, row.world)]
+        ours = world[NUMBERS].to_numpy(float)
+        was = np.array([row.ours, row.lo, row.hi], float)
+        same = np.isclose(ours, was, rtol=1e-4, atol=1e-6, equal_nan=True).all(1)
+        turned = np.isclose(ours, -was[[0, 2, 1]], rtol=1e-4, atol=1e-6).all(1)
+        if not (same | turned).any(): gone.append((row.world, row.claim))
+    assert not gone
+
+
+def test_a_claim_that_turned_its_direction_is_the_thesis_on_the_inception_score(now):
+    for row in BEFORE[BEFORE.seeds > 1].itertuples():
+        world = now[now.world == WORLDS.get(row.world, row.world)]
+        same = np.isclose(world.ours.to_numpy(float), row.ours, rtol=1e-4, atol=1e-6)
+        if not same.any(): assert 'higher IS' in row.claim, row
+
+
+def test_every_row_says_whose_it_is_and_every_question_has_an_answer(now):
+    assert {*now.whose} == {'the paper', 'our control', 'our variant'}
+    asked = now.claim.str.endswith('?')
+    assert not (asked & (now.whose == 'the paper')).any()
+    assert asked[now.whose == 'our control'].all()
+    claims = now[asked].verdict.str.contains('reproduced|reversed|another size')
+    assert not claims.any(), now[asked][claims]
+    assert not now.verdict.str.startswith('not reproduced').any()
+
+
+def test_what_is_undecided_says_how_many_seeds_would_decide(now):
+    open_ = now[now.verdict.str.startswith('undecided')]
+    assert len(open_) > 20
+    for row in open_.itertuples():
+        said = re.fullmatch(r'undecided \(about ([\d,]+) seeds would decide\)', row.verdict)
+        few = re.fullmatch(r'undecided \(only [1-4] seeds?\)', row.verdict)
+        assert (few and row.seeds < 5) or int(said[1].replace(',', '')) > row.seeds, row
+
+
+def test_the_sign_turns_with_the_control(now):
+    fixed = now[now.world == 'drawn faces, equal exposure'].set_index('claim')
+    theirs, ours = (fixed.loc[claim] for claim in (
+        'cl-sam 2x beats the 0x classifier', 'Does cl-sam 2x beat real only, for as many updates?'))
+    assert round(theirs.ours, 1) == 4.7 and round(ours.ours, 1) == -2.1
+    assert (theirs.whose, ours.whose) == ('the paper', 'our control')
+    shared = now[now.world == 'drawn faces'].claim
+    assert not shared.str.contains('as many updates').any(), 'there the two are one classifier'
+
+
+# ---- worlds --------------------------------------------------------------------------------------
+def verdict(runs, *args):
+    "14_verdict on a folder of records: its two tables, and what it printed."
+    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1', MPLBACKEND='agg')
+    env.pop('IN_TEST', None)
+    done = subprocess.run([sys.executable, '-m', 'papermill', 'nbs/14_verdict.ipynb', '/dev/null',
+                           '--kernel', 'python3', '--no-progress-bar', '--log-output', *args],
+                          cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = max((runs/'14_verdict').glob('*/tables'), key=lambda p: p.stat().st_mtime)
+    read = lambda name: pd.read_csv(folder/name) if (folder/name).exists() else pd.DataFrame()
+    return read('verdicts.csv').fillna({'world': ''}), read('verdicts_photographs.csv')
+
+
+def copied(source, target, **params):
+    "A record with other parameters, named by them."
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns('figures'))
+    save_json(target/'params.json', load_json(source/'params.json') | params)
+
+
+def test_every_folder_and_setting_is_judged_and_changed_numbers_are_not(tmp_path):
+    source, runs = ROOT/'runs'/'07_affectnet', tmp_path/'07_affectnet'
+    for seed in range(5):
+        end = f',seed={seed}' if seed else ''
+        for arm in ('sampler=none', 'sampler=random', 'default'):
+            name = f'{arm}{end}' if arm != 'default' else end[1:] or 'default'
+            copied(source/name, runs/f'own {name}', data='folder', root='mine-0123456789ab')
+            copied(source/name, runs/f'seen {name}', scorer='seen')
+            copied(source/name, runs/f'cut {name}', changes='n_train=20')
+    drawn, photographs = verdict(tmp_path)
+    mine = photographs[photographs.world == 'faces, mine'].set_index('claim')
+    assert mine.loc['cl-sam 1x beats random 1x'].seeds == 5
+    seen = drawn[drawn.world == "drawn faces, the paper's scorer"].set_index('claim')
+    assert seen.loc['cl-sam 1x beats random 1x'].seeds == 5
+    assert not drawn.world.str.contains('n_train').any()
+    assert 'drawn faces' not in {*drawn[drawn.seeds > 0].world}
+
+
+def test_the_verdict_is_of_the_scale_of_the_table():
+    assert tables.scales('shapes-gpu', None) == ['gpu']
+    assert tables.scales('affectnet,gpu', None) == ['laptop', 'gpu']
+    assert tables.scales(None, None) == ['laptop'] and tables.scales('gpu', 'smoke') == ['smoke']
+
+
+# ---- every command that a row names --------------------------------------------------------------
+def affectnet(root):
+    "AffectNet's layout with all eight expressions, squares of noise."
+    rng, lists = np.random.default_rng(0), root/'Manually_Annotated_file_lists'
+    folder = root/'Manually_Annotated_Images'/'0'
+    lists.mkdir(parents=True), folder.mkdir(parents=True)
+    head = 'subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,'
+    for split, n in (('training', 480), ('validation', 80)):
+        lines = [head + 'expression,valence,arousal']
+        for i in range(n):
+            pixels = rng.integers(0, 100, (40, 40, 3), np.uint8) + np.uint8(15*(i % 8))
+            Image.fromarray(pixels).save(folder/f'{split}{i}.jpg')
+            lines.append(f'0/{split}{i}.jpg,0,0,40,40,,{i % 8},-2,-2')
+        (lists/f'{split}.csv').write_text('\n'.join(lines) + '\n')
+    return root
+
+
+def pictures(root, k=7, n=60):
+    rng = np.random.default_rng(1)
+    for c in range(k):
+        (root/f'thing {c}').mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 100, (40, 40, 3), np.uint8) + np.uint8(15*c)
+            Image.fromarray(pixels).save(root/f'thing {c}'/f'{i}.png')
+    return root
+
+
+def commands(rows):
+    "The commands that rows name, as `make tables` takes them: table, what ROOT stands for."
+    said = {c for v in rows.verdict for c in re.findall(r'make tables [^`]*?(?= and make|`)', v)}
+    return {re.search(r'TABLE=(\S+)', c)[1]: (re.search(r'ROOT=<(.*?)>', c) or ['', ''])[1]
+            for c in said}
+
+
+# Of a table's arms the first ones are enough: a row changes with the first record.
+FEW = {'photographs': {'sampler=none', ''}, 'celeba-photographs': {'sampler=none', ''}}
+
+
+def targets(runs, table, config):
+    "The records of a table at smoke scale, of seed 0, as far as they are in FEW."
+    status, output = grid(runs, '--cores', '1', '--dry-run', '--quiet', 'host', *config)
+    assert status == 0, output[-3000:]
+    names = sorted({*re.findall(r'output: (\S+)/metrics.json', output)})
+    arms = lambda name: {p for p in name.split('/')[1].split(',') if p.startswith(('samp', 'rat'))}
+    wanted = FEW.get(table)
+    return [f'{n}/metrics.json' for n in names
+            if wanted is None or (','.join(arms(n)) in wanted)]
+
+
+def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkeypatch):
+    runs = tmp_path/'runs'
+    runs.mkdir()
+    before, _ = verdict(runs, '-r', 'scale', 'smoke')
+    waiting = before[before.verdict.str.startswith('needs')]
+    roots = {'AffectNet': affectnet(tmp_path/'AffectNet'), 'CelebA': write_celeba(tmp_path/'C'),
+             'a folder a class': pictures(tmp_path/'things')}
+    known = commands(waiting)
+    assert {*known.values()} <= {*roots, ''} and len(known) == 7, known
+    run = lambda *args: test_experiment.run(runs, *args) # rl-paper: 500 episodes are not for here
+    monkeypatch.setenv('IPYTHONDIR', str(home/'ipython'))
+    status, output = test_experiment.run(
+        runs, '-r', 'model', 'ViT-B-32', '-r', 'weights', str(home/'ViT-B-32.pt'), '-p', 'sweeps',
+        'False', notebook='10_shapes')
+    assert status == 0, output[-3000:]
+    monkeypatch.delenv('IPYTHONDIR')
+    for table, root in known.items():
+        config = ['--config', f'table={table}', 'scale=smoke', 'seeds=0']
+        config += [f'root={roots[root]}'] if root else []
+        names = targets(runs, table, config)
+        assert names, table
+        if table == 'rl-paper':
+            changes = 'rl=paper,rl.fraction=1.,rl.episodes=2,rl.child_passes=1'
+            for more in ((), ('-r', 'changes', changes)):
+                sampler = 'rl' if more else 'none'
+                status, output = run('-p', 'sampler', sampler, *more)
+                assert status == 0, output[-3000:]
+            continue
+        status, output = grid(runs, '--cores', '2', *names, *config)
+        assert status == 0, (table, output[-3000:])
+    after, wild = verdict(runs, '-r', 'scale', 'smoke')
+    for row in waiting.itertuples():
+        same = after[(after.claim == row.claim) & (after.about == row.about)]
+        assert len(same) and row.verdict not in {*same.verdict}, row
+        assert row.seeds == 0 and not same.verdict.str.contains('cannot be had').any(), row
+    judged = after[after.verdict.str.startswith('judged')]
+    assert len(judged) >= 5 and wild.world.nunique() >= 4
