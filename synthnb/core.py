@@ -47,6 +47,10 @@ def default_device(name:str='auto', # 'auto', or a device by name: 'cuda', 'cuda
                          "use 'auto' or 'cpu'")
     return torch.device(name)
 
+# %% ../nbs/00_core.ipynb #2fbdb816
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8') # one fixed order of its sums
+torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
 # %% ../nbs/00_core.ipynb #3041de65
 def in_test() -> bool: # True under nbdev_test
     "Whether the notebook is being tested, in which case its demos shrink to smoke size."

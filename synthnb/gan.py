@@ -10,6 +10,7 @@ __all__ = ['Generator', 'Discriminator', 'StarGANConfig', 'StarGAN', 'load_offic
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import numpy as np
@@ -248,6 +249,39 @@ def conv_forward(conv:nn.Conv2d, x:torch.Tensor, bias:bool=True) -> torch.Tensor
                 for s, p, k, t in zip(x.shape[2:], conv.padding, conv.kernel_size, conv.stride))
     rows = F.linear(patches(conv, x), w.flatten(1), b)
     return rows.view(len(x), h, w_out, -1).permute(0, 3, 1, 2)
+
+# %% ../nbs/01_gan.ipynb #89593eab
+def in_layout(x:torch.Tensor, by_weight:bool) -> torch.Tensor: # the same numbers
+    "A derivative as a compiled graph expects it: a weight's in plain order, else channels-last."
+    layout = torch.contiguous_format if by_weight else torch.channels_last
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    return x if x.stride() == out.stride() else out.copy_(x)
+
+@torch.library.custom_op('synthnb::conv_derivative', mutates_args=())
+def conv_derivative(d:torch.Tensor, x:torch.Tensor, weight:torch.Tensor, stride:list[int],
+                    padding:list[int], by_weight:bool) -> torch.Tensor:
+    "A convolution's derivative by its weight or by its input, opaque to the compiler."
+    found = torch.ops.aten.convolution_backward(d, x, weight, None, stride, padding, (1, 1), False,
+                                                (0, 0), 1, (not by_weight, by_weight, False))
+    return in_layout(found[int(by_weight)], by_weight)
+
+@conv_derivative.register_fake
+def conv_derivative_shape(d, x, weight, stride, padding, by_weight):
+    return in_layout(torch.empty_like(weight if by_weight else x), by_weight)
+
+# %% ../nbs/01_gan.ipynb #d6102bc2
+def convolution_backward(d, x, weight, bias_sizes, stride, padding, dilation, transposed,
+                         output_padding, groups, wanted:tuple) -> tuple:
+    "The library's operator; within a compiled graph as `conv_derivative`."
+    if not torch.compiler.is_compiling():
+        return torch.ops.aten.convolution_backward(d, x, weight, bias_sizes, stride, padding,
+                                                   dilation, transposed, output_padding, groups,
+                                                   wanted)
+    of = lambda by_weight: conv_derivative(d, x, weight, [*stride], [*padding], by_weight)
+    return of(False) if wanted[0] else None, of(True) if wanted[1] else None, None
+
+aten = SimpleNamespace(convolution_backward=convolution_backward,
+                       leaky_relu_backward=aten.leaky_relu_backward)
 
 # %% ../nbs/01_gan.ipynb #d737f391
 def conv_backward(conv:nn.Conv2d, d, x, weight, wanted:tuple): # input, weight, bias

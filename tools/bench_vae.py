@@ -47,7 +47,8 @@ def bench_vae(size:int=64, batch:int=16, # pixels, images a step
     cuda = device.type == 'cuda'
     table = Images(torch.randint(256, (4*batch, size, size, 3), dtype=torch.uint8),
                    torch.zeros(4*batch, dtype=torch.long), ['a', 'b'])
-    ours = VAEConfig.preset('paper', size=size, batch_size=batch, epochs=10**6, compile=cuda)
+    ours = VAEConfig.preset('paper', size=size, batch_size=batch, epochs=10**6, precision='auto',
+                            compile=cuda)
     args = lambda config: (table, table.subset(range(4)), 'none', config, 0, device)
     runs = dict(plain=PlainTraining(*args(replace(ours, compile=False, precision='float32'))),
                 ours=LatentTraining(*args(ours)))
