@@ -127,9 +127,11 @@ def test_every_folder_and_setting_is_judged_and_changed_numbers_are_not(tmp_path
     assert 'drawn faces' not in {*drawn[drawn.seeds > 0].world}
 
 
-def test_the_verdict_is_of_the_scale_of_the_table():
+def test_the_verdict_is_of_the_scale_of_the_table(tmp_path):
     assert tables.scales('shapes-gpu', None) == ['gpu']
     assert tables.scales('affectnet,gpu', None) == ['laptop', 'gpu']
+    (tmp_path/'mine.yaml').write_text('tables: {mine: {scale: gpu}}')
+    assert tables.scales('mine', None, [tmp_path/'mine.yaml']) == ['gpu']
     assert tables.scales(None, None) == ['laptop'] and tables.scales('gpu', 'smoke') == ['smoke']
 
 
