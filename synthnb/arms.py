@@ -123,39 +123,39 @@ def verdict_within(d:SeedComparison|None, # the paired difference, None where no
 # %% ../nbs/00f_arms.ipynb #cf9d94df
 def joint_half(d:SeedComparison, their_se:float) -> float: # 95%, in the unit of d
     "Half the interval of ours less theirs, both with their errors."
-    ours = (d.hi - d.lo)/2
-    return float(np.hypot(ours, 1.96*np.nan_to_num(their_se)))
-def verdict_on_size(d:SeedComparison, theirs:float, their_se:float) -> str:
+    return float(np.hypot((d.hi - d.lo)/2, 1.96*np.nan_to_num(their_se)))
+def verdict_on_size(d:SeedComparison, theirs:float, their_se:float, margin:float) -> str:
     "The verdict on a claim that a quantity is so large."
+    if not margin > 0: raise ValueError(f'margin={margin}: a claim of a size needs one above 0')
     if abs(d.difference - theirs) > joint_half(d, their_se): return 'another size'
-    wide = d.hi - d.lo > abs(theirs)/2
-    return undecided(d, abs(theirs)/2) if wide else 'reproduced'
+    return undecided(d, 2*margin) if d.hi - d.lo > 2*margin else 'reproduced'
 
 # %% ../nbs/00f_arms.ipynb #0636e849
 def verdict_on(d:SeedComparison|None, # in percentage points, say; None: nothing was run
                theirs:float=np.nan, # the paper's difference; NaN where it has no number
                margin:float=np.nan, # a difference that would not matter; NaN: none was stated
-               their_se:float=np.nan, # the standard error of `theirs`; NaN: taken as 0
+               their_se:float=np.nan, # the standard error of `theirs`; NaN: not known
               ) -> str: # reproduced, reversed, ...; see above
     "The verdict on a claim that one setting is better than another, by the rule of 07_affectnet."
     if said := too_few(d): return said
-    little = ' (by less than matters)'
+    known, little = np.nan_to_num(theirs), ' (by less than matters)'
     if d.lo > 0 and theirs < 1e-6: return "holds here, not in the paper's own table"
     if d.lo > 0: return 'reproduced' + little*bool(d.hi < margin)
+    if d.hi < 0 and known < -1e-6: return 'as its own table says, not its text'
     if d.hi < 0: return 'reversed' + little*bool(d.lo > -margin)
-    if d.hi < margin: return 'no gain that matters'
-    positive = theirs > 1e-6
-    if positive and d.difference + joint_half(d, their_se) < theirs:
-        return "smaller than the paper's"
-    z = 1.96*np.nan_to_num(their_se)
-    return undecided(d, margin, theirs - z**2/theirs if positive else np.nan)
+    half = joint_half(d, their_se)
+    fits = abs(theirs) < margin and abs(d.difference - theirs) < half
+    if d.hi < margin: return "as small as the paper's" if fits else 'no gain that matters'
+    claimed = known > 1e-6 and np.isfinite(their_se) # a number whose error we know
+    if claimed and d.difference + half < theirs: return "smaller than the paper's"
+    return undecided(d, margin, theirs - (1.96*their_se)**2/theirs if claimed else np.nan)
 
 # %% ../nbs/00f_arms.ipynb #06be0b84
 def claim_verdict(values, # one number a seed; above zero speaks for the claim
                   theirs:float=np.nan, # the paper's, in the same unit; NaN where it has none
                   kind:str='above', # zero; 'size': it is the paper's; 'within', 'at most' a margin
                   margin:float=np.nan, # a difference that would not matter
-                  their_se:float=np.nan, # the standard error of `theirs`; NaN: taken as 0
+                  their_se:float=np.nan, # the standard error of `theirs`; NaN: not known
                  ) -> dict: # ours, lo, hi, seeds, verdict
     "The verdict on one claim over the seeds that have it, by the rule of the experiments."
     v = np.asarray(values, float)
@@ -163,7 +163,7 @@ def claim_verdict(values, # one number a seed; above zero speaks for the claim
     if len(v) < 2: return none | dict(verdict='undecided (only 1 seed)' if len(v) else 'not run')
     d = paired_seeds(np.zeros(len(v)), v)
     if kind in ('within', 'at most'): verdict = verdict_within(d, margin, kind)
-    elif kind == 'size': verdict = too_few(d) or verdict_on_size(d, theirs, their_se)
+    elif kind == 'size': verdict = too_few(d) or verdict_on_size(d, theirs, their_se, margin)
     else: verdict = verdict_on(d, theirs, margin, their_se)
     return dict(ours=d.difference, lo=d.lo, hi=d.hi, seeds=d.n, verdict=verdict)
 
@@ -202,6 +202,8 @@ def effect_in_words(values, # one number a seed: what it does to `what`
     if lo > 0: return f'raises {what} by {text("")}'
     if hi < 0: return f'lowers {what} by {interval_text(-mean, -hi, -lo, digits)} {unit}'
     if -margin < lo and hi < margin: return f'leaves {what} where it was, {text("+")}'
+    for way, little in (('raise', hi < margin), ('lower', lo > -margin)):
+        if little: return f'does not {way} {what} by anything that matters, {text("+")}'
     return f'does not visibly change {what}, {text("+")}: {seeds} cannot tell'
 
 # %% ../nbs/00f_arms.ipynb #86315b5f
