@@ -31,9 +31,10 @@ from .core import (Config, artefact, check_finite_state, default_device, generat
                           load_model, name_of, number, one_of, optional, progress, run_to_end,
                           save_model)
 from .data import Images, ImageSet
-from .metrics import macro_f1, macro_f1_of
+from .metrics import macro_f1, macro_f1_of, seed_interval
 from .train import (Classifier, ClassifierTraining, TrainConfig, check_images,
                            classifier_net, label_loss, pixel_batches, place, precision)
+from .vae import cannot_tell_once
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
 def cliff_relu(a:Tensor, # of any shape
@@ -825,9 +826,9 @@ def noisy_result(folder:Path, # made by `fit_noisy`
                       last_test_f1=f1['last'], last_test_f1_off=f1['last_off'])
 
 # %% ../nbs/06_noise.ipynb #a9648baf
+HIGHEST, TESTED = 'the highest validation F1', 'the test F1 of the chosen epoch'
 def f1_claims():
     "The rows on table 1's F1, each by the paper's measure and by ours."
-    highest, tested = 'the highest validation F1', 'the test F1 of the chosen epoch'
     plain, both = 'the plain network, as many epochs', 'dropout and periodic injection together'
     rows = [('periodic', 'periodic injection raises', (38, 34), 'table 1', plain),
             ('dynamic', 'dynamic injection raises', (39, 34), 'table 1', plain),
@@ -842,24 +843,23 @@ def f1_claims():
         row = dict(letter='B' if same else 'A', kind='within' if same else 'above', where=where,
                    paper=float(pair[0] - pair[1]), compared=compared, margin=2.,
                    their_se=their_error(*pair, n=3500)) # of the luck of its images
-        yield row | dict(key=f'highest_{key}', claim=f'{words} {highest}', whose='the paper')
-        yield row | dict(key=key, claim=f'{words} {tested}', whose='our variant')
+        yield row | dict(key=f'highest_{key}', claim=f'{words} {HIGHEST}', whose='the paper')
+        yield row | dict(key=key, claim=f'{words} {TESTED}', whose='our variant')
 
 # %% ../nbs/06_noise.ipynb #a30095e7
 PERIODIC = 'periodic injection at our T'
 CLAIMS_OF_TURNS = [ # key, letter, kind, margin, whose, where, claim, compared
     ('loss_same', 'B', 'within', .05, 'the paper', '4.5, table 1 (0.65 in its unit)',
      'dynamic and periodic injection do not differ in training loss', PERIODIC),
-    ('search', 'B', 'at most', 2., 'the paper', '4.5',
-     'no search for T is needed: the T that validates best gains nothing over dynamic injection',
-     'dynamic injection at our w0'),
     ('repeats', 'B', 'above', 1., 'the paper', '3.2.1, step 3',
      'the sign of w turns back, again and again: whole turns of dynamic injection above one',
      'one turn'),
+    ('whole_turns', 'B', 'above', 1., 'the paper', '4.5',
+     'dynamic injection turns more often than periodic: whole turns', PERIODIC),
     ('more_turns', 'B', 'above', 1., 'our variant', '4.5',
-     'at our T and w0, dynamic injection turns some unit in more epochs than periodic', PERIODIC),
-    ('whole_turns', 'B', 'above', 1., 'our variant', '4.5',
-     'at our T and w0, dynamic injection makes more whole turns than periodic', PERIODIC),
+     'dynamic injection turns some unit in more epochs than periodic', PERIODIC),
+    ('together', 'B', 'within', .1, 'the paper', '3.2.1, step 2',
+     'all w turn at one step: the share of units that do not turn with the others', 'all units'),
     ('irregular', 'B', 'above', .1, 'the paper', '4.5',
      'dynamic injection turns less regularly than periodic', 'periodic injection, a metronome')]
 
@@ -881,39 +881,46 @@ CLAIMS_OF_LOSSES = [
 
 # %% ../nbs/06_noise.ipynb #b82bfd70
 CLAIMS_OF_PLACES = [
-    ('one_unit', 'D', 'above', 2., 'the paper', '4.3', 'one unit of the block is better than all',
-     'all units'),
-    ('all_units', 'D', 'at most', 2., 'the paper', '4.3', 'all units bring no improvement',
-     AS_LONG),
-    ('which_unit', 'D', 'within', 2., 'the paper', '4.3', 'which unit makes no difference',
-     'the last unit against the first'),
     ('short', 'E', 'above', .05, 'the paper', '3.1', 'with T = 1 epoch the network is not trained',
      'half the loss of guessing'),
     ('shortest', 'E', 'above', .05, 'our variant', '3.1',
      'with T = 1 iteration the network is not trained', 'half the loss of guessing'),
     ('short_f1', 'E', 'above', 2., 'our variant', '3.1', 'T = 1 epoch lowers F1', AS_LONG),
-    ('shortest_f1', 'E', 'above', 2., 'our variant', '3.1', 'T = 1 iteration lowers F1', AS_LONG),
-    ('long', 'E', 'at most', 2., 'the paper', '3.1', 'the longest T brings no improvement',
-     AS_LONG)]
+    ('shortest_f1', 'E', 'above', 2., 'our variant', '3.1', 'T = 1 iteration lowers F1', AS_LONG)]
 
 # %% ../nbs/06_noise.ipynb #67ee410c
 CLAIMS_OF_OTHERS = [
     ('gaussian', 'F', 'at most', 2., 'our variant', '1 (of small noise)',
      'Gaussian noise as large as the features, always there, brings no improvement', AS_LONG),
-    ('label_smoothing', 'F', 'at most', 2., 'the paper', '1',
-     'label smoothing brings no improvement', AS_LONG),
     ('optimism', 'ours', 'above', 2., 'our control', 'not in the paper',
      'does the maximum over epochs flatter periodic injection more?', AS_LONG),
     ('optimism_dynamic', 'ours', 'above', 2., 'our control', 'not in the paper',
      'does the maximum over epochs flatter dynamic injection more?', AS_LONG)]
+
+# %% ../nbs/06_noise.ipynb #ae2462a6
+CLAIMS_OF_F1 = [ # key, letter, kind, where, claim, compared; the paper has no number
+    ('search', 'B', 'at most', '4.5', 'no search for T is needed: the T that validates best gains '
+     'nothing over dynamic injection', 'dynamic injection at our w0'),
+    ('one_unit', 'D', 'above', '4.3', 'one unit of the block is better than all', 'all units'),
+    ('all_units', 'D', 'at most', '4.3', 'all units bring no improvement', AS_LONG),
+    ('which_unit', 'D', 'within', '4.3', 'which unit makes no difference',
+     'the last unit against the first'),
+    ('long', 'E', 'at most', '3.1', 'the longest T brings no improvement', AS_LONG),
+    ('label_smoothing', 'F', 'at most', '1', 'label smoothing brings no improvement', AS_LONG)]
+def f1_words():
+    "The rows on F1 in words alone, each by the paper's measure and by ours."
+    for key, letter, kind, where, words, compared in CLAIMS_OF_F1:
+        row = dict(letter=letter, kind=kind, where=where, compared=compared, margin=2.)
+        yield row | dict(key=f'highest_{key}', claim=f'{words}, by {HIGHEST}', whose='the paper')
+        yield row | dict(key=key, claim=f'{words}, by {TESTED}', whose='our variant')
 
 # %% ../nbs/06_noise.ipynb #1f0cefa5
 def paper_claims() -> pd.DataFrame: # a row a claim: key, letter, kind, paper, ..., compared
     "What paper 5 claims, and what we ask beside it. [paper 5, table 1, 1, 3 and 4]"
     names = ['key', 'letter', 'kind', 'margin', 'whose', 'where', 'claim', 'compared']
     rows = CLAIMS_OF_TURNS + CLAIMS_OF_LOSSES + CLAIMS_OF_PLACES + CLAIMS_OF_OTHERS
-    found = pd.concat([pd.DataFrame(f1_claims()), pd.DataFrame(rows, columns=names)],
-                      ignore_index=True)
+    found = pd.concat([pd.DataFrame([*f1_claims(), *f1_words()]),
+                       pd.DataFrame(rows, columns=names)], ignore_index=True)
     order = ['key', 'letter', 'whose', 'claim', 'where', 'kind', 'paper', 'their_se', 'margin',
              'compared']
     return found[order].sort_values('letter', kind='stable', ignore_index=True)
@@ -925,13 +932,12 @@ def of_methods(methods:dict) -> dict: # key -> number; F1 in points, losses in n
     plain, drop, per, dyn, both = (methods[k] for k in names)
     pairs = dict(periodic=(per, plain), dynamic=(dyn, plain), dropout_hurts=(plain, drop),
                  dropout_periodic=(both, drop), both=(both, plain), dynamic_periodic=(dyn, per))
-    found = {f'highest_{k}': f1_above(*v, 'valid_f1_max') for k, v in pairs.items()}
-    pairs |= dict(gaussian=(methods['gaussian'], plain),
-                  label_smoothing=(methods['label-smoothing'], plain))
-    found |= {k: f1_above(*v) for k, v in pairs.items()}
+    pairs |= dict(label_smoothing=(methods['label-smoothing'], plain))
+    found = both_f1(pairs) | dict(gaussian=f1_above(methods['gaussian'], plain))
     return found | dict(
         more_turns=dyn['turns'] - per['turns'],
         whole_turns=dyn['whole_turns'] - per['whole_turns'], repeats=dyn['whole_turns'] - 1,
+        together=1 - dyn['whole_turns']/dyn['turns'] if dyn['turns'] else np.nan,
         irregular=dyn['irregular'], leap=per['leap'], drop=points(per['drop']),
         loss_same=loss_below(dyn, per), loss_periodic=loss_below(per, plain),
         loss_dynamic=loss_below(dyn, plain), loss_dropout=loss_below(plain, drop),
@@ -942,19 +948,22 @@ def of_methods(methods:dict) -> dict: # key -> number; F1 in points, losses in n
 # %% ../nbs/06_noise.ipynb #25096592
 def points(v): return np.nan if v is None else 100*v # a record holds None for NaN
 def f1_above(a, b, key='test_f1'): return 100*(a[key] - b[key]) # points
+def both_f1(pairs): # by the paper's measure, and by ours
+    return ({f'highest_{k}': f1_above(*v, 'valid_f1_max') for k, v in pairs.items()}
+            | {k: f1_above(*v) for k, v in pairs.items()})
 def loss_below(a, b): return b['train_loss_min'] - a['train_loss_min'] # nats
 def of_sweep(methods:dict, sweep:dict, units:dict, chance:float): # the loss of guessing, nats
     "What the claims about intervals and units ask, in one run, as far as it swept."
     plain, found = methods['plain'], {}
-    if sweep: found |= dict(
-        search=f1_above(sweep[chosen_interval(sweep)], methods['dynamic']),
-        long=f1_above(sweep[list(sweep)[-1]], plain))
+    if sweep: found |= both_f1(dict(
+        search=(sweep[chosen_interval(sweep)], methods['dynamic']),
+        long=(sweep[list(sweep)[-1]], plain)))
     for key, T in (('short', '1'), ('shortest', 'iteration')):
         if T in sweep: found |= {f'{key}_f1': f1_above(plain, sweep[T]),
                                  key: sweep[T]['train_loss_min'] - chance/2}
-    if {'first', 'last', 'all'} <= set(units): found |= dict(
-        one_unit=f1_above(units['first'], units['all']), all_units=f1_above(units['all'], plain),
-        which_unit=f1_above(units['last'], units['first']))
+    if {'first', 'last', 'all'} <= set(units): found |= both_f1(dict(
+        one_unit=(units['first'], units['all']), all_units=(units['all'], plain),
+        which_unit=(units['last'], units['first'])))
     return found
 
 # %% ../nbs/06_noise.ipynb #2a0677fd
@@ -998,6 +1007,9 @@ def gains(records:pd.DataFrame, method:str, over:str='plain', key:str='test_f1'
          ) -> np.ndarray: # points, one a seed
     "What one method gains over another, seed by seed."
     return np.array([f1_above(m[method], m[over], key) for m in records.methods])
+def range_of(values, among:int=1) -> tuple: # mean, lo, hi
+    "An interval over seeds, as wide as picking one of several asks for."
+    return tuple(seed_interval(values, 1 - .05/among))
 def best_of(records:pd.DataFrame, methods) -> str:
     "The one with the highest mean of test F1."
     return max(methods, key=lambda k: np.mean([m[k]['test_f1'] for m in records.methods]))
@@ -1011,40 +1023,56 @@ def of_data(r:pd.Series) -> str: # of one record
     return ', '.join([f'{what} at {r.scale} scale', *other])
 
 # %% ../nbs/06_noise.ipynb #065e85a2
-def advice(records:pd.DataFrame) -> tuple[str, str]: # does it help, in a word; what to do
+def does_it_help(records:pd.DataFrame) -> tuple[str, str, str]: # a word, the method, a caution
+    "What five seeds or more say of both methods, and which of them decides it."
+    low, high, sure = ({k: range_of(gains(records, k), m)[side] for k in ('periodic', 'dynamic')}
+                       for m, side in ((1, 1), (1, 2), (2, 1)))
+    if max(sure.values()) > 0: return 'yes', max(sure, key=sure.get), ''
+    if max(high.values()) < 2: return 'no', min(high, key=high.get), ''
+    lucky = max(low.values()) > 0
+    which = max(low, key=low.get) if lucky else max(high, key=high.get)
+    return 'nobody can say yet', which, ', as one of two may do by luck'*lucky
+
+# %% ../nbs/06_noise.ipynb #74a9e5e1
+def advice(records:pd.DataFrame, does:str, ours:str, # the answer, and what decides it
+          ) -> str: # what to do
     "What five seeds or more say that you should do."
-    ours, cure = best_of(records, ('periodic', 'dynamic')), best_of(records, CURES)
-    _, low, high = quiet_interval(gains(records, ours))
-    mean, least, _ = quiet_interval(gains(records, cure))
-    ahead = quiet_interval(gains(records, cure, ours))
-    does = 'yes' if low > 0 else 'no' if high < 2 else 'nobody can tell yet'
-    if least > 0 and ahead[1] > 0: return does, (
-        f'So try {CURES[cure]} first: it lies {interval_text(*ahead)} points above {ours} '
-        'injection, the better of the two.')
-    if low > 0: return does, f'So turning signs, the {ours} way, is worth a try here; ' + (
+    cure, best = best_of(records, CURES), best_of(records, ('periodic', 'dynamic'))
+    (mean, least, _), ahead = (range_of(gains(records, cure, k), len(CURES))
+                               for k in ('plain', best))
+    if least > 0 and ahead[1] > 0:
+        return f'So try it first: it lies {interval_text(*ahead)} points above {best} injection.'
+    if does == 'yes': return f'So turning signs, the {ours} way, is worth a try here; ' + (
         f'{CURES[cure]} does no visibly better.' if mean > 0 else 'no usual cure helps on average.')
-    if high < 2: return does, 'So leave the signs as they are.'
-    return does, 'So nothing tells you yet to turn signs: it takes more seeds to see.'
+    if does == 'no': return 'So leave the signs as they are.'
+    return 'So nothing tells you yet to turn signs.'
 
 # %% ../nbs/06_noise.ipynb #a17fa95f
+def of_two(r:pd.DataFrame) -> list[str]: # sentences, of five seeds or more
+    "Both methods of the paper, the one that decides first; then the cures."
+    effect = lambda k: effect_in_words(gains(r, k), 'test F1', 2.)
+    (does, first, caution), cure = does_it_help(r), best_of(r, CURES)
+    then = 'dynamic' if first == 'periodic' else 'periodic'
+    top = [interval_text(*quiet_interval(gains(r, k, key='valid_f1_max')), sign='+')
+           for k in (first, then)]
+    widened = interval_text(*range_of(gains(r, cure), len(CURES)), sign='+')
+    return [f'On {of_data(r.iloc[0])} ({len(r)} seeds), {does}: '
+            f'{first} injection {effect(first)}{caution}.',
+            f'{then.capitalize()} injection {effect(then)}; all train for as many epochs.',
+            f"By the paper's measure, the highest validation F1, they gain {' and '.join(top)}.",
+            f"Dropout, which hurts in the paper, {effect('dropout')}.",
+            f'Of six usual cures {CURES[cure]} does best, {widened}, widened for the choice.',
+            advice(r, does, first)]
+
+# %% ../nbs/06_noise.ipynb #cd27c650
 def answer_of(r:pd.DataFrame) -> str: # records that differ in their seed alone
     "The answer of one set of seeds."
-    n, cure, where = len(r), best_of(r, CURES), of_data(r.iloc[0])
-    effect = lambda k: effect_in_words(gains(r, k), 'test F1', 2.)
-    gained = lambda key: [interval_text(*quiet_interval(gains(r, k, key=key)), sign='+')
-                          for k in ('periodic', 'dynamic')]
-    if n < 5: return (
-        f"On {where} there {'is 1 seed' if n == 1 else f'are {n} seeds'}, too few to say whether "
-        f"it helps: five are the least. So far periodic and dynamic injection gain "
-        f"{' and '.join(gained('test_f1'))} points of test F1.")
-    does, do = advice(r)
-    others = ', which lowers F1 in the paper,'
-    return ' '.join([
-        f"On {where} ({n} seeds), {does}: periodic injection {effect('periodic')}.",
-        f"Dynamic injection {effect('dynamic')}.",
-        "By the paper's measure, the highest validation F1, they gain "
-        f"{' and '.join(gained('valid_f1_max'))}.", f"Dropout{others} {effect('dropout')}.",
-        f'The best of six usual cures is {CURES[cure]}: it {effect(cure)}.', do])
+    if (n := len(r)) >= 5: return cannot_tell_once(of_two(r))
+    gained = [interval_text(*quiet_interval(gains(r, k)), sign='+')
+              for k in ('periodic', 'dynamic')]
+    return (f"On {of_data(r.iloc[0])} there {'is 1 seed' if n == 1 else f'are {n} seeds'}, too few "
+            'to say whether it helps: five are the least. So far periodic and dynamic injection '
+            f"gain {' and '.join(gained)} points of test F1.")
 
 # %% ../nbs/06_noise.ipynb #86151d81
 def answer_noise(records:pd.DataFrame, # from core.read_runs
