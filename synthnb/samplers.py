@@ -6,7 +6,7 @@
 __all__ = ['apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers',
            'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select', 'confidence_histogram',
            'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery',
-           'room_of', 'class_gains', 'tell_once', 'answer_samplers']
+           'room_of', 'pool_stands', 'mark_pool', 'class_gains', 'tell_once', 'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -22,10 +22,12 @@ from fastcore.basics import patch
 
 from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
                           effect_in_words, interval_text, quiet_interval, sizes_itself)
-from .core import atomic_path, generator, load_json, name_of, save_json, show_images
+from .core import (atomic_path, code_of, generator, hash_of, load_json, name_of, runs_dir,
+                          said_parameters, save_json, show_images)
 from .data import Images, ImageSet, ImageSetWriter, row_numbers
 from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
-from .gan import Discriminator, Generator, StarGANConfig
+from .gan import (Discriminator, Generator, StarGANConfig, fit_stargan, official_pool,
+                         pool_of)
 from .metrics import seed_interval
 from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
                             realism, score_column, score_pool, source_rows)
@@ -647,40 +649,71 @@ def translation_gallery(
 
 # %% ../nbs/02_samplers.ipynb #60710395
 def weights_of(now:dict, # a column of an experiment's table of scales
+               gan:StarGANConfig, # with all that was changed in it
                k:int, # classes or attributes
                width:str='width', # the name of the classifier's width in it
               ) -> tuple: # bytes of: a classifier, a generator, a discriminator
     "How large the networks of an experiment are."
-    c = StarGANConfig.preset(now['gan'])
-    outputs = k if c.conditional else 1
+    outputs = k if gan.conditional else 1
     with torch.device('meta'): # shapes, and no memory
         nets = (classifier_net(now['arch'], k, now[width], now.get('stem', 'small')),
-                Generator(k, now['gan_dim'], c.repeats, c.kernel),
-                Discriminator(now['size'], k, now['gan_dim'], c.critic_repeats, outputs, c.stem))
+                Generator(k, gan.conv_dim, gan.repeats, gan.kernel),
+                Discriminator(now['size'], k, gan.critic_dim, gan.critic_repeats, outputs,
+                              gan.stem))
     return tuple(4*sum(v.numel() for v in net.state_dict().values()) for net in nets)
 
 # %% ../nbs/02_samplers.ipynb #14e27bcc
 def room_of(now:dict, # a column of an experiment's table of scales
+            gan:StarGANConfig, # as it will be trained
             k:int, folds:int, # classes or attributes; translations of a real image
             ratio:float, drawn:bool, # images added for each real one; is there an oracle?
             large:int=0, # pixels of a second copy of the real set, for a generator of another size
-            made:bool=False, # another run of this seed has left its pool
+            made:bool=False, # see `pool_stands`
            ) -> dict: # disk, memory, gpu in gigabytes, for `core.check_room`
     "What a run writes and holds, estimated: nothing is made for it."
     sets, image = sum(now[f'n_{s}'] for s in ('train', 'valid', 'test')), 3*now['size']**2
     oracle_n = now['oracle_n'] + 2000 if drawn else 0
-    net, G, D = weights_of(now, k)
-    judge = weights_of(now, k, 'oracle_width')[0] if drawn else 0
-    own = StarGANConfig.preset(now['gan']) # weights, two moments, the model, perhaps an average
-    gan = 4*(G + D) + G*bool(own.ema) + now['gan_updates']//500*k*(k + 1)*image//2 # and pictures
+    net, G, D = weights_of(now, gan, k)
+    judge = weights_of(now, gan, k, 'oracle_width')[0] if drawn else 0
+    # weights, two moments, the model, perhaps an average; and pictures
+    trained = 4*(G + D) + G*bool(gan.ema) + gan.updates//500*k*(k + 1)*image//2
     pool = folds*now['n_train']*(image + 40) # a label, sources, scores
-    disk = image*(sets + oracle_n) + pool + 3*large**2*sets + 12*net + 2*judge + gan
-    if made: disk = 4*net # of the arm, and its checkpoint
+    disk = 12*net + 2*judge # all classifiers, and a checkpoint
+    if not made: disk += image*(sets + oracle_n) + pool + 3*large**2*sets + trained
     table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
     features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
-    busy = 4*(net + judge + G + D) + 16*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
+    at_once = max(16*gan.batch, 4*now['batch'])
+    busy = 4*(net + judge + G + D) + 16*now['size']**2*max(gan.conv_dim, gan.critic_dim)*at_once
     return dict(disk=disk/1e9, memory=(table + features + busy)/1e9 + 1,
                 gpu=(image*now['n_train'] + busy)/1e9 + 1)
+
+# %% ../nbs/02_samplers.ipynb #7aed5c68
+# parameters that decide what is taken of a pool, or who judges it, and not what the pool holds
+OF_AN_ARM = 'sampler', 'ratio', 'exposure', 'scorer', 'share', 'weights', 'device'
+
+def pool_mark(params:dict, # an experiment's
+              device, # that its networks run on
+              digest:str='', # of a real data set's content, from `data.data_digest`
+             ) -> str: # a file's name
+    "What says in a pool's folder which runs will use it."
+    said = said_parameters({k: v for k, v in params.items() if k not in OF_AN_ARM}, digest)
+    code = code_of(fit_stargan, pool_of, official_pool)
+    return f'for-{hash_of(said, torch.device(device).type, code)}'
+
+# %% ../nbs/02_samplers.ipynb #b332a98c
+def pool_stands(params:dict, device, digest:str='', # as of `mark_pool`
+               ) -> bool:
+    "Has a run of this seed and these settings left its pool, and is it there still?"
+    return any(runs_dir().glob(f'artefacts/pool/*/{pool_mark(params, device, digest)}'))
+
+# %% ../nbs/02_samplers.ipynb #10f23b34
+def mark_pool(pool:ImageSet, # of this run; its real set, GAN and oracle are there as well
+              params:dict, # this run's
+              device, # that its networks run on
+              digest:str='', # of a real data set's content, from `data.data_digest`
+             ):
+    "Let the other arms of this seed know that their pool is there."
+    (pool.folder/pool_mark(params, device, digest)).touch()
 
 # %% ../nbs/02_samplers.ipynb #21d5117a
 def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
