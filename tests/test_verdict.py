@@ -30,7 +30,10 @@ BEFORE = pd.read_csv(Path(__file__).with_name('verdicts_before.csv'), keep_defau
                      na_values=[''], dtype=dict(world=str)).fillna({'world': ''})
 WORLDS = {'photographs': 'faces, wildfaces', 'overfitting, photographs': 'overfitting, wildfaces'}
 CHANGED = {
-    'it keeps that of the majority': 'asked as a question of no difference: the same numbers'}
+    'more random samples are neither shape than are blank':
+        'a blank shows neither shape, so that this could not fail; now less twice the blanks',
+    '... by up to about 27 points, the largest of the five':
+        'each seed took the largest of its own five; now all take the bias with the largest mean'}
 
 
 @pytest.fixture(scope='module')
@@ -49,11 +52,11 @@ def test_no_number_changed_where_the_comparison_did_not(now):
         same = np.isclose(ours, was, rtol=1e-4, atol=1e-6, equal_nan=True).all(1)
         turned = np.isclose(ours, -was[[0, 2, 1]], rtol=1e-4, atol=1e-6).all(1)
         if not (same | turned).any(): gone.append((row.world, row.claim))
-    assert not gone
+    assert {claim for _, claim in gone} == {*CHANGED} and {w for w, _ in gone} == {'shapes'}
 
 
 def test_a_claim_that_turned_its_direction_is_the_thesis_on_the_inception_score(now):
-    for row in BEFORE[BEFORE.seeds > 1].itertuples():
+    for row in BEFORE[(BEFORE.seeds > 1) & ~BEFORE.claim.isin(CHANGED)].itertuples():
         world = now[now.world == WORLDS.get(row.world, row.world)]
         same = np.isclose(world.ours.to_numpy(float), row.ours, rtol=1e-4, atol=1e-6)
         if not same.any(): assert 'higher IS' in row.claim, row
