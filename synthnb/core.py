@@ -7,9 +7,9 @@ __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
            'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'declared_parameters', 'one_of', 'number',
-           'optional', 'name_list', 'check_parameters', 'changed', 'under', 'Config', 'check_room', 'run_name',
-           'defaults_on_record', 'provenance', 'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images',
-           'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
+           'optional', 'name_list', 'check_parameters', 'as_changes', 'changed', 'under', 'Config', 'check_room',
+           'run_name', 'defaults_on_record', 'provenance', 'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels',
+           'show_images', 'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, math, os, platform, random, re, resource, shutil
@@ -164,7 +164,7 @@ def load_json(path:Path, # written by `save_json`, or by anybody
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist')
     try: return json.loads(path.read_text())
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f'{path} is not valid JSON ({e}); delete it to make it anew') from e
 
 # %% ../nbs/00_core.ipynb #f24e9ad0
@@ -747,6 +747,8 @@ def check_parameters(namespace:dict, # the notebook's globals()
 # %% ../nbs/00_core.ipynb #a58053e7
 def as_pairs(changes:str) -> dict: # 'a=1,b.c=(1, 2),d=resnet18' -> name -> value
     "The values that a text assigns to names; a bare word is a text."
+    if not isinstance(changes, str): raise ValueError(
+        f"changes={changes!r}: expected text, as in 'n_train=200,updates=10'")
     pairs = {}
     for part in filter(None, map(str.strip, re.split(r',(?![^(\[]*[)\]])', changes))):
         name, equals, text = (p.strip() for p in part.partition('='))
@@ -756,6 +758,25 @@ def as_pairs(changes:str) -> dict: # 'a=1,b.c=(1, 2),d=resnet18' -> name -> valu
         try: pairs[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError): pairs[name] = text
     return pairs
+
+# %% ../nbs/00_core.ipynb #187b4e80
+def as_changes(value) -> str: # 'b=2, a=1.0' -> 'a=1.0,b=2'
+    "A rule for `check_parameters`: changes in one order and spelling, so that a run has one name."
+    said = as_pairs(value)
+    text = lambda v: v if isinstance(v, str) else repr(v)
+    return ','.join(f'{k}={text(said[k])}' for k in sorted(said))
+
+# %% ../nbs/00_core.ipynb #9d5f7f1b
+def like(old, value, name:str): # of a preset; what shall stand there
+    "The value, if it is of the kind of the old one; a number that counts is at least 1."
+    if old is None or value is None: return value
+    if type(old) in (int, float):
+        least = 1 if type(old) is int and old > 0 else -np.inf
+        try: return number(least, kind=type(old))(value)
+        except ValueError as e: raise ValueError(f'changes: {name}={value!r}: {e}') from None
+    if type(value) is not type(old): raise ValueError(
+        f'changes: {name}={value!r}: expected {type(old).__name__}, as {old!r} is')
+    return value
 
 # %% ../nbs/00_core.ipynb #f49e0e00
 def changed(preset:dict, # name -> value: a column of an experiment's table of scales
@@ -769,11 +790,7 @@ def changed(preset:dict, # name -> value: a column of an experiment's table of s
         if name not in preset:
             known = ', '.join([*preset, *(f'{i}.…' for i in inner)])
             raise ValueError(f'changes: unknown {name!r}; there are {known}')
-        old = preset[name]
-        alike = old is None or value is None or type(value) is type(old) or (
-            {type(value), type(old)} == {int, float})
-        if not alike: raise ValueError(
-            f'changes: {name}={value!r}: expected {type(old).__name__}, as {old!r} is')
+        pairs[name] = like(preset[name], value, name)
     return preset | pairs
 
 # %% ../nbs/00_core.ipynb #c7fffd2e
@@ -839,6 +856,7 @@ def free_gigabytes(folder:Path) -> tuple[float, float]: # of disk where it lies,
 # %% ../nbs/00_core.ipynb #cc0087f6
 def check_room(disk:float, memory:float, # gigabytes that will be written; that will be held
                gpu:float=0., device=None, # gigabytes on a GPU, and which
+               again:bool=False, # the run was killed: what it wrote lies on the disk already
               ) -> dict: # what is needed, for the record
     "Print what a run needs beside what is free; raises OSError where there is too little."
     free_disk, free_memory = free_gigabytes(runs_dir())
@@ -847,9 +865,10 @@ def check_room(disk:float, memory:float, # gigabytes that will be written; that 
         wanted.append(('on the GPU', gpu, torch.cuda.mem_get_info(device)[0]/1e9))
     say = lambda v: f'{v:,.0f}' if v >= 10 else f'{v:.2g}'
     print('needs about ' + ', '.join(f'{say(need)} GB {what} ({say(free)} free)'
-                                     for what, need, free in wanted))
+                                     for what, need, free in wanted)
+          + again*'; a part of the disk it has filled before it was stopped')
     lacking = [f'{say(need)} GB {what}, and {say(free)} are free'
-               for what, need, free in wanted if need > free]
+               for what, need, free in wanted[again:] if need > free]
     if lacking: raise OSError(
         errno.ENOSPC, f"this run needs about {'; '.join(lacking)}: choose a smaller scale, free "
         'some, or set SYNTHNB_RUNS to a folder on a larger disk')
@@ -885,8 +904,9 @@ def run_name(said:dict, # this run's parameters, see `said_parameters`
         return re.sub(r'[^\w.+-]', '_', text)
     differs = [f'{k}={show(v)}' for k, v in said.items() if show(v) != show(defaults[k])]
     name = ','.join(differs) or 'default'
-    # no file system has longer ones
-    return name if len(name) < 200 else f'{name[:180]}~{hash_of(name)}'
+    # no file system has longer ones; it counts bytes
+    if len(name.encode()) < 200: return name
+    return f"{name.encode()[:180].decode(errors='ignore')}~{hash_of(name)}"
 
 # %% ../nbs/00_core.ipynb #49c7461a
 def recorded_defaults(
@@ -1097,9 +1117,14 @@ def read_runs(
     rows, (_, defaults) = [], defaults_on_record(experiment)
     for folder in folders or (runs_dir(),):
         for path in sorted((Path(folder)/experiment).glob('*/metrics.json')):
-            record = load_json(path)
+            record, params = load_json(path), load_json(path.parent/'params.json')
+            whole = isinstance(record, dict) and all(
+                isinstance(record.get(k), dict) for k in ('metrics', 'provenance'))
+            if not (whole and isinstance(params, dict)):
+                raise ValueError(f'{path.parent} is no record of a run: expected metrics and '
+                                 'provenance in metrics.json, parameters in params.json; remove it')
             about = {f'about_{k}': v for k, v in record['provenance'].items()}
-            rows.append(defaults | load_json(path.parent/'params.json') | record['metrics']
+            rows.append(defaults | params | record['metrics']
                         | about | dict(run=path.parent.name))
     return pd.DataFrame(rows)
 

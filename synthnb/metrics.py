@@ -356,7 +356,7 @@ def seeds_needed(sd:float, # standard deviation of the paired differences over s
         raise ValueError(f'sd {sd}, effect {effect}: expected finite numbers, and sd >= 0')
     if not 0 < power < 1:
         raise ValueError(f'power {power} is not between 0 and 1; the usual choice is .8')
-    if effect == 0: return math.inf
+    if abs(effect) <= 1e-6*sd: return math.inf
     if sd == 0: return 2
     z = stats.norm.ppf((1 + check_level(level)) / 2) + stats.norm.ppf(power)
     n = max(2, int((z * sd / effect)**2))

@@ -17,9 +17,11 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from .core import (Config, artefact, default_device, generator, load_json, number, one_of,
                           progress, run_to_end, save_json)
-from .arms import effect_in_words, quiet_interval, run_tables, their_error
+from .arms import (claim_verdict, interval_text, quiet_interval, run_tables,
+                          their_error)
 from .data import Images
 from .metrics import as_labels
+from .samplers import in_a_word, tell_once
 from .shapes import CLASSES, GROUPS, LIMITS, biased_labels, read_shapes, shapes_set
 
 # %% ../nbs/04a_repair.ipynb #9e171de8
@@ -419,13 +421,18 @@ def minority_gain(b:float): # a bias
 BIASES = (.80, .85, .90, .95, .98)
 def gains(found) -> pd.DataFrame: # a row a seed, a column a bias
     "What the search adds at each bias."
-    return pd.concat([repair_gain(b)(found) for b in BIASES], axis=1)
+    return pd.concat({b: repair_gain(b)(found) for b in BIASES}, axis=1)
 
 def slope(found) -> pd.Series: # of each seed: gain for each tenth of bias
     "How the gain rises with the bias, by least squares."
     each = gains(found).dropna()
     if not len(each): return pd.Series(dtype=float)
     return each.apply(lambda g: np.polyfit(np.array(BIASES)*10, g, 1)[0], axis=1)
+
+def largest_gain(found) -> pd.Series: # of each seed
+    "The gain at that bias at which the seeds' mean is the largest: one bias for all."
+    each = gains(found).dropna()
+    return each[each.mean().idxmax()] if len(each) else pd.Series(dtype=float)
 
 def per_cent_above(a:str, b:str): # two places
     "Records -> of each seed by what part the first number lies above the second."
@@ -483,9 +490,10 @@ def search_claims() -> list: # of rows
 # %% ../nbs/04a_repair.ipynb #e5914982
 def failure_claims() -> list: # of rows
     "Which failure is the commoner. [Chang 2024, B.1, which looks at its archive]"
-    return [claim_row('more random samples are neither shape than are blank',
-                      gap('prior/other', 'prior/blank'), 'blank ones among prior samples',
-                      where='B.1')]
+    def less_blank(found): # a blank shows neither shape, so it is taken off the others, too
+        return (number_at('prior/other')(found) - 2*number_at('prior/blank')(found)).dropna()
+    return [claim_row('of the random samples that show neither shape, most are not blank',
+                      less_blank, 'blank ones among them', where='B.1')]
 
 # %% ../nbs/04a_repair.ipynb #ba77f4ee
 def repair_claims() -> list: # of rows
@@ -493,9 +501,9 @@ def repair_claims() -> list: # of rows
     beside = 'the biased classifier, not fine-tuned'
     rows = [claim_row(f'fine-tuning on QDGS raises accuracy at b = {b:.2f}', repair_gain(b),
                       beside, where='4.3') for b in BIASES]
-    rows += [claim_row('... by up to about 27 points, the largest of the five',
-                       lambda f: gains(f).max(axis=1), beside, where='1, 4.3, 7', paper=27.,
-                       kind='size', their_se=their_error(50, 50, n=5000)),
+    rows += [claim_row('... by up to about 27 points, at the bias where it is most', largest_gain,
+                       beside, where='1, 4.3, 7', paper=27., kind='size',
+                       their_se=their_error(50, 50, n=5000)),
              claim_row('QDGS helps more at b = 0.98 than at b = 0.80',
                        lambda f: (repair_gain(.98)(f) - repair_gain(.8)(f)).dropna(),
                        'its gain at b = 0.80', where='4.3'),
@@ -567,7 +575,8 @@ def step_claims() -> list: # of rows
         fit = {'gpu', 'paper'}
         return '' if set(found.scale) <= fit else "neither the paper's sizes nor its machine"
     def minutes(k): return lambda f: number_at(f'about_timings/{k}/seconds')(f)/60
-    clock = dict(where='table 6', unit=1, kind='size', unless=small, compared='their A100')
+    clock = dict(where='table 6', unit=1, kind='size', unless=small, compared='their A100',
+                 group='times')
     return [
         claim_row('a larger branching step (0.5 above 0.05) brings more unmeasured diversity',
                   wider('sigma0'), 'a step of 0.05', **about),
@@ -577,9 +586,9 @@ def step_claims() -> list: # of rows
                   gap('restarts/between_restarts', 'restarts/between_neighbours'),
                   'neighbours in one archive', **about),
         claim_row('generating the shapes takes about an hour, in minutes', minutes('cma-maega'),
-                  paper=60., group='times', **clock),
+                  paper=60., margin=10., **clock),
         claim_row('training takes about 5 minutes, for each classifier', minutes('classifier'),
-                  paper=5., group='times', **clock)]
+                  paper=5., margin=1., **clock)]
 
 # %% ../nbs/04a_repair.ipynb #7e859c49
 def shapes_claims() -> list: # of rows: claim, where, whose, compared, series, paper, margin, ...
@@ -590,42 +599,85 @@ def shapes_claims() -> list: # of rows: claim, where, whose, compared, series, p
     return [row | dict(group=row['group'] or group) for group, rows in groups.items()
             for row in rows]
 
-# %% ../nbs/04a_repair.ipynb #8551be7c
-def answer_head(found:pd.DataFrame, gain) -> str: # records; a gain a seed, in points
-    "Yes, no, or that it cannot be told, and by how much."
-    mean, lo, hi = quiet_interval(gain)
-    does = f'fine-tuning on what the search finds {effect_in_words(gain, "accuracy", 5.)}.'
-    if len(gain) < 5: return f'On drawn shapes it cannot be told: {does}'
-    said = 'yes' if lo > 0 else 'no' if hi < 5 else 'it cannot be told'
-    about = f'{len(gain)} seeds; guide: {found.guide.iloc[0]}'
-    return f'On drawn shapes ({about}), {said}: at a bias of 0.98, {does}'
+# %% ../nbs/04a_repair.ipynb #a4ef455c
+DECIDING = {'random-archive': 'the search instead of random samples through the same archive, for '
+                              'as many updates,',
+            'longer': 'the search instead of as many updates more on the biased set'}
+def over_biases(found:pd.DataFrame, beside:str, # records, one a seed; of ARMS
+               ) -> pd.DataFrame: # a row a seed, a column a bias; points
+    "What the search repairs more than another arm, at each bias where both were run."
+    each = {b: 100*repair_gain(b, 'qdgs', beside)(found) for b in BIASES}
+    return pd.DataFrame({b: g for b, g in each.items() if len(g)}).dropna()
+def search_word(gains:list) -> str: # of each control: points, one a seed
+    "Whether the search is better than all of its controls, and by what matters."
+    words = [in_a_word(g, 5.) for g in gains]
+    if any(w == 'no' or w.endswith('than matters') for w in words): return 'no'
+    return 'yes' if words and set(words) == {'yes'} else 'nobody can say yet'
 
-# %% ../nbs/04a_repair.ipynb #6e24323f
-def best_arm(found:pd.DataFrame) -> str: # a sentence
-    "Which images to fine-tune on, the cheaper ones where nothing tells them apart [ours]."
-    at98 = pd.DataFrame([r.accuracy['0.98'] for r in found.itertuples()], index=found.seed)*100
-    searched = [a for a in ('qdgs', 'qdgs-tuned') if a in at98]
-    plain = [a for a in ARMS if a.startswith('random') and a in at98]
-    if len(at98) < 5 or not searched or not plain: return 'To say more takes five seeds.'
-    a, b = (max(arms, key=at98[arms].mean().get) for arms in (searched, plain))
-    lo = quiet_interval(at98[a] - at98[b])[1]
-    better, other = (a, b) if lo > 0 else (b, a)
-    why = '' if lo > 0 else ', which take no search'
-    return (f'So fine-tune on {ARMS[better]}{why}: then {at98[better].mean():.1f}% are right, and '
-            f'{at98[other].mean():.1f}% with {ARMS[other]}.')
+# %% ../nbs/04a_repair.ipynb #d28a477a
+HEADS = {'yes': 'yes: it repairs, and the search is worth it', 'no': 'it repairs, but do not '
+         'search for it', 'nobody can say yet': 'it repairs, but nobody can say yet whether '
+         'that takes the search'}
+def repair_word(found:pd.DataFrame, gains:dict) -> str: # records; of each control, by seed
+    "The answer in a few words: first whether it repairs at 0.98, then what the search adds."
+    word = in_a_word(100*repair_gain(.98)(found), 5.)
+    if word == 'yes': return HEADS[search_word([*gains.values()])]
+    return 'no' if word.startswith('yes') else word
+def by_bias(each:pd.DataFrame) -> str: # of `over_biases`
+    "The range of the means; where their sign turns, the strongest bias by itself."
+    *weak, last = each
+    if not weak: return f' at {last:.2f}'
+    low, *_, high = sorted(each.mean())
+    if low*high > 0: return f' over {len(weak) + 1} biases, {low:+.1f} to {high:+.1f}'
+    low, *_, high = sorted([*each[weak].mean()]*2)
+    at98 = interval_text(*quiet_interval(each[last]), sign='+')
+    return (f': {low:+.1f} to {high:+.1f} below {last:.2f}, '
+            f'{at98} there')
 
-# %% ../nbs/04a_repair.ipynb #4f8f3af5
+# %% ../nbs/04a_repair.ipynb #9915f22d
+INSTEAD = {'random-archive': 'fine-tune on random samples through the archive',
+           'longer': 'train longer on the biased set instead'}
+def repair_advice(said:str, gains:dict) -> str: # `repair_word`; of each control, by seed
+    "What to do, as far as these seeds tell [ours]."
+    if said not in HEADS.values():
+        return 'So do without it.' if said == 'no' else 'So run more seeds before you decide.'
+    if said == HEADS['yes']: return 'So search, and fine-tune on what is found.'
+    if said == HEADS['no']: return f'So {INSTEAD[min(gains, key=lambda k: gains[k].mean())]}.'
+    open_ = [k for k in gains if in_a_word(gains[k], 5.) == 'nobody can say yet']
+    if not open_: return 'So run its controls before you decide.'
+    more = claim_verdict(gains[open_[0]], margin=5.)['verdict'].partition('(')[2].rstrip(')')
+    return f'So wait with the search: {more} beside {ARMS[open_[0]]}.'
+
+# %% ../nbs/04a_repair.ipynb #247961ce
+def repair_effects(found:pd.DataFrame, each:dict, # records; of each control `over_biases`
+                   said:str) -> list: # for `tell_once`, what decides first
+    "What the search does, instead of each control and instead of no fine-tuning."
+    end = 2 if said == HEADS['no'] else 1 # of the interval, the one that decides
+    order = sorted(each, key=lambda k: quiet_interval(each[k].mean(axis=1))[end])
+    tuned = 100*repair_gain(.98, 'qdgs-tuned', 'random-archive')(found)
+    steps = f". With smaller steps it is {interval_text(*quiet_interval(tuned), sign='+')} at 0.98"
+    after = {'random-archive': steps*(len(tuned) > 4 and said == HEADS['no'])}
+    controls = [(DECIDING[k], each[k].mean(axis=1), by_bias(each[k]) + after.get(k, ''))
+                for k in order]
+    plain = over_biases(found, 'biased')
+    weak = plain.mean()[:-1]
+    also = f', {weak.min():+.1f} to {weak.max():+.1f} below' if len(weak) else ''
+    itself = [('fine-tuning on what is found instead of stopping', 100*repair_gain(.98)(found),
+               f' at a bias of 0.98{also}')]
+    return controls + itself if said in HEADS.values() else itself + controls
+
+# %% ../nbs/04a_repair.ipynb #94677b2c
 def answer_repair(records:pd.DataFrame, # of 10_shapes, all of one preset, scale and guide
                  ) -> str: # a paragraph
     "Does a search repair a biased classifier, and what should you do? [ours]"
     if not len(records): return ('On drawn shapes nothing can be said yet: no run is on record. '
                                  '`make tables TABLE=shapes` makes them.')
     found = records.drop_duplicates('seed').sort_values('seed')
-    def effect(beside, arm='qdgs', b=.98):
-        return effect_in_words(100*repair_gain(b, arm, beside)(found), 'accuracy', 5.)
-    more = [] if len(found) < 5 else [
-        f'In the place of as many updates more on the biased set, it {effect("longer")}.',
-        f'At the weakest bias, 0.80, it {effect("biased", b=.8)}.',
-        f'In the place of random samples through the same archive it {effect("random-archive")}.',
-        f'With smaller steps it {effect("random-archive", "qdgs-tuned")}.']
-    return ' '.join([answer_head(found, 100*repair_gain(.98)(found)), *more, best_arm(found)])
+    each = {k: over_biases(found, k) for k in DECIDING}
+    each = {k: e for k, e in each.items() if len(e) > 4}
+    gains = {k: e.mean(axis=1) for k, e in each.items()}
+    said, n = repair_word(found, gains), len(found)
+    about = f'{n} seed{"s"*(n > 1)}; guide: {found.guide.iloc[0]}'
+    effects = repair_effects(found, each, said)
+    head = f'On drawn shapes ({about}), {said}.'
+    return ' '.join([head, *tell_once(effects, 5., 'nobody' in said), repair_advice(said, gains)])

@@ -6,7 +6,7 @@
 __all__ = ['apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring', 'sampler', 'samplers',
            'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select', 'confidence_histogram',
            'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column', 'translation_gallery',
-           'room_of', 'class_gains', 'answer_samplers']
+           'room_of', 'pool_stands', 'mark_pool', 'class_gains', 'tell_once', 'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -21,11 +21,14 @@ import torch
 from fastcore.basics import patch
 
 from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
-                          effect_in_words, quiet_interval, sizes_itself)
-from .core import atomic_path, generator, load_json, name_of, save_json, show_images
+                          effect_in_words, interval_text, quiet_interval, sizes_itself)
+from .core import (atomic_path, code_of, generator, hash_of, load_json, name_of, runs_dir,
+                          said_parameters, save_json, show_images)
 from .data import Images, ImageSet, ImageSetWriter, row_numbers
 from .drawn import AXES, EXPRESSIONS, draw_images, expression_labels, sample_faces
-from .gan import Discriminator, Generator, StarGANConfig
+from .gan import (Discriminator, Generator, StarGANConfig, fit_stargan, official_pool,
+                         pool_of)
+from .metrics import seed_interval
 from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
                             realism, score_column, score_pool, source_rows)
 from .train import Classifier, classifier_net, fit_classifier, train_classifier
@@ -646,40 +649,71 @@ def translation_gallery(
 
 # %% ../nbs/02_samplers.ipynb #60710395
 def weights_of(now:dict, # a column of an experiment's table of scales
+               gan:StarGANConfig, # with all that was changed in it
                k:int, # classes or attributes
                width:str='width', # the name of the classifier's width in it
               ) -> tuple: # bytes of: a classifier, a generator, a discriminator
     "How large the networks of an experiment are."
-    c = StarGANConfig.preset(now['gan'])
-    outputs = k if c.conditional else 1
+    outputs = k if gan.conditional else 1
     with torch.device('meta'): # shapes, and no memory
         nets = (classifier_net(now['arch'], k, now[width], now.get('stem', 'small')),
-                Generator(k, now['gan_dim'], c.repeats, c.kernel),
-                Discriminator(now['size'], k, now['gan_dim'], c.critic_repeats, outputs, c.stem))
+                Generator(k, gan.conv_dim, gan.repeats, gan.kernel),
+                Discriminator(now['size'], k, gan.critic_dim, gan.critic_repeats, outputs,
+                              gan.stem))
     return tuple(4*sum(v.numel() for v in net.state_dict().values()) for net in nets)
 
 # %% ../nbs/02_samplers.ipynb #14e27bcc
 def room_of(now:dict, # a column of an experiment's table of scales
+            gan:StarGANConfig, # as it will be trained
             k:int, folds:int, # classes or attributes; translations of a real image
             ratio:float, drawn:bool, # images added for each real one; is there an oracle?
             large:int=0, # pixels of a second copy of the real set, for a generator of another size
-            made:bool=False, # another run of this seed has left its pool
+            made:bool=False, # see `pool_stands`
            ) -> dict: # disk, memory, gpu in gigabytes, for `core.check_room`
     "What a run writes and holds, estimated: nothing is made for it."
     sets, image = sum(now[f'n_{s}'] for s in ('train', 'valid', 'test')), 3*now['size']**2
     oracle_n = now['oracle_n'] + 2000 if drawn else 0
-    net, G, D = weights_of(now, k)
-    judge = weights_of(now, k, 'oracle_width')[0] if drawn else 0
-    own = StarGANConfig.preset(now['gan']) # weights, two moments, the model, perhaps an average
-    gan = 4*(G + D) + G*bool(own.ema) + now['gan_updates']//500*k*(k + 1)*image//2 # and pictures
+    net, G, D = weights_of(now, gan, k)
+    judge = weights_of(now, gan, k, 'oracle_width')[0] if drawn else 0
+    # weights, two moments, the model, perhaps an average; and pictures
+    trained = 4*(G + D) + G*bool(gan.ema) + gan.updates//500*k*(k + 1)*image//2
     pool = folds*now['n_train']*(image + 40) # a label, sources, scores
-    disk = image*(sets + oracle_n) + pool + 3*large**2*sets + 12*net + 2*judge + gan
-    if made: disk = 4*net # of the arm, and its checkpoint
+    disk = 12*net + 2*judge # all classifiers, and a checkpoint
+    if not made: disk += image*(sets + oracle_n) + pool + 3*large**2*sets + trained
     table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
     features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
-    busy = 4*(net + judge + G + D) + 16*now['size']**2*now['gan_dim']*max(16*own.batch, 256)
+    at_once = max(16*gan.batch, 4*now['batch'])
+    busy = 4*(net + judge + G + D) + 16*now['size']**2*max(gan.conv_dim, gan.critic_dim)*at_once
     return dict(disk=disk/1e9, memory=(table + features + busy)/1e9 + 1,
                 gpu=(image*now['n_train'] + busy)/1e9 + 1)
+
+# %% ../nbs/02_samplers.ipynb #7aed5c68
+# parameters that decide what is taken of a pool, or who judges it, and not what the pool holds
+OF_AN_ARM = 'sampler', 'ratio', 'exposure', 'scorer', 'share', 'weights', 'device'
+
+def pool_mark(params:dict, # an experiment's
+              device, # that its networks run on
+              digest:str='', # of a real data set's content, from `data.data_digest`
+             ) -> str: # a file's name
+    "What says in a pool's folder which runs will use it."
+    said = said_parameters({k: v for k, v in params.items() if k not in OF_AN_ARM}, digest)
+    code = code_of(fit_stargan, pool_of, official_pool)
+    return f'for-{hash_of(said, torch.device(device).type, code)}'
+
+# %% ../nbs/02_samplers.ipynb #b332a98c
+def pool_stands(params:dict, device, digest:str='', # as of `mark_pool`
+               ) -> bool:
+    "Has a run of this seed and these settings left its pool, and is it there still?"
+    return any(runs_dir().glob(f'artefacts/pool/*/{pool_mark(params, device, digest)}'))
+
+# %% ../nbs/02_samplers.ipynb #10f23b34
+def mark_pool(pool:ImageSet, # of this run; its real set, GAN and oracle are there as well
+              params:dict, # this run's
+              device, # that its networks run on
+              digest:str='', # of a real data set's content, from `data.data_digest`
+             ):
+    "Let the other arms of this seed know that their pool is there."
+    (pool.folder/pool_mark(params, device, digest)).touch()
 
 # %% ../nbs/02_samplers.ipynb #21d5117a
 def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
@@ -700,60 +734,69 @@ def class_gains(records:pd.DataFrame, # from core.read_runs, of one exposure
     of = lambda side: np.array(found[f'{side}_class_accuracy'].tolist(), float)
     return 100*(of('arm') - of(beside)).mean(0)
 
-# %% ../nbs/02_samplers.ipynb #6a1af57e
-def best_sampler(records:pd.DataFrame, arms:list, # (sampler, ratio)
-                ) -> tuple: # the arm, its gains over the control, how many competed
-    "The arm with the largest mean gain over real images alone, for as many updates."
-    gains = {arm: seed_gains(records, arm, 'control') for arm in arms}
-    full = {arm: g for arm, g in gains.items() if len(g) >= 5} or gains
-    best = max(full, key=lambda arm: full[arm].mean())
-    return best, full[best], len(full)
-
-# %% ../nbs/02_samplers.ipynb #66afc667
-def in_a_word(gains, # points, one a seed, of the best arm
+# %% ../nbs/02_samplers.ipynb #46836006
+# who decides: the paper's sampler, and no choice at all
+NAMED = {'cl-sam': 'what cl-sam chooses', 'random': 'random ones'}
+WORDS = ('yes', 'yes, but by less than matters', 'nobody can say yet', 'no',
+         'too few seeds were run to say')
+def in_a_word(gains, # points, one a seed, of an arm
               margin:float, # that would not matter
-             ) -> str:
+              level:float=.95, # of the interval that decides
+             ) -> str: # of WORDS
     "Whether adding helps, in a word or two."
-    _, lo, hi = quiet_interval(gains)
-    if len(gains) < 5: return 'too few seeds were run to say'
-    if lo > 0: return 'yes' if hi >= margin else 'yes, but by less than matters'
-    return 'no' if hi < margin else 'nobody can say yet'
+    if len(gains) < 5: return WORDS[4]
+    _, lo, hi = seed_interval(gains, level)
+    if lo > 0: return WORDS[0 if hi >= margin else 1]
+    return WORDS[3 if hi < margin else 2]
+def sure(gains) -> bool: # points, one a seed
+    "Whether an effect has a sign."
+    return len(gains) > 4 and np.prod(seed_interval(gains)[1:]) > 0
+def deciding(gains:dict, # arm -> points, one a seed, of the arms in NAMED
+             margin:float) -> list: # the arms, who decides first
+    "The arms that were named beforehand, the one with the better word first."
+    def order(arm): return WORDS.index(in_a_word(gains[arm], margin)), [*NAMED].index(arm[0])
+    return sorted(gains, key=order)
 
-# %% ../nbs/02_samplers.ipynb #0eb32172
-def advice(best:tuple, gains, margin:float, # the best arm, and what it gains
-           longer, # gains of real images alone from longer training; empty where nobody ran it
-          ) -> str: # a sentence or two
-    "What to do, as far as these seeds tell."
-    word, does = in_a_word(gains, margin), ''
-    if len(longer) > 4 and quiet_interval(longer)[1] > 0:
-        does = ' What helps here is longer training on the real images alone.'
-    if word == 'yes': return (f'So add them, selected by {best[0]}; it was picked after the fact, '
-                              'so look again on other seeds.')
-    if word == 'no' or word.startswith('yes'): return f'So do without them.{does}'
-    more = claim_verdict(gains, margin=margin)['verdict'].partition('(')[2].rstrip(')')
-    return f'So do not count on them yet: {more}.{does}'
+# %% ../nbs/02_samplers.ipynb #3850865b
+def best_other(records:pd.DataFrame, arms:list, # (sampler, ratio)
+               margin:float) -> tuple: # a sentence and a word, both empty where there is none
+    "The best of the samplers that nobody named beforehand, at the level of a choice among them."
+    gains = {arm[0]: seed_gains(records, arm, 'control') for arm in arms if arm[0] not in NAMED}
+    full = {name: g for name, g in gains.items() if len(g) >= 5}
+    if not full: return '', ''
+    best, n = max(full, key=lambda name: full[name].mean()), len(full)
+    level, digits = 1 - .05/n, 1 if margin >= 1 else 2
+    amount = interval_text(*seed_interval(full[best], level), digits, '+')
+    word = in_a_word(full[best], margin, level)
+    who, why = f'The one other, {best},', ' points'
+    if n > 1: who, why = f'The best of {n} others, {best},', f" at Bonferroni's {100*level:.4g}%"
+    again = ': try it again on other seeds'*word.startswith('yes')
+    return f'{who} gains {amount}{why}{again}.', word
 
-# %% ../nbs/02_samplers.ipynb #b7fd4954
-def selection_in_words(records:pd.DataFrame, ratio:float, say:Callable, # gains -> what they do
-                      ) -> str: # a sentence
-    "Whether selecting beats taking any, and whether labels are right."
-    chosen, other = ('cl-sam', ratio), ('random', ratio)
-    both = {chosen, other} <= {*arms_of(records)}
-    text = f'Selecting with cl-sam instead of at random {say(seed_gains(records, chosen, other))}' \
-        if both else 'Whether selecting beats taking any was not tried'
-    kept = arm_records(records, chosen).get('preserved_kept', pd.Series(dtype=float))
-    if not kept.notna().any(): return f'{text}; nobody has checked the labels.'
-    pool = 100*records.groupby('seed').preserved_pool.first().astype(float).mean()
-    return (f'{text}; an oracle finds {100*kept.astype(float).mean():.0f}% of its labels right, '
-            f"and {pool:.0f}% of the whole pool's.")
+# %% ../nbs/02_samplers.ipynb #4b03a39c
+def tell_once(effects:list, # of (what is done, what it gains a seed, what is said after that)
+              margin:float=1., # points that would not matter
+              told:bool=False, # whether it was said before that nobody can tell
+             ) -> list: # a sentence each
+    "What each of some things does to accuracy; that seeds cannot tell is said once. [ours]"
+    said = []
+    for done, gains, after in effects:
+        does = effect_in_words(gains, margin=margin, digits=1 if margin >= 1 else 2)
+        text = f'{done[0].upper()}{done[1:]} {does}'
+        if does.endswith('cannot tell'):
+            amount = does.partition(', ')[2].rpartition(':')[0]
+            if told: text = f'Nor can they tell what {done} does, {amount}'
+            told = True
+        said.append(f'{text}{after}.')
+    return said
 
-# %% ../nbs/02_samplers.ipynb #5d1e5c41
+# %% ../nbs/02_samplers.ipynb #03f39bf0
 NUMBERS = {1: 'one', 2: 'two', 3: 'three', 4: 'four', 5: 'five'}
+PARTS = {1/3: 'a third', .5: 'half', 2/3: 'two thirds'}
 def in_words(ratio:float) -> str:
     "A ratio as one says it."
     return NUMBERS.get(ratio, f'{ratio:g}')
-def amount_in_words(records:pd.DataFrame, arms:list, say:Callable, # as in `selection_in_words`
-                   ) -> str: # a sentence; empty where one ratio was tried
+def amount_effect(records:pd.DataFrame, arms:list) -> list: # of one for `tell_once`, or of none
     "Whether more of them hurts: the largest ratio against the smallest, over who has both."
     ratios = sorted({r for _, r in arms})
     low, high = ratios[0], ratios[-1]
@@ -761,26 +804,75 @@ def amount_in_words(records:pd.DataFrame, arms:list, say:Callable, # as in `sele
              if r == high != low and (s, low) in arms}
     most = max(map(len, gains.values()), default=0)
     full = pd.DataFrame({s: g for s, g in gains.items() if len(g) == most})
-    if not most: return ''
-    who = f' (mean of {len(full.columns)} samplers)' if len(full.columns) > 1 else ''
-    return (f'{in_words(high).capitalize()} for each real image instead of {in_words(low)} '
-            f'{say(full.mean(axis=1))}{who}.')
+    if not most: return []
+    who = f' ({len(full.columns)} samplers)' if len(full.columns) > 1 else ''
+    seen = (1 + low)/(1 + high) # an update draws from real and synthetic images alike
+    part = next((w for v, w in PARTS.items() if np.isclose(v, seen)), f'{seen:.2g} times')
+    return [(f'{in_words(high)} instead of {in_words(low)}', full.mean(axis=1),
+             f'{who}; for as many updates, real images are seen {part} as often')]
 
-# %% ../nbs/02_samplers.ipynb #2d859faa
+# %% ../nbs/02_samplers.ipynb #f98af8a3
 def longer_in_words(records:pd.DataFrame, # with exposure='fixed'
-                    say:Callable, # as in `selection_in_words`
-                   ) -> tuple: # a sentence, and the gains of real images alone
+                    margin:float) -> tuple: # a sentence, and what real images alone gain
     "What longer training does, with synthetic images and without."
     arms = [arm for arm in arms_of(records) if not sizes_itself(arm[0])] if len(records) else []
     if not arms: return '', []
     arm = next((a for a in arms if a[0] == 'cl-sam'), arms[0])
     beside = arm_records(records, arm).set_index('seed')
     alone = 100*(beside.control_mean_class_accuracy - beside.baseline_mean_class_accuracy)
-    return (f'Trained {1 + arm[1]:g} times as long, {arm[1]:g}x {arm[0]} '
-            f"{say(seed_gains(records, arm, 'baseline'))}; "
-            f'training as long on the real images alone {say(alone)}.'), alone
+    amount = lambda v: interval_text(*quiet_interval(v), 1 if margin >= 1 else 2, '+')
+    return (f'Trained {1 + arm[1]:g} times as long, real images alone gain {amount(alone)} points, '
+            f"{arm[1]:g}x {arm[0]} {amount(seed_gains(records, arm, 'baseline'))}."), alone
 
-# %% ../nbs/02_samplers.ipynb #229b8c96
+# %% ../nbs/02_samplers.ipynb #de6e50e4
+def advice(name:str, word:str, gains, # the sampler that decides, its word, what it gains
+           margin:float, longer, # what real images alone gain from longer training; or empty
+          ) -> str: # a sentence
+    "What to do, as far as these seeds tell."
+    helps = sure(longer) and np.mean(longer) > 0
+    if word == 'yes': return f"So add {NAMED[name]}."
+    if word == WORDS[4]: return 'So run five seeds before you decide.'
+    if word != 'nobody can say yet':
+        return f"So {'train longer' if helps else 'do'} without them."
+    more = claim_verdict(gains, margin=margin)['verdict'].partition('(')[2].rstrip(')')
+    do = 'train longer without them' if helps else 'do not count on them yet'
+    return f'So {do}: {more} on {name}.'
+
+# %% ../nbs/02_samplers.ipynb #65f67140
+def head_in_words(data:str, arm:tuple, gains, # what it is, who decides, what that gains
+                  margin:float) -> str: # two sentences
+    "The word, and the arm that decides it."
+    how = 'taken at random' if arm[0] == 'random' else f'chosen by {arm[0]}'
+    what = f'{in_words(arm[1])} synthetic image{"s"*(arm[1] != 1)} for each real one'
+    (does,) = tell_once([(f'adding {what}, {how},', gains, '')], margin)
+    n, does = len(gains), does.rstrip('.').partition(' seeds cannot tell')[0]
+    return (f'On {data} ({n} seed{"s"*(n > 1)}), {in_a_word(gains, margin)}. '
+            f'{does.removesuffix(f": {n}")} for as many updates.')
+
+# %% ../nbs/02_samplers.ipynb #74c496d6
+def named_effects(records:pd.DataFrame, gains:dict, # arm -> what it gains, who decides first
+                  margin:float) -> list: # for `tell_once`
+    "What the other named arm does if its word is another, and what choosing adds to taking any."
+    (first, *others), low = gains, next(iter(gains))[1]
+    word = lambda arm: in_a_word(gains[arm], margin)
+    effects = [(f'adding {NAMED[a[0]]}', gains[a], '') for a in others if word(a) != word(first)]
+    if not others: return effects
+    choosing = seed_gains(records, *((s, low) for s in NAMED))
+    if effects and not sure(choosing): return effects
+    return effects + [('choosing instead of taking any', choosing, '')]
+
+# %% ../nbs/02_samplers.ipynb #f9b61465
+def competing(records:pd.DataFrame) -> list: # of (sampler, ratio)
+    "The arms that an answer is about."
+    return [a for a in (arms_of(records) if len(records) else [])
+            if a[0] != 'oracle' and not sizes_itself(a[0])]
+def other_answer(records:pd.DataFrame, arms:list, margin:float) -> str: # as of `best_other`
+    "What can be said where neither cl-sam nor random was run."
+    told, word = best_other(records, arms, margin)
+    if not told: return f'{WORDS[4]}, and neither {" nor ".join(NAMED)} was run.'
+    return f'{word}. {told} Neither {" nor ".join(NAMED)} was run there: begin with them.'
+
+# %% ../nbs/02_samplers.ipynb #0867a91d
 def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
                     data:str, # what it is, e.g. 'drawn faces'
                     margin:float=1., # points that would not matter
@@ -788,19 +880,20 @@ def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set
     "Does it help, and what should I do? Said from the records alone. [ours]"
     fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
     shared = records.drop(index=fixed.index)
-    arms = [a for a in (arms_of(shared) if len(shared) else [])
-            if a[0] != 'oracle' and not sizes_itself(a[0])]
+    arms = competing(shared)
     if not arms: return f'On {data} nobody knows: no run there has added synthetic images.'
-    say = lambda gains: effect_in_words(gains, margin=margin, digits=1 if margin >= 1 else 2)
-    low = min(r for _, r in arms)
-    best, gains, n = best_sampler(shared, [a for a in arms if a[1] == low])
-    plain = ('random', low) if ('random', low) in arms else best
-    how = 'taken at random' if plain[0] == 'random' else f'selected by {plain[0]}'
-    picked = f'The best of {n} samplers, {best[0]}, {say(gains)}.' if best != plain else ''
-    longer, alone = longer_in_words(fixed, say)
-    seeds, word = shared.seed.nunique(), in_a_word(gains, margin)
-    first = (f'On {data} ({seeds} seed{"s"*(seeds > 1)}), {word}: {in_words(low)} synthetic '
-             f"for each real image, {how}, {say(seed_gains(shared, plain, 'control'))}.")
-    lines = [first, picked, longer, selection_in_words(shared, low, say),
-             amount_in_words(shared, arms, say), advice(best, gains, margin, alone)]
-    return ' '.join(line for line in lines if line)
+    named = [r for s, r in arms if s in NAMED]
+    low = [a for a in arms if a[1] == min(named or [r for _, r in arms])]
+    gains = {a: seed_gains(shared, a, 'control') for a in low if a[0] in NAMED}
+    if not gains: return f'On {data}, {other_answer(shared, low, margin)}'
+    gains = {a: gains[a] for a in deciding(gains, margin)}
+    first, *_ = gains
+    word, head = in_a_word(gains[first], margin), head_in_words(data, first, gains[first], margin)
+    longer, alone = longer_in_words(fixed, margin)
+    to_do = advice(first[0], word, gains[first], margin, alone)
+    if word == WORDS[4]: return f'{head} {to_do}'
+    effects = named_effects(shared, gains, margin) + amount_effect(shared, arms)
+    said = tell_once(effects, margin, told=word == 'nobody can say yet')
+    aside, lucky = best_other(shared, low, margin)
+    if len({in_a_word(g, margin) for g in gains.values()}) > 1 and lucky[:3] != 'yes': aside = ''
+    return ' '.join(filter(None, [head, *said, aside, longer, to_do]))

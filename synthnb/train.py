@@ -137,6 +137,16 @@ def classifier_net(
     if weights is not None: load_weights(net, pretrained_state(weights, arch), arch)
     return net.to(memory_format=torch.channels_last)
 
+# %% ../nbs/00c_train.ipynb #c34dc84c
+def check_weights(state): # read from a file
+    "Refuse what cannot be weights, whatever the network: ValueError says which of them."
+    if not isinstance(state, dict): return # `load_weights` says so
+    for k, v in state.items():
+        if not isinstance(k, str): raise ValueError(f'it has {k!r} where a name of weights belongs')
+        counts = k.endswith('num_batches_tracked')
+        if isinstance(v, Tensor) and not (v.is_floating_point() or counts): raise ValueError(
+            f'{k} is of {v.dtype}, and weights are floating point numbers')
+
 # %% ../nbs/00c_train.ipynb #7dd85aea
 def weights_file(path:str|Path, # of a network of torchvision's: .pth, or .safetensors
                  arch:str='resnet50', # what it must be of
@@ -146,8 +156,9 @@ def weights_file(path:str|Path, # of a network of torchvision's: .pth, or .safet
     wanted = f"expected torchvision's {arch}, as .pth or .safetensors"
     if not path.is_file(): raise FileNotFoundError(f'weights={path} is no file: {wanted}')
     try:
-        if path.suffix == '.safetensors':
-            state = load_file(path)
+        safe = path.suffix == '.safetensors'
+        check_weights(state := load_file(path) if safe else load_checkpoint(path))
+        if safe:
             make = lambda folder: save_checkpoint(folder/'weights.pth', state)
             path = artefact('weights', make, dict(file=given), quiet=True)/'weights.pth'
         classifier_net(arch, 2, stem='imagenet', weights=path)

@@ -36,6 +36,11 @@ def run(runs, *args, timeout=400, **kw):
     return process.returncode, output
 
 
+def disk_asked(output):
+    "The gigabytes that a run said it needs."
+    return float(re.search(r'needs about ([\d.]+) GB of disk', output)[1])
+
+
 def numbers(runs, name):
     "What a run measured, without its times."
     return json.loads((Path(runs)/'07_affectnet'/name/'metrics.json').read_text())['metrics']
@@ -92,12 +97,15 @@ def test_each_p_stands_beside_its_own_statistic(first):
 
 
 def test_another_sampler_reuses_what_is_dear(first):
-    runs, _ = first
+    runs, before = first
     status, output = run(runs, '-p', 'sampler', 'random')
     assert status == 0, output[-3000:]
     for stage in ('gan', 'pool'): assert re.search(rf'^{stage} .*reused', output, re.M), output
     assert len(re.findall(r'^classifier .*made in', output, re.M)) == 1, (
         'only the new arm is trained')
+    assert disk_asked(output) < .8*disk_asked(before), 'room for a pool that is there'
+    both = [numbers(runs, n)['room']['disk'] for n in ('scale=smoke', 'sampler=random,scale=smoke')]
+    assert both[0] == both[1], 'what a record says does not depend on who came first'
 
 
 def test_the_same_run_again_gives_the_same_numbers(first):
@@ -130,7 +138,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
     time.sleep(11)
     if process.poll() is None: kill_all(process)
     status, output = run(tmp_path, '-p', 'sampler', 'cl-sam')
-    assert status == 0, output[-3000:]
+    assert status == 0 and 'it has filled before it was stopped' in output, output[-3000:]
     assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
 
 

@@ -123,8 +123,27 @@ def test_weights_from_a_file(tmp_path, monkeypatch, imagenet):
     (['-p', 'weights', 'w.pth'], 'starts from scratch: leave weights empty'),
     (['-p', 'changes', 'n_trains=3'], "changes: unknown 'n_trains'"),
     (['-p', 'changes', 'rl.episode=3', '-p', 'sampler', 'rl'], 'unknown setting episode'),
+    (['-p', 'changes', 'optimiser=adam'], "optimiser='adam'"),
 ])
 def test_what_does_not_fit_is_refused(tmp_path, args, said):
     status, output = test_experiment.run(tmp_path, *args)
     assert status != 0 and said in output, output[-2000:]
-    assert not list(tmp_path.glob('07_affectnet/*/metrics.json'))
+    assert not list(tmp_path.glob('07_affectnet/*/*')), 'it leaves no folder'
+
+
+@pytest.mark.parametrize('args, said', [
+    (['-p', 'weights', 'whole.pth'], 'conv1.weight is of torch.int64'),
+    (['-p', 'augment', 'crops'], 'could not download the weights'),
+], ids=['whole numbers', 'no network'])
+def test_weights_are_asked_for_before_an_image_is_read(tmp_path, monkeypatch, args, said):
+    monkeypatch.delenv('IN_TEST')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path/'empty'))
+    for name in ('http_proxy', 'https_proxy'): monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    torch.save({'conv1.weight': torch.zeros(64, 3, 7, 7, dtype=torch.int64)}, tmp_path/'whole.pth')
+    args = [str(tmp_path/a) if a.endswith('.pth') else a for a in args]
+    root, runs = write_affectnet(tmp_path/'AffectNet'), tmp_path/'runs'
+    status, output = test_experiment.run(
+        runs, '-p', 'data', 'affectnet', '-p', 'root', str(root), '-p', 'device', 'cpu', *args,
+        scale='paper')
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(runs.glob('07_affectnet/*/*')) and not list(runs.glob('artefacts/import/*'))

@@ -79,4 +79,4 @@ def test_an_unknown_change_is_refused(tmp_path):
     status, output = test_experiment.run(tmp_path, '-p', 'changes', 'gan.bacth=3',
                                          notebook='08_celeba')
     assert status != 0 and 'unknown setting bacth' in output, output[-2000:]
-    assert not list(tmp_path.glob('08_celeba/*/metrics.json'))
+    assert not list(tmp_path.glob('08_celeba/*/*')), 'it leaves no folder'

@@ -17,7 +17,7 @@ from synthnb.arms import claim_verdict
 from synthnb.clip import empty_model, preprocessing, resize_square
 from synthnb.core import read_runs
 from synthnb.qdgs import PROMPTS
-from synthnb.repair import RepairConfig, room_of, shapes_claims
+from synthnb.repair import BIASES, RepairConfig, room_of, shapes_claims
 from synthnb.shapes import shapes_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,17 +189,18 @@ def test_what_cannot_be_had_is_one_clear_error(home, tmp_path, monkeypatch, args
     assert not list(tmp_path.glob('10_shapes/*/metrics.json'))
 
 
-# of each row on shapes: ours, lo, hi, seeds, as they were before rows said whose they are
+# of each row on shapes: ours, lo, hi, seeds, as they were before rows said whose they are; two
+# rows are others since, as they could not say no, and their old numbers stand in MENDED
 BEFORE = [
     (-12.072, -15.3485, -8.79551, 10), (-1.41881, -9.23526, 6.39765, 10),
     (3.108, -1.54317, 7.75917, 10), (22.5724, 12.3819, 32.7628, 10),
     (11.6416, 10.5895, 12.6936, 10), (28.2183, 26.2856, 30.151, 10),
     (11.9076, 6.72464, 17.0906, 10), (-2.47939, -7.46909, 2.51031, 10),
     (10.8345, 6.42854, 15.2405, 10), (71.805, 70.4537, 73.1563, 10),
-    (71.625, 70.1966, 73.0534, 10), (-1.449, -4.13127, 1.23327, 10),
+    (-1.449, -4.13127, 1.23327, 10),
     (1.642, -2.25015, 5.53415, 10), (11.707, 6.46186, 16.9521, 10),
     (16.273, 12.6624, 19.8836, 10), (18.161, 14.5213, 21.8007, 10),
-    (19.649, 16.6257, 22.6723, 10), (19.61, 14.823, 24.397, 10), (11.7949, 8.58474, 15.005, 10),
+    (19.61, 14.823, 24.397, 10), (11.7949, 8.58474, 15.005, 10),
     (44.696, 37.4449, 51.9471, 10), (-8.374, -13.4636, -3.2844, 10),
     (6.567, 2.39514, 10.7389, 10), (7.905, 4.64221, 11.1678, 10),
     (-6.526, -11.244, -1.80802, 10), (-18.555, -21.2564, -15.8536, 10),
@@ -215,6 +216,16 @@ BEFORE = [
     (5.26774, -8.77329, 19.3088, 5), (1.42355, 0.566264, 2.28084, 5),
     (-0.621481, -2.58977, 1.3468, 5), (1.00973, 0.617569, 1.40189, 5)
 ]
+
+
+# the row today: why it is another, its number then, its number now
+MENDED = {
+    'of the random samples that show neither shape, most are not blank':
+        ('other - blank could not be below zero: a blank shows neither shape, so now 2*blank is '
+         'taken off', (71.625, 70.1966, 73.0534, 10), (71.445, 69.9307, 72.9593, 10)),
+    '... by up to about 27 points, at the bias where it is most':
+        ("each seed's largest gain had a bias of its own; now all have that of the largest mean",
+         (19.649, 16.6257, 22.6723, 10), (18.161, 14.5213, 21.8007, 10))}
 
 
 @pytest.fixture(scope='module')
@@ -235,14 +246,41 @@ def test_no_number_of_a_row_changed(committed):
     table = now[['ours', 'lo', 'hi', 'seeds']].to_numpy(float)
     for row in BEFORE:
         same = np.isclose(table, row, rtol=2e-5, atol=1e-6).all(1)
-        assert same.sum() == 1, f'{row}: in {same.sum()} rows'
+        twice = np.allclose(row, MENDED['... by up to about 27 points, at the bias where it is '
+                                        'most'][2], rtol=2e-5) # which is the gain at b = 0.98
+        assert same.sum() == 1 + twice, f'{row}: in {same.sum()} rows'
+
+
+def test_the_rows_that_were_mended_have_the_numbers_that_are_told(committed):
+    rows, now = committed
+    table = dict(zip([c['claim'] for c in rows],
+                     now[['ours', 'lo', 'hi', 'seeds']].to_numpy(float)))
+    for claim, (_, then, today) in MENDED.items():
+        assert np.allclose(table[claim], today, rtol=2e-5), table[claim]
+        assert not any(np.allclose(v, then, rtol=2e-5) for v in table.values())
+
+
+def test_both_mended_rows_can_say_no():
+    rows = {c['claim']: c['series'] for c in shapes_claims()}
+    blank, largest = (rows[claim] for claim in MENDED)
+    made = pd.DataFrame([dict(seed=s, prior=dict(other=.6, blank=.4),
+                              accuracy={f'{b:.2f}': dict(biased=.5, qdgs=.5 + .1*(b == lucky))
+                                        for b in BIASES})
+                         for s, lucky in enumerate((.8, .85, .9, .95, .98))])
+    assert (blank(made) < 0).all(), 'of 60 that show neither, 40 are blank'
+    assert np.isclose(sorted(largest(made)), [0, 0, 0, 0, .1]).all(), 'one bias for all seeds'
+
+
+def test_a_size_has_a_margin_in_its_own_unit():
+    sizes = {c['paper']: c['margin'] for c in shapes_claims() if c['kind'] == 'size'}
+    assert sizes == {27.: 5., 60.: 10., 5.: 1.}
 
 
 def test_rows_that_came_later_are_these(committed):
     rows, now = committed
     table = now[['ours', 'lo', 'hi', 'seeds']].to_numpy(float)
     old = [any(np.isclose(row, b, rtol=2e-5, atol=1e-6).all() for b in BEFORE) for row in table]
-    late = [c['claim'] for c, was in zip(rows, old) if not was]
+    late = [c['claim'] for c, was in zip(rows, old) if not was and c['claim'] not in MENDED]
     assert late == ['the generator sometimes draws a blank',
                     *(f'it raises the accuracy of the minority at b = {b:.2f}'
                       for b in (.8, .85, .9, .95)),

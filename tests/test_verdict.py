@@ -12,6 +12,7 @@ import pytest
 import tables
 import test_experiment
 import test_paper_shapes
+import yaml
 from PIL import Image
 from test_celeba import write_celeba
 from test_grid import grid
@@ -59,7 +60,8 @@ def test_a_claim_that_turned_its_direction_is_the_thesis_on_the_inception_score(
 
 
 def test_every_row_says_whose_it_is_and_every_question_has_an_answer(now):
-    assert {*now.whose} == {'the paper', 'our control', 'our variant'}
+    assert {*now.whose} == {'the paper', 'our control', 'our variant', 'all of them'}
+    assert now[now.whose == 'all of them'].claim.str.startswith('all rows').all()
     asked = now.claim.str.endswith('?')
     assert not (asked & (now.whose == 'the paper')).any()
     assert asked[now.whose == 'our control'].all()
@@ -80,25 +82,34 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(now):
 def test_the_sign_turns_with_the_control(now):
     fixed = now[now.world == 'drawn faces, equal exposure'].set_index('claim')
     theirs, ours = (fixed.loc[claim] for claim in (
-        'cl-sam 2x beats the 0x classifier', 'Does cl-sam 2x beat real only, for as many updates?'))
+        'cl-sam 2x beats the 0x classifier, each real image seen as often',
+        'Does cl-sam 2x beat real only, for as many updates?'))
     assert round(theirs.ours, 1) == 4.7 and round(ours.ours, 1) == -2.1
     assert (theirs.whose, ours.whose) == ('the paper', 'our control')
     shared = now[now.world == 'drawn faces'].claim
-    assert not shared.str.contains('as many updates').any(), 'there the two are one classifier'
+    assert not shared.str.contains('Does .* as many updates').any(), 'there the two are one'
 
 
 # ---- worlds --------------------------------------------------------------------------------------
-def verdict(runs, *args):
-    "14_verdict on a folder of records: its two tables, and what it printed."
+def papermill(runs, *args):
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1', MPLBACKEND='agg')
     env.pop('IN_TEST', None)
-    done = subprocess.run([sys.executable, '-m', 'papermill', 'nbs/14_verdict.ipynb', '/dev/null',
+    return subprocess.run([sys.executable, '-m', 'papermill', 'nbs/14_verdict.ipynb', '/dev/null',
                            '--kernel', 'python3', '--no-progress-bar', '--log-output', *args],
                           cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def verdict(runs, *args):
+    "14_verdict on a folder of records: its two tables."
+    done = papermill(runs, *args)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = max((runs/'14_verdict').glob('*/tables'), key=lambda p: p.stat().st_mtime)
     read = lambda name: pd.read_csv(folder/name) if (folder/name).exists() else pd.DataFrame()
     return read('verdicts.csv').fillna({'world': ''}), read('verdicts_photographs.csv')
+
+
+def changes_of(table):
+    return yaml.safe_load((ROOT/'config'/'tables.yaml').read_text())['tables'][table]['changes']
 
 
 def copied(source, target, **params):
@@ -116,6 +127,9 @@ def test_every_folder_and_setting_is_judged_and_changed_numbers_are_not(tmp_path
             copied(source/name, runs/f'own {name}', data='folder', root='mine-0123456789ab')
             copied(source/name, runs/f'seen {name}', scorer='seen')
             copied(source/name, runs/f'cut {name}', changes='n_train=20')
+        rl = f'sampler=rl{end}'
+        copied(source/rl, runs/f'seen {rl}', scorer='seen', changes=changes_of('rl-paper'))
+        copied(source/rl, runs/f'few {rl}', changes='rl=paper,rl.fraction=0.001')
     drawn, photographs = verdict(tmp_path)
     mine = photographs[photographs.world == 'faces, mine'].set_index('claim')
     assert mine.loc['cl-sam 1x beats random 1x'].seeds == 5
@@ -123,11 +137,22 @@ def test_every_folder_and_setting_is_judged_and_changed_numbers_are_not(tmp_path
     assert seen.loc['cl-sam 1x beats random 1x'].seeds == 5
     assert not drawn.world.str.contains('n_train').any()
     assert 'drawn faces' not in {*drawn[drawn.seeds > 0].world}
+    theirs = drawn[drawn.about == "reinforcement learning, the paper's"]
+    assert len(theirs) == 13 and (theirs.seeds == 0).all(), 'of other settings, or another learner'
+    broken = runs/'own default'/'metrics.json'
+    save_json(broken, load_json(broken) | dict(metrics=dict(n_real=3)))
+    said = papermill(tmp_path)
+    assert said.returncode != 0 and 'own default: this record lacks' in said.stderr, said.stderr
+    broken.write_text('[]')
+    said = papermill(tmp_path)
+    assert said.returncode != 0 and 'own default is no record of a run' in said.stderr, said.stderr
 
 
-def test_the_verdict_is_of_the_scale_of_the_table():
+def test_the_verdict_is_of_the_scale_of_the_table(tmp_path):
     assert tables.scales('shapes-gpu', None) == ['gpu']
     assert tables.scales('affectnet,gpu', None) == ['laptop', 'gpu']
+    (tmp_path/'mine.yaml').write_text('tables: {mine: {scale: gpu}}')
+    assert tables.scales('mine', None, [tmp_path/'mine.yaml']) == ['gpu']
     assert tables.scales(None, None) == ['laptop'] and tables.scales('gpu', 'smoke') == ['smoke']
 
 
@@ -165,8 +190,8 @@ def commands(rows):
             for c in said}
 
 
-# Of a table's arms the first ones are enough: a row changes with the first record.
-FEW = {'photographs': {'sampler=none', ''}, 'celeba-photographs': {'sampler=none', ''}}
+# Of a table's arms the first is enough: a row changes with the first record.
+FEW = {'photographs': {'sampler=none'}, 'celeba-photographs': {'sampler=none'}}
 
 
 def targets(runs, table, config):
@@ -184,7 +209,7 @@ def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkey
     runs = tmp_path/'runs'
     runs.mkdir()
     before, _ = verdict(runs, '-r', 'scale', 'smoke')
-    waiting = before[before.verdict.str.startswith('needs')]
+    waiting = before[before.verdict.str.contains('`')] # a command
     roots = {'AffectNet': affectnet(tmp_path/'AffectNet'), 'CelebA': write_celeba(tmp_path/'C'),
              'a folder a class': pictures(tmp_path/'things')}
     known = commands(waiting)

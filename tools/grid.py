@@ -8,7 +8,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from synthnb.core import declared_parameters, recorded_defaults, run_name, said_parameters
+from synthnb.core import (as_changes, declared_parameters, recorded_defaults, run_name,
+                          said_parameters)
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
 NEEDS = {'cores', 'megabytes', 'minutes', 'gpus'}
@@ -93,6 +94,7 @@ def runs_of(name, config, asked):
         raise WorkflowError(f"unknown table {name!r}: choose from {', '.join(tables)}")
     table = tables[name]
     shared = {k: v for k, v in table.items() if k not in ('experiment', 'seeds', 'samplers')}
+    if 'changes' in shared: shared['changes'] = as_changes(shared['changes']) # as its record has it
     if scale := asked('scale'):
         if scale not in scales:
             raise WorkflowError(f"unknown scale {scale!r}: choose from {', '.join(scales)}")

@@ -5,15 +5,17 @@ come from the environment, where make puts what was typed after it. Tables have 
 """
 import os
 import sys
+from pathlib import Path
 
 from run import PROJECT, STOPPED, needs, python, run
 
 
-def scales(tables, scale):
+def scales(tables, scale, more=()): # further files of tables
     "The scales whose verdicts these tables can change, each once."
     import yaml
     if scale: return [scale]
     said = yaml.safe_load((PROJECT/'config'/'tables.yaml').read_text())
+    for place in more: said['tables'] |= yaml.safe_load(Path(place).read_text()).get('tables', {})
     asked = (tables or '').replace(',', ' ').split() or said['default']
     known = [said['tables'].get(name, {}).get('scale', 'laptop') for name in asked]
     return list(dict.fromkeys(known))
@@ -31,8 +33,12 @@ def main(*arguments):
     config = ['--config', *asked] if asked else []
     status = python('-m', 'snakemake', *here, *fresh, *arguments, *config)
     if status in STOPPED or {'-n', '--dry-run'} & {*arguments}: return status
+    if status and python('-m', 'snakemake', '--dry-run', '--quiet', 'all', *here, *arguments,
+                         *config): return status # there are no such tables, as it has said
     # Also when runs failed: the verdicts are drawn from what there is, and say what is missing.
-    verdicts = [run('14_verdict', '-r', 'scale', s) for s in scales(given['table'], given['scale'])]
+    at = arguments.index('--configfile') if '--configfile' in arguments else len(arguments)
+    verdicts = [run('14_verdict', '-r', 'scale', s)
+                for s in scales(given['table'], given['scale'], arguments[at + 1:at + 2])]
     return max(verdicts) or status
 
 
