@@ -1119,6 +1119,8 @@ OUTSIDE = ( # as above
      'not testable: theirs is of MNIST, and FID compares with one set of images'),
     ('Takida', 'G', '5.4', 'an FID comparable to 58.96 of the literature',
      'not testable: theirs is of MNIST, and FID compares with one set of images'))
+
+# %% ../nbs/05_vae.ipynb #0fb8f6e2
 def said() -> list: # letters B, D, F and G
     "What the thesis says with a number, and no run decides. [paper 3]"
     return [dict(key=f'text {key}', claim=text, where=where, kind='text', whose=SAYS, letter=letter,

@@ -75,7 +75,8 @@ def test_all_strategies_and_the_classifiers_were_run(paper):
     assert set(found['classifier']) == {'real only', *(
         f'{pool} {s}' for pool in ('none', 'adaptive', 'best') for s in ('random', 'cl-sam'))}
     assert {p.stem for p in (folder/'tables').glob('*.csv')} >= {'verdicts', 'claims', 'thesis'}
-    assert (folder/'answer.md').read_text().startswith('On CelebA of 128 px (1 seed): too few')
+    assert (folder/'answer.md').read_text().startswith(
+        'On CelebA of 128 px there is 1 seed: too few seeds')
 
 
 def test_celebas_faces_are_whole_and_smile_or_not(paper):
