@@ -9,6 +9,7 @@ import test_experiment
 import torch
 from test_paper_affectnet import disk, made
 
+from synthnb.core import as_changes
 from synthnb.data import CELEBA_ATTRIBUTES, ImageSet
 
 # sizes only, and what a CPU cannot wait for: the networks' widths, the batch
@@ -41,7 +42,7 @@ def of_paper(found, folder, runs, changes):
     recipes = [c['recipe'] for c in made(runs, 'classifier')]
     assert all(r['precision'] == 'float32' and r['lr'] == .01 and r['crop'] == 64
                and 'weights' not in r for r in recipes), 'from scratch, unlike on AffectNet'
-    assert json.loads((folder/'params.json').read_text())['changes'] == changes
+    assert json.loads((folder/'params.json').read_text())['changes'] == as_changes(changes)
     assert "On CelebA's photographs" in (folder/'answer.md').read_text()
     verdicts = pd.read_csv(folder/'tables'/'verdicts.csv')
     assert set(verdicts.whose) == {'the paper'} and verdicts.verdict.eq('not run').all()

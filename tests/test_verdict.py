@@ -244,4 +244,4 @@ def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkey
         assert len(same) and row.verdict not in {*same.verdict}, row
         assert row.seeds == 0 and not same.verdict.str.contains('cannot be had').any(), row
     judged = after[after.verdict.str.startswith('judged')]
-    assert len(judged) >= 5 and wild.world.nunique() >= 4
+    assert len(judged) >= 5 and wild.world.nunique() >= 3
