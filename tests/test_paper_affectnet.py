@@ -82,7 +82,7 @@ def test_the_selector_of_the_paper(tmp_path, monkeypatch):
     assert all(c['recipe']['precision'] == 'float32' and c['recipe']['optimiser'] == 'sgd'
                for c in made(runs, 'classifier'))
     assert json.loads((folder/'params.json').read_text())['changes'] == as_changes(few)
-    assert 'n_train_44' in folder.name and 'needs about' in output
+    assert 'changes=' in folder.name and 'needs about' in output
     verdicts = pd.read_csv(folder/'tables'/'verdicts.csv')
     assert set(verdicts.whose) == {'the paper'}, 'at scale=paper rl is the paper\'s method'
     assert 'On photographs of AffectNet' in (folder/'answer.md').read_text()

@@ -92,7 +92,8 @@ def test_the_record_says_what_was_changed_and_answers(paper):
     assert json.loads((record/'params.json').read_text())['changes'] == as_changes(CUT)
     assert 'changes=' in record.name and 'scale=paper' in record.name
     answer = (record/'answer.md').read_text()
-    assert answer.startswith('On the photographs of AffectNet at paper scale') and CUT in answer
+    assert answer.startswith('On the photographs of AffectNet at paper scale')
+    assert as_changes(CUT) in answer
     verdict = pd.read_csv(record/'tables'/'verdict.csv')
     assert set(verdict.whose) == {'the paper', 'our variant', 'our control'}
 
