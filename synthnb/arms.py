@@ -9,6 +9,7 @@ __all__ = ['NOT_REPRODUCED', 'WHOSE', 'same_settings', 'same_but_seed', 'was_sto
            'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table']
 
 # %% ../nbs/00f_arms.ipynb #12fd4297
+import re
 import warnings
 
 import matplotlib.pyplot as plt
@@ -215,6 +216,14 @@ def effect_in_words(values, # one number a seed: what it does to `what`
     for way, little in (('raise', hi < margin), ('lower', lo > -margin)):
         if little: return f'does not {way} {what} by anything that matters, {text("+")}'
     return f'does not visibly change {what}, {text("+")}: {seeds} cannot tell'
+
+# %% ../nbs/00f_arms.ipynb #01d439dd
+def cannot_tell_once(sentences:list) -> str: # of `effect_in_words`
+    "A paragraph that says once that its seeds cannot tell, then that they cannot either."
+    tail, text = r': \d+ seeds cannot tell', ' '.join(sentences)
+    first, *more = re.split(tail, text)
+    if not more: return text
+    return first + re.search(tail, text)[0] + ', nor can they'.join(more[:2]) + ''.join(more[2:])
 
 # %% ../nbs/00f_arms.ipynb #86315b5f
 # sampler -> whether it decides itself how many images to keep. The book's own come in the order of

@@ -26,7 +26,8 @@ from torchvision.models.efficientnet import FusedMBConv, MBConv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from .arms import effect_in_words, interval_text, quiet_interval, their_error
+from .arms import (cannot_tell_once, effect_in_words, interval_text, quiet_interval,
+                          their_error)
 from .core import (Config, artefact, check_finite_state, default_device, generator,
                           load_model, name_of, number, one_of, optional, progress, run_to_end,
                           save_model)
@@ -34,7 +35,6 @@ from .data import Images, ImageSet
 from .metrics import macro_f1, macro_f1_of, seed_interval
 from .train import (Classifier, ClassifierTraining, TrainConfig, check_images,
                            classifier_net, label_loss, pixel_batches, place, precision)
-from .vae import cannot_tell_once
 
 # %% ../nbs/06_noise.ipynb #4c1a50d4
 def cliff_relu(a:Tensor, # of any shape

@@ -10,7 +10,7 @@ __all__ = ['AUGMENTATIONS', 'STRATEGIES', 'THESIS', 'LABELS', 'VAE', 'parameter_
            'tsne_latents', 'score_gain', 'thesis_claims', 'thesis_values', 'answer_vae']
 
 # %% ../nbs/05_vae.ipynb #fa00d22a
-import copy, math, re, time
+import copy, math, time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .arms import effect_in_words
+from .arms import cannot_tell_once, effect_in_words
 from .core import (Config, artefact, atomic_path, check_finite_state, default_device,
                           generator, load_json, load_model, name_of, number, one_of, progress,
                           run_to_end, save_json, save_model)
@@ -1240,12 +1240,6 @@ def others_in_words(records:pd.DataFrame) -> str: # a sentence
             f'the MSE{also}.')
 
 # %% ../nbs/05_vae.ipynb #46ed4112
-def cannot_tell_once(sentences:list) -> str: # of `effect_in_words`
-    "A paragraph that says once that its seeds cannot tell, then that they cannot either."
-    tail, text = r': \d+ seeds cannot tell', ' '.join(sentences)
-    first, *more = re.split(tail, text)
-    if not more: return text
-    return first + re.search(tail, text)[0] + ', nor can they'.join(more[:2]) + ''.join(more[2:])
 def in_two(a:str, b:str) -> str: # '... raises the MSE', 'lowers the FID'
     "Two effects in one sentence, or in two where it grows too long."
     return f'{a}, and {b}.' if len(f'{a} and {b}'.split()) <= 30 else f'{a}. It {b}.'
