@@ -58,7 +58,7 @@ readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
 outputs: $(READY)  ## execute the notebooks in NAMES (default: all) and keep their outputs
 	@$(PY) tools/outputs.py $(NAMES) && "$(BIN)/nbdev_clean"
 
-shipped: $(READY)  ## the networks that come with the book, trained anew (15 minutes on one core)
+shipped: $(READY)  ## the networks that come with the book, trained anew (9 minutes on one core)
 	@$(PY) tools/shipped.py $(ARGS)
 
 prepare: $(READY)  ## before a commit: export the notebooks, clean them, render the README
