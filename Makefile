@@ -1,7 +1,9 @@
-# make run | tables | test | lab | bench | readme | outputs | prepare | clean. How, is in tools/.
+# make run | tables | test | lab | bench | readme | outputs | shipped | prepare | clean.
+# How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab
+#   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
 #   make lab PY=python                    an environment that is there (conda, a container)
 # What is typed goes to the tools through the environment, so that blanks and quotes in it stay as
@@ -23,7 +25,7 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run tables test lab bench readme outputs prepare clean
+.PHONY: help run tables test lab bench readme outputs shipped prepare clean
 
 help:  ## what can be typed here
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +57,9 @@ readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
 
 outputs: $(READY)  ## execute the notebooks in NAMES (default: all) and keep their outputs
 	@$(PY) tools/outputs.py $(NAMES) && "$(BIN)/nbdev_clean"
+
+shipped: $(READY)  ## the networks that come with the book, trained anew (9 minutes on one core)
+	@$(PY) tools/shipped.py $(ARGS)
 
 prepare: $(READY)  ## before a commit: export the notebooks, clean them, render the README
 	@"$(BIN)/nbdev_export" && "$(BIN)/nbdev_clean" && $(PY) tools/readme.py

@@ -16,6 +16,7 @@ setup(
     author_email=settings['author_email'],
     url=settings['git_url'],
     packages=[settings['lib_path']],
+    package_data={settings['lib_path']: ['shipped/*.safetensors']},
     install_requires=settings['requirements'].split(),
     extras_require={'dev': settings['dev_requirements'].split()},
 )

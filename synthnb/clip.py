@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import (Config, artefact, check_finite_state, default_device, generator, hash_of,
-                          load_checkpoint, name_of, network_content, number, progress, run_to_end,
-                          save_checkpoint)
+                          load_checkpoint, load_model, name_of, network_content, number, progress,
+                          run_to_end, save_checkpoint, save_model, shipped)
 from .scores import wilson_interval
 from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points,
                             coverage, damaged_shapes, paint, placed,
@@ -147,10 +147,22 @@ KIND = 'synthnb.clip.TextImage'
 @patch
 def save(self:TextImage, path:Path) -> Path: # where it was written
     "Write the model to one file: weights, architecture, preprocessing, vocabulary."
-    plain = {k: getattr(self, k).flatten().tolist() for k in ('mean', 'std')}
-    save_checkpoint(path, dict(kind=KIND, state=self.model.state_dict(), name=self.name,
-                               size=self.size, about=self.about, identity=self.identity, **plain))
+    said = dict(name=self.name, size=self.size, about=self.about, identity=self.identity)
+    said |= {k: getattr(self, k).flatten().tolist() for k in ('mean', 'std')}
+    if Path(path).suffix == '.safetensors': return save_model(path, KIND, said, self.model)
+    save_checkpoint(path, dict(kind=KIND, state=self.model.state_dict(), **said))
     return Path(path)
+
+# %% ../nbs/03a_clip.ipynb #eda8989f
+def saved_state(path:Path) -> dict: # state, name, size, about, mean, std
+    "What `save` wrote, a checkpoint or safetensors; any other file is one clear error."
+    wrong = f'{path} was not written by TextImage.save; use load_text_image(name, {str(path)!r})'
+    if Path(path).suffix == '.safetensors':
+        said, state = load_model(path, KIND, 'model', wrong)
+        return said | dict(state=state)
+    state = load_checkpoint(path)
+    if state.get('kind') != KIND: raise ValueError(wrong)
+    return state
 
 # %% ../nbs/03a_clip.ipynb #43c093f7
 @patch(cls_method=True)
@@ -158,9 +170,7 @@ def load(cls:TextImage, path:Path, # written by `save`
          device='auto', # see core.default_device
         ) -> TextImage:
     "Read what `save` wrote."
-    state = load_checkpoint(path)
-    if state.get('kind') != KIND: raise ValueError(
-        f'{path} was not written by TextImage.save; use load_text_image(name, {str(path)!r})')
+    state = saved_state(path)
     about = state['about']
     if 'architecture' in about:
         model, tokenizer = empty_model(**about), open_clip.get_tokenizer(about['architecture'])
@@ -859,13 +869,19 @@ def train_text_image(folder:Path, # keeps a checkpoint, from which a killed trai
     return TextImage(training.model, training.tokenizer, config.size, MEAN, STD,
                      f'our small CLIP, seed {seed}', about)
 
+# %% ../nbs/03a_clip.ipynb #d61da871
+def asked_clip(config:ClipConfig, seed:int=0) -> tuple: # as `shipped` and `ship` take it
+    "Our small CLIP as it is asked for."
+    return 'clip', train_text_image, asdict(config) | dict(seed=seed)
+
 # %% ../nbs/03a_clip.ipynb #1805b4e2
 def fit_text_image(seed:int=0, # of weights, pictures, batches and sentences
                    device='auto', # see core.default_device
                    **settings, # fields of ClipConfig, e.g. size, the pixels a side that it takes
-                  ) -> tuple[TextImage, Path]: # the frozen model, and the artefact's folder
-    "Our small CLIP, trained on captioned drawings where it does not stand yet. [Radford 2021]"
+                  ) -> tuple[TextImage, Path]: # the frozen model, and the folder where it lies
+    "Our small CLIP: it comes with the book, and is trained where it is another. [Radford 2021]"
     config = ClipConfig.of(**settings)
+    if path := shipped(*asked_clip(config, seed)): return TextImage.load(path, device), path.parent
     def make(folder):
         train_text_image(folder, config, seed, device).save(folder/'model.pt')
         (folder/'training.pt').unlink()

@@ -6,14 +6,15 @@
 __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
-           'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'declared_parameters', 'one_of', 'number',
-           'optional', 'name_list', 'check_parameters', 'as_changes', 'changed', 'under', 'Config', 'check_room',
-           'run_name', 'defaults_on_record', 'provenance', 'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels',
-           'show_images', 'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
+           'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'shipped_dir', 'ship', 'shipped',
+           'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters', 'as_changes',
+           'changed', 'under', 'Config', 'check_room', 'run_name', 'defaults_on_record', 'provenance', 'Run',
+           'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals', 'run_to_end',
+           'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
-import ast, dis, errno, hashlib, inspect, io, json, math, os, platform, random, re, resource, shutil
-import sqlite3, subprocess, sys, sysconfig, time
+import ast, dis, errno, hashlib, inspect, io, json, linecache, math, os, platform, random, re
+import resource, shutil, sqlite3, subprocess, sys, sysconfig, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import fields, is_dataclass
@@ -484,10 +485,12 @@ def constant_part(name:str, o:Any) -> set: # of one pair (name, digest), or of n
     except TypeError: return set()
 
 # %% ../nbs/00_core.ipynb #e32c3c70
-def function_parts(f:FunctionType
+def function_parts(f:FunctionType,
+                   written:bool=False, # see `code_of`
                   ) -> tuple[set, list]: # pairs (name, digest); what else it leads to
     "A function's own code and constants, and what it refers to."
     digest, names = digest_of_code(f.__code__)
+    if written: digest = digest_of_source(f.__code__)
     parts = {(f.__qualname__, digest)}
     onwards = [c.cell_contents for c in f.__closure__ or () if full_cell(c)]
     constants = {n: f.__globals__[n] for n in names if n in f.__globals__}
@@ -550,7 +553,8 @@ def unwrapped(o:Any) -> tuple[Any, list]: # the function in it, or itself; what 
     return function_in(o) or o, behind
 
 # %% ../nbs/00_core.ipynb #7924c788
-def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
+def code_parts(*things:Any, written:bool=False # see `code_of`
+              ) -> set: # pairs (name, 12 hexadecimal digits)
     "All code of ours that functions reach: their own, that of what they call, and the constants."
     parts, seen, todo, words, waiting = set(), {}, list(things), set(), {}
     while todo:
@@ -561,7 +565,7 @@ def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
             if not isinstance(o, (type, FunctionType)): onwards = opened(o)
             elif counts(o) and isinstance(o, type): more, waiting[o], onwards = class_parts(o)
             elif counts(o):
-                more, onwards = function_parts(o)
+                more, onwards = function_parts(o, written)
                 words |= attribute_names(o.__code__)
             parts |= more
             todo += onwards
@@ -571,9 +575,43 @@ def code_parts(*things:Any) -> set: # pairs (name, 12 hexadecimal digits)
     return parts
 
 # %% ../nbs/00_core.ipynb #9cd323c1
-def code_of(*makers:Callable) -> str: # 12 hexadecimal digits
+def code_of(*makers:Callable, written:bool=False, # as it is written: the same in every Python
+           ) -> str: # 12 hexadecimal digits
     "A name for all the code that makers reach."
-    return hash_of(sorted(code_parts(*makers)))
+    return hash_of(sorted(code_parts(*makers, written=written)))
+
+# %% ../nbs/00_core.ipynb #a0f30ee3
+SILENT = 'annotation', 'returns', 'type_comment', 'type_params', 'kind' # they decide no number
+
+def said_in(o:Any) -> Any: # of a tree from `ast.parse`; JSON-able
+    "What source says, without docstrings and annotations: the same in every Python."
+    if isinstance(o, list): return [said_in(x) for x in o]
+    if not isinstance(o, ast.AST): return repr(o)
+    parts = {k: v for k, v in ast.iter_fields(o) if k not in SILENT and v is not None and v != []}
+    body = parts.get('body')
+    if isinstance(body, list) and isinstance(o, (ast.FunctionDef, ast.ClassDef)):
+        first = getattr(body[0], 'value', None)
+        said = isinstance(body[0], ast.Expr) and isinstance(getattr(first, 'value', None), str)
+        parts['body'] = body[said:]
+    return [type(o).__name__, {k: said_in(v) for k, v in parts.items()}]
+
+# %% ../nbs/00_core.ipynb #eb42c463
+@lru_cache(maxsize=None)
+def functions_in(file:str) -> dict: # (first line, name) -> list of trees
+    "The functions that stand in a file, or in a notebook's cell; none where it cannot be read."
+    try: tree, found = ast.parse(''.join(linecache.getlines(file))), {}
+    except SyntaxError: return {}
+    for o in ast.walk(tree):
+        if isinstance(o, (ast.FunctionDef, ast.Lambda)):
+            lines = [o.lineno, *(d.lineno for d in getattr(o, 'decorator_list', ()))]
+            found.setdefault((min(lines), getattr(o, 'name', '<lambda>')), []).append(o)
+    return found
+
+@lru_cache(maxsize=None)
+def digest_of_source(code:CodeType) -> str: # 12 hexadecimal digits
+    "One function's own code as it is written; as it is compiled where there is no source."
+    found = functions_in(code.co_filename).get((code.co_firstlineno, code.co_name))
+    return hash_of(said_in(found) if found else spelled(code))
 
 # %% ../nbs/00_core.ipynb #91140d36
 PACKAGES = ('torch', 'torchvision', 'numpy', 'scipy', 'scikit-learn', 'pandas', 'ribs',
@@ -604,9 +642,10 @@ def name_of(
     stage:str, # which stage of the pipeline, e.g. 'gan'
     make:Callable, # what makes it; the code that it reaches counts
     params:Any, # everything that the result depends on, inputs as they are: see `content_of`
+    written:bool=False, # see `code_of`
    ) -> str: # 12 hexadecimal digits
     "The one way in which anything dear is named: by its inputs' content, parameters, code."
-    code = code_of(make)
+    code = code_of(make, written=written)
     USED.setdefault(stage, set()).add(code)
     return hash_of(stage, params, code)
 
@@ -670,6 +709,75 @@ def make_artefact(final:Path, # where the finished folder belongs
         if e.errno in FULL and 'SYNTHNB_RUNS' not in str(e): raise no_space(work) from e
         raise
     return seconds
+
+# %% ../nbs/00_core.ipynb #843a08c4
+def shipped_dir() -> Path:
+    "The folder of the networks that come with the book: $SYNTHNB_SHIPPED, or the package's own."
+    package = Path(globals().get('__file__', project_root()/'synthnb'/'core.py')).parent
+    return Path(os.environ.get('SYNTHNB_SHIPPED') or package/'shipped')
+
+# %% ../nbs/00_core.ipynb #c8463869
+SHIPPED = 'synthnb_shipped' # the entry of a file's metadata that says what made it
+
+def in_one_order(data:bytes) -> bytes: # a safetensors file
+    "The same with its header sorted. [safetensors: 8 bytes of length, JSON, tensors]"
+    end = 8 + int.from_bytes(data[:8], 'little')
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+    header += b' '*(-len(header) % 8)
+    return len(header).to_bytes(8, 'little') + header + data[end:]
+
+def read_safetensors(path:Path) -> tuple[dict, dict]: # its metadata, its tensors
+    "All that a safetensors file holds."
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as file:
+        return file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
+
+# %% ../nbs/00_core.ipynb #5a12db14
+def ship(network:Path, # a file that `save_model` wrote
+         stage:str, make:Callable, params:dict, # what made it: see `shipped`
+         folder:Path|None=None, # where it goes; default: where `shipped` looks
+        ) -> Path: # where it was written
+    "Put a network with the book, its matrices rounded to float16, atomically."
+    from safetensors.torch import save
+    about, state = read_safetensors(network)
+    narrow = lambda v: v.half() if v.is_floating_point() and v.dim() > 1 else v
+    state = {k: narrow(v) for k, v in sorted(state.items())}
+    said = dict(stage=stage, params=json.loads(json.dumps(params, default=content_of)),
+                code=sorted(code_parts(make, written=True)), content=hash_of(about, state))
+    path = Path(folder or shipped_dir())/f'{stage}.safetensors'
+    with atomic_path(path) as p:
+        p.write_bytes(in_one_order(save(state, metadata=about | {SHIPPED: json.dumps(said)})))
+    return path
+
+# %% ../nbs/00_core.ipynb #a349e453
+def what_made(path:Path) -> dict: # stage, params, code
+    "What made a shipped network; a file that is not whole is ValueError."
+    from safetensors import SafetensorError
+    try:
+        about, state = read_safetensors(path)
+        said = json.loads(about.pop(SHIPPED))
+        if said.pop('content') == hash_of(about, state): return said
+    except (SafetensorError, OSError, KeyError, ValueError): pass
+    raise ValueError(f'{path} is damaged: fetch it again, or make it anew with `make shipped`')
+
+# %% ../nbs/00_core.ipynb #30777643
+def shipped(stage:str, # what it is, e.g. 'oracle'; also the file's name
+            make:Callable, # what would make it; the code that it reaches counts, as written
+            params:dict, # all that it depends on, without the device
+           ) -> Path|None: # its file; None: it has to be made
+    "The network that comes with the book, if the same code and parameters made it."
+    path = shipped_dir()/f'{stage}.safetensors'
+    def say(text): print(f'{stage:<12} {text}', flush=True)
+    if not path.is_file(): return None
+    try: there = what_made(path)
+    except ValueError as e: return say(f'made here: {e}')
+    if there['params'] != json.loads(json.dumps(params, default=content_of)): return None
+    was, now = ({*map(tuple, there['code'])}, code_parts(make, written=True))
+    if differs := sorted({name for name, _ in was ^ now}): return say(
+        f"made here: the one that comes with the book was made by other code ({differs[0]}"
+        f"{f' and {len(differs) - 1} more' if differs[1:] else ''}); `make shipped` renews it")
+    say(f'{name_of(stage, make, params, written=True)}  shipped')
+    return path
 
 # %% ../nbs/00_core.ipynb #b520f965
 def declared_parameters(notebook:Path, # an experiment's .ipynb
@@ -1029,7 +1137,7 @@ class Run:
         self.source = {k: v for k, v in provenance('cpu', experiment, declared).items()
                        if k in ('commit', 'dirty')}
         if note := os.environ.get('SYNTHNB_RECORD'):
-            Path(note).write_text(str(self.folder.resolve())) # for `make run'
+            Path(note).write_text(f'{self.folder.resolve()}\n') # for `make run'
 
 # %% ../nbs/00_core.ipynb #3b2b69f3
 @patch
@@ -1106,6 +1214,8 @@ def write_figure(self:Run, name:str, # the file's, without suffix
     with atomic_path(self.folder/'figures'/f'{name}.png') as p:
         figure.savefig(p, format='png', bbox_inches='tight')
     self.note_drawn(f'figures/{name}.png')
+    if note := os.environ.get('SYNTHNB_RECORD'): # for `make run`, which shows the first
+        with open(note, 'a') as f: f.write(f"{(self.folder/'figures'/name).resolve()}.png\n")
     return figure
 
 # %% ../nbs/00_core.ipynb #41ad4084

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from .core import (Config, artefact, check_finite_state, default_device, generator,
                           load_checkpoint, load_model, name_of, number, one_of, optional,
-                          run_to_end, save_checkpoint, save_model)
-from .data import (Images, ImageSet, centre_crop, code_bits, combination_names, crop_at,
-                          random_crop_flip, to_float)
-from .drawn import EVEN_RATES, drawn_attributes, drawn_set
+                          run_to_end, save_checkpoint, save_model, shipped)
+from .data import (Images, ImageSet, centre_crop, choose_classes, code_bits,
+                          combination_names, crop_at, random_crop_flip, to_float)
+from .drawn import EVEN_RATES, EXPRESSIONS, drawn_attributes, drawn_set
 
 # %% ../nbs/00c_train.ipynb #f40af3eb
 BLOCKS = dict(resnet10=(resnet.BasicBlock, [1, 1, 1, 1]),
@@ -848,16 +848,34 @@ def mirror_record(table:pd.DataFrame|None, # from `mirror_test`
     if table is None: return {}
     return {f'mirror_{k}': dict(zip(table['class'], table[k].tolist())) for k in ('fall', 'p')}
 
+# %% ../nbs/00c_train.ipynb #b89839b9
+def train_oracle(n:int, size:int, classes=(), device='auto', **recipe) -> Classifier:
+    "Train the oracle that `fit_oracle` is asked for, or load the one that was trained so before."
+    train = drawn_set(n, size, 'balanced', seed=0, name='oracle', classes=classes or None)
+    valid = drawn_set(2000, size, 'balanced', seed=0, name='oracle-valid', classes=classes or None)
+    return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
+
+def asked_oracle(n:int, size:int, classes=(), **recipe) -> tuple: # as `shipped` takes it
+    "The oracle that `fit_oracle` is asked for."
+    classes = list(choose_classes(EXPRESSIONS, classes or None))
+    return 'oracle', train_oracle, dict(n=n, size=size, classes=classes,
+                                        recipe=whole_recipe(recipe))
+
+def whole_recipe(recipe:dict) -> dict: # the fields of TrainConfig, as they stand in a name
+    "A recipe spelled out, whatever was left to defaults."
+    settings = {k: v for k, v in recipe.items() if k != 'save_seconds'}
+    return named_recipe(asdict(TrainConfig.of(**settings)))
+
 # %% ../nbs/00c_train.ipynb #b5220429
 def fit_oracle(n:int, # freshly drawn faces
                size:int, # pixels at which they are drawn
                classes=(), # expressions; empty for all eight
                device='auto', **recipe, # as for `fit_classifier`
               ) -> Classifier:
-    "Train the judge of drawn faces, or load the one that was trained so before."
-    train = drawn_set(n, size, 'balanced', seed=0, name='oracle', classes=classes or None)
-    valid = drawn_set(2000, size, 'balanced', seed=0, name='oracle-valid', classes=classes or None)
-    return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
+    "The judge of drawn faces: the one that comes with the book, or trained where it is another."
+    path = shipped(*asked_oracle(n, size, classes, **recipe))
+    if path: return Classifier.load(path, default_device(str(device)))
+    return train_oracle(n, size, classes, device, **recipe)
 
 # %% ../nbs/00c_train.ipynb #11b2496b
 class JointClassifier(Classifier):
@@ -906,12 +924,23 @@ def attribute_accuracy_of(
     agree = (bits[:, None] == bits[None]).mean(2)
     return (c*agree).sum((-2, -1))/c.sum((-2, -1))
 
+# %% ../nbs/00c_train.ipynb #e9531aec
+def train_attribute_oracle(n:int, size:int, device='auto', **recipe) -> Classifier:
+    "Train what `fit_attribute_oracle` is asked for, or load the one that was trained so before."
+    train = drawn_attributes(n, size, seed=0, name='oracle', rates=EVEN_RATES)
+    valid = drawn_attributes(2000, size, seed=0, name='oracle-valid', rates=EVEN_RATES)
+    return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
+
+def asked_attribute_oracle(n:int, size:int, **recipe) -> tuple: # as `shipped` takes it
+    "The oracle that `fit_attribute_oracle` is asked for."
+    return 'attributes', train_attribute_oracle, dict(n=n, size=size, recipe=whole_recipe(recipe))
+
 # %% ../nbs/00c_train.ipynb #06046996
 def fit_attribute_oracle(n:int, # freshly drawn faces
                          size:int, # pixels at which they are drawn
                          device='auto', **recipe, # as for `fit_classifier`
                         ) -> Classifier: # of CelebA's five attributes
-    "Train the judge of drawn faces' attributes, or load the one that was trained so before."
-    train = drawn_attributes(n, size, seed=0, name='oracle', rates=EVEN_RATES)
-    valid = drawn_attributes(2000, size, seed=0, name='oracle-valid', rates=EVEN_RATES)
-    return fit_classifier([(train, None)], valid, seed=0, device=device, desc='oracle', **recipe)
+    "The judge of drawn faces' attributes, as it comes with the book or trained."
+    path = shipped(*asked_attribute_oracle(n, size, **recipe))
+    if path: return Classifier.load(path, default_device(str(device)))
+    return train_attribute_oracle(n, size, device, **recipe)

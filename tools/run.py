@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,33 @@ def python(*command, env=None, without=None):
     return stopped[0] if stopped else status
 
 
+@contextmanager
+def pictures(note):
+    "Say where the first picture is as soon as the notebook has written it. `note` lists them."
+    done = threading.Event()
+
+    def look():
+        last = False
+        while not last:
+            last = done.wait(.2) # a run that ends at once is looked at once more
+            lines = note.read_text().splitlines(keepends=True)[1:] # the first is the record
+            if lines and lines[0].endswith('\n'):
+                return print(f'First picture: {shown(lines[0].strip())}', flush=True)
+
+    reader = threading.Thread(target=look, daemon=True)
+    reader.start()
+    try: yield
+    finally:
+        done.set()
+        reader.join()
+
+
+def shown(path):
+    "A path as one types it here."
+    path = Path(path)
+    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+
+
 def needs(module):
     "Say what to do where this Python lacks what is to be run."
     if find_spec(module): return
@@ -69,23 +97,26 @@ def run(notebook, *arguments):
     folder = Path(os.environ.get('SYNTHNB_RUNS') or 'runs')/notebook
     folder.mkdir(parents=True, exist_ok=True)
     page, start = folder/f'notebook-{os.getpid()}.ipynb', folder/f'notebook-{os.getpid()}.start'
-    start.touch() # the notebook writes here where its record is
+    start.touch() # the notebook writes here where its record is, then its pictures, a line each
     try:
-        if python('-m', 'papermill', f'nbs/{notebook}.ipynb', page, '--kernel', 'python3',
-                  *arguments, '--no-progress-bar', '--stdout-file', '-', '--stderr-file', '-',
-                  env={'SYNTHNB_RECORD': str(start.absolute())}, without=NOISE):
+        with pictures(start):
+            stopped = python('-m', 'papermill', f'nbs/{notebook}.ipynb', page, *arguments,
+                             '--kernel', 'python3', '--no-progress-bar', '--stdout-file', '-',
+                             '--stderr-file', '-', without=NOISE,
+                             env={'SYNTHNB_RECORD': str(start.absolute())})
+        if stopped:
             print(f'The run stopped. What it had done so far: {page};'
                   ' what was finished will be reused.', file=sys.stderr)
             return 1
         if python('-m', 'nbconvert', '--log-level', 'ERROR', '--to', 'html',
                   '--CoalesceStreamsPreprocessor.enabled=True', page): return 1
-        record = Path(start.read_text())
+        record = Path(start.read_text().partition('\n')[0])
     finally: start.unlink(missing_ok=True)
     if not (record/'metrics.json').exists():
         print(f'The notebook ended without leaving a record in {folder}.', file=sys.stderr)
         return 1
     for kind in ('.ipynb', '.html'): shutil.move(page.with_suffix(kind), record/f'notebook{kind}')
-    if record.is_relative_to(PROJECT): record = record.relative_to(PROJECT)
+    record = shown(record)
     print(f'\nThe record:  {record}  (params.json, metrics.json, tables/, figures/)')
     print(f'As a page:   {record}/notebook.html')
     return 0
