@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['calibrated', 'score_by_features', 'gaussian_likelihood', 'ball_realism', 'ball_count', 'farthest_first',
-           'training_margins']
+           'training_margins', 'right_sampler', 'rare_sampler', 'frechet_order', 'frechet_sampler']
 
 # %% ../nbs/02a_beyond.ipynb #dd9985ab
 import warnings
@@ -19,7 +19,7 @@ from .core import (default_device, generator, name_of, progress, run_to_end,
 from .data import Images, ImageSet, centre_crop, row_numbers
 from .metrics import distance_blocks, knn_radii
 from .samplers import (Scoring, confidence_column, get_sampler, realism_column, sampler,
-                              top_ranked, usable_scores)
+                              top_ranked, usable_scores, verdict_of)
 from .scores import as_scores, column_record, keep_scores, score_pool
 from .train import ClassifierTraining, TrainConfig, named_recipe, normalise
 
@@ -338,6 +338,85 @@ def cl_cap_sampler(scores, labels, budget, *, quota, seed, cap=.75):
         easy = rows[scores[rows] > np.quantile(scores[rows], cap)]
         key[easy] = low - 1 - (scores[easy] - scores[easy].min(initial=np.inf))
     return top_ranked(key, labels, quota, budget, seed)
+
+# %% ../nbs/02a_beyond.ipynb #b6c84e0d
+def right_of(s:Scoring) -> str: # 'right', the name of the column
+    "1 where the oracle sees the intended class, NaN elsewhere."
+    if s.oracle is None: raise ValueError(
+        "the sampler 'right' needs a judge of the true labels, and Scoring has none; there is one "
+        'for drawn faces only (fit_oracle), given as oracle=')
+    def make():
+        seen = verdict_of(s.pool, s.oracle, s.device)
+        return np.where(seen == s.pool.labels, 1, np.nan).astype(np.float32)
+    keep_scores(s.pool, 'right', make, name_of('right', make, s.oracle))
+    return 'right'
+
+# %% ../nbs/02a_beyond.ipynb #3133b434
+@sampler('right', needs='right', source='the label ceiling; drawn faces only', gaps=True,
+         how="make_scores('right', Scoring(...)), with an oracle", make=right_of)
+def right_sampler(scores, labels, budget, *, quota, seed):
+    "Keep a random part of the images whose label is right."
+    return top_ranked(scores, labels, quota, budget, seed)
+
+# %% ../nbs/02a_beyond.ipynb #82ad2986
+@sampler('rare', source='as many of each class; ours', share='level')
+def rare_sampler(scores, labels, budget, *, quota, seed):
+    "Keep random images of the rare classes, as many as bring them level with the others."
+    return top_ranked(np.zeros(len(labels)), labels, quota, budget, seed)
+
+# %% ../nbs/02a_beyond.ipynb #7a158de4
+def root_of(m:torch.Tensor, power:float=.5) -> torch.Tensor: # symmetric, (d, d)
+    "A power of a matrix that has no negative eigenvalues."
+    values, vectors = torch.linalg.eigh(m)
+    return (vectors*values.clamp(min=1e-8)**power) @ vectors.T
+def frechet_slope(f:torch.Tensor, # features (n, d), of the images that are left
+                  mean:torch.Tensor, root:torch.Tensor, # of the real features: mean, root of cov.
+                 ) -> torch.Tensor: # (n,)
+    "How much each image adds to the Fréchet distance, to first order."
+    d = f - f.mean(0)
+    small = 1e-4*torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+    cov = d.T @ d/len(f) + small*root.diagonal().square().mean()
+    moved = root @ root_of(root @ cov @ root, -.5) @ root
+    return 2*d @ (f.mean(0) - mean) + d.square().sum(1) - ((d @ moved)*d).sum(1)
+
+# %% ../nbs/02a_beyond.ipynb #6f24bc9f
+def frechet_order(pool:torch.Tensor, real:torch.Tensor, # features (n, d), (m, d)
+                  part:float=.05, # dropped at a time
+                 ) -> np.ndarray: # int (n,), the turn in which each was dropped, 0 first
+    "The order in which images leave, so that the Fréchet distance of the rest falls. [ours]"
+    f, real = pool.double(), real.double()
+    mean, d = real.mean(0), real - real.mean(0)
+    root = root_of(d.T @ d/len(real))
+    turn, left, at = np.zeros(len(f), np.int64), torch.arange(len(f), device=f.device), 0
+    while len(left) > 1:
+        slope = frechet_slope(f[left], mean, root)
+        order = slope.argsort(descending=True)
+        gone = order[:max(1, round(part*len(left)))]
+        turn[left[gone].cpu().numpy()] = at + np.arange(len(gone))
+        keep = torch.ones(len(left), dtype=torch.bool, device=f.device)
+        keep[gone] = False
+        left, at = left[keep], at + len(gone)
+    turn[left.cpu().numpy()] = at
+    return turn
+
+# %% ../nbs/02a_beyond.ipynb #7bce35d8
+def frechet_of(s:Scoring) -> str: # 'fid', the name of the column
+    "The turn in which an image leaves the pool, by the judge's features."
+    judge = s.oracle or s.classifier
+    def make():
+        judge.to(default_device(str(s.device)))
+        each = [torch.cat([judge.features(x.to(default_device(str(s.device)))).cpu()
+                           for _, x in images.batches(512)]) for images in (s.pool, s.real)]
+        return frechet_order(*each).astype(np.float32)
+    keep_scores(s.pool, 'fid', make, name_of('fid', make, [judge, s.real]))
+    return 'fid'
+
+# %% ../nbs/02a_beyond.ipynb #7314bcba
+@sampler('fid', needs='fid', source='a negative control; ours', make=frechet_of,
+         how="make_scores('fid', Scoring(...))")
+def frechet_sampler(scores, labels, budget, *, quota, seed):
+    "Keep the images that are left when the Fréchet distance to the real ones is made small."
+    return top_ranked(scores, labels, quota, budget, seed)
 
 # %% ../nbs/02a_beyond.ipynb #cfe1bc68
 def kept_gallery(pool:ImageSet, kept:dict, # {sampler: rows kept, or a mask}
