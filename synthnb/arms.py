@@ -7,8 +7,8 @@ __all__ = ['NOT_REPRODUCED', 'WHOSE', 'READINGS', 'LEAST_SAID', 'YES', 'NO', 'sa
            'run_tables', 'kind_of', 'their_error', 'verdict_within', 'verdict_on', 'claim_verdict', 'quiet_interval',
            'interval_text', 'effect_in_words', 'at_reading', 'sizes_itself', 'arm_records', 'arms_of', 'arm_table',
            'arm_verdicts', 'verdict_by_letter', 'trainings_numbers', 'compare_trainings', 'plateau_ends',
-           'nearest_mark', 'reading_marks', 'reading_numbers', 'uncontradicted', 'reading_verdicts', 'sampler_table',
-           'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table']
+           'nearest_mark', 'reading_marks', 'reading_numbers', 'uncontradicted', 'reading_verdicts', 'beyond_free',
+           'learning_curve', 'sampler_table', 'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table']
 
 # %% ../nbs/00f_arms.ipynb #12fd4297
 import re
@@ -542,6 +542,36 @@ def reading_verdicts(records:pd.DataFrame, claims, paper:dict, margin:float=np.n
     for r, found in each.items(): table[heads[r]] = found.verdict
     rows = zip(*(found.verdict for found in each.values()))
     return table.assign(verdict=[uncontradicted(dict(zip(READINGS, row))) for row in rows])
+
+# %% ../nbs/00f_arms.ipynb #5c847944
+def beyond_free(records:pd.DataFrame, # from core.read_runs, of one place, of several recipes
+               ) -> tuple[pd.DataFrame, pd.DataFrame]: # real only a recipe; the arms' gains over it
+    "Real only under each recipe, and every arm against the best of them, in points."
+    alone = 100*records.groupby(['recipe', 'seed']).control_mean_class_accuracy.first().unstack()
+    best = alone.mean(axis=1).idxmax()
+    rows = [dict(recipe=r, seeds=int(v.notna().sum()), **dict(zip(
+        ('real only, %', 'lo', 'hi'), quiet_interval(v)))) for r, v in alone.iterrows()]
+    gains = []
+    for recipe, found in records.groupby('recipe'):
+        for arm in arms_of(found):
+            d = (100*arm_values(found, arm) - alone.loc[best]).dropna()
+            gains.append(dict(sampler=arm[0], ratio=added_ratio(found, arm), recipe=recipe,
+                              seeds=len(d), **dict(zip((f'vs real only, {best}', 'lo', 'hi'),
+                                                       quiet_interval(d)))))
+    return pd.DataFrame(rows), pd.DataFrame(gains)
+
+# %% ../nbs/00f_arms.ipynb #ee77f1ec
+def learning_curve(records:pd.DataFrame, # from core.read_runs, of one recipe, at several `real`
+                  ) -> pd.DataFrame: # real images, seeds, mean class accuracy in % with interval
+    "Real only, by the number of real images: from real-only runs and those with more of them."
+    rows = [(r.n_real, r.seed, r.control_mean_class_accuracy) for r in records.itertuples()]
+    more = records[records.sampler == 'more-real']
+    rows += [(r.n_real + r.n_added, r.seed, r.arm_mean_class_accuracy) for r in more.itertuples()]
+    table = pd.DataFrame(rows, columns=['real images', 'seed', 'accuracy'])
+    means = 100*table.groupby(['real images', 'seed']).accuracy.mean()
+    return pd.DataFrame([dict(zip(('real images', 'seeds', 'accuracy, %', 'lo', 'hi'),
+                                  (n, len(v), *quiet_interval(v))))
+                         for n, v in means.groupby(level=0)])
 
 # %% ../nbs/00f_arms.ipynb #1d4b737e
 MEASURES = {'labels preserved': 'preserved_kept', 'coverage': 'coverage_kept',

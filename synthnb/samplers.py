@@ -762,6 +762,8 @@ def room_of(now:dict, # a column of an experiment's table of scales
     trained = 4*(G + D) + G*bool(gan.ema) + gan.updates//500*k*(k + 1)*image//2
     pool = folds*now['n_train']*(image + 40) # a label, sources, scores
     disk = 12*net + 2*judge # all classifiers, and a checkpoint
+    # of trainings to their plateau: weights, and what they say of the test images at a dozen looks
+    disk += 2*now.get('trainings', 0)*(net + 2*12*k*now['n_test'])
     if not made: disk += image*(sets + oracle_n) + pool + 3*large**2*sets + trained
     table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
     features = 4*(now['n_test'] + now['n_train'])*8*now['width']*(4 if '50' in now['arch'] else 1)
@@ -923,14 +925,15 @@ def advice(name:str, word:str, gains, # the sampler that decides, its word, what
 
 # %% ../nbs/02_samplers.ipynb #65f67140
 def head_in_words(data:str, arm:tuple, gains, # what it is, who decides, what that gains
-                  margin:float) -> str: # two sentences
+                  margin:float, when:str='for as many updates', # or how else they were compared
+                 ) -> str: # two sentences
     "The word, and the arm that decides it."
     how = 'taken at random' if arm[0] == 'random' else f'chosen by {arm[0]}'
     what = f'{in_words(arm[1])} synthetic image{"s"*(arm[1] != 1)} for each real one'
     (does,) = tell_once([(f'adding {what}, {how},', gains, '')], margin)
     n, does = len(gains), does.rstrip('.').partition(' seeds cannot tell')[0]
     return (f'On {data} ({n} seed{"s"*(n > 1)}), {in_a_word(gains, margin)}. '
-            f'{does.removesuffix(f": {n}")} for as many updates.')
+            f'{does.removesuffix(f": {n}")} {when}.')
 
 # %% ../nbs/02_samplers.ipynb #74c496d6
 def named_effects(records:pd.DataFrame, gains:dict, # arm -> what it gains, who decides first
@@ -959,6 +962,7 @@ def other_answer(records:pd.DataFrame, arms:list, margin:float) -> str: # as of 
 def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
                     data:str, # what it is, e.g. 'drawn faces'
                     margin:float=1., # points that would not matter
+                    when:str='for as many updates', # how they were compared
                    ) -> str: # a paragraph
     "Does it help, and what should I do? Said from the records alone. [ours]"
     fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
@@ -971,7 +975,8 @@ def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set
     if not gains: return f'On {data}, {other_answer(shared, low, margin)}'
     gains = {a: gains[a] for a in deciding(gains, margin)}
     first, *_ = gains
-    word, head = in_a_word(gains[first], margin), head_in_words(data, first, gains[first], margin)
+    word = in_a_word(gains[first], margin)
+    head = head_in_words(data, first, gains[first], margin, when)
     longer, alone = longer_in_words(fixed, margin)
     to_do = advice(first[0], word, gains[first], margin, alone)
     if word == WORDS[4]: return f'{head} {to_do}'
