@@ -17,14 +17,16 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(runs, *args, scale='smoke', notebook='07_affectnet'):
+def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates', cores=None):
     "papermill on a notebook in a new process; `args` are its further arguments."
     Path(runs).mkdir(exist_ok=True)
+    if notebook == '07_affectnet': args = '-p', 'protocol', protocol, *args
     command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'),
                str(Path(runs)/'executed.ipynb'),
                '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file',
                '-', '--stderr-file', '-', *args]
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
+    if cores: env['OMP_NUM_THREADS'] = str(cores)
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
 
@@ -243,8 +245,8 @@ def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
                           env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
-    assert (json.loads((published.parent/'scale=smoke'/'params.json').read_text())['scale']
-            == 'smoke')
+    made = json.loads((published.parent/'scale=smoke,protocol=plateau'/'params.json').read_text())
+    assert (made['scale'], made['protocol']) == ('smoke', 'plateau')
 
 
 @pytest.fixture(scope='module')
@@ -276,3 +278,108 @@ def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, t
                 and kept.file.str.fullmatch(r'[ab]/\d+\.png').all())
         assert (kept.file.str[0] != kept['class']).all(), (
             'a face is translated to another class than that of its file')
+
+
+# ---- to the plateau ------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def plateau(tmp_path_factory):
+    "Runs of the protocol of today, in a folder where there is one of the earlier protocol too."
+    runs = tmp_path_factory.mktemp('plateau')
+    for protocol in ('updates', 'plateau'):
+        status, output = run(runs, '-p', 'sampler', 'random', protocol=protocol, cores=1)
+        assert status == 0, output[-3000:]
+    return runs
+
+
+ENDS = dict(plateau='', updates='_updates', views='_views')
+
+
+def test_three_readings_of_the_same_trainings(plateau):
+    name = 'sampler=random,scale=smoke,protocol=plateau'
+    found = numbers(plateau, name)
+    assert found['n_added'] == found['n_real'] == 160 and found['settings']['trainings'] == 2
+    assert [found[f'read_{r}'] for r in ENDS] == [
+        dict(control='best', arm='best'), dict(control='at 12', arm='at 12'),
+        dict(control='at 8', arm='at 12')], 'half of 12 views, at the nearest look'
+    for end in ENDS.values():
+        assert len(found[f'arm_each{end}']) == 2
+        assert np.isclose(np.mean(found[f'arm_each{end}']), found[f'arm_mean_class_accuracy{end}'])
+        gain = found[f'against_control{end}']
+        assert gain['lo'] <= gain['difference'] <= gain['hi'] and gain['trainings'] == 2
+        assert np.isclose(gain['difference'], found[f'arm_mean_class_accuracy{end}']
+                          - found[f'control_mean_class_accuracy{end}'])
+        assert found[f'baseline_each{end}'] == found[f'control_each{end}'], 'they are one'
+        assert 0 < found[f'arm_log_loss{end}'] < 14
+    assert found['arm_accuracy_updates'] != found['arm_accuracy'] or (
+        found['arm_plateau_at'] == [12, 12])
+    tables = plateau/'07_affectnet'/name/'tables'
+    assert pd.read_csv(tables/'readings.csv').reading.tolist() == [*ENDS]
+    verdicts = pd.read_csv(tables/'verdicts.csv')
+    assert {'at the plateau', 'equal updates', 'equal views', 'verdict'} <= {*verdicts}
+
+
+def test_protocols_are_never_averaged(plateau):
+    for name in ('sampler=random,scale=smoke', 'sampler=random,scale=smoke,protocol=plateau'):
+        table = pd.read_csv(plateau/'07_affectnet'/name/'tables'/'over_seeds.csv')
+        assert table.seeds.tolist() == [1, 1], name
+    assert 'control_each' not in numbers(plateau, 'sampler=random,scale=smoke')
+
+
+def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
+    status, output = run(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
+                         protocol='plateau', cores=2)
+    assert status == 0, output[-3000:]
+    name = 'sampler=random,scale=smoke,protocol=plateau' # 160 is what the table says
+    assert numbers(tmp_path, name) == numbers(plateau, name)
+
+
+@pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1120),
+                                           ('right', None), ('rare', None), ('fid', 160)])
+def test_controls(plateau, sampler, adds):
+    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    assert not re.search(r'^gan .*made in', output, re.M), 'the GAN is shared'
+    found = numbers(plateau, f'sampler={sampler},scale=smoke,protocol=plateau')
+    if adds: assert found['n_added'] == adds
+    if sampler == 'right': assert found['preserved_kept'] in (1, None)
+    if sampler == 'rare': assert 0 < found['n_added'] <= 160
+    assert found['control_each'] == numbers(
+        plateau, 'sampler=random,scale=smoke,protocol=plateau')['control_each']
+
+
+def test_a_recipe_is_of_real_only_too(plateau):
+    status, output = run(plateau, '-p', 'sampler', 'random', '-p', 'recipe', 'smooth',
+                         protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    name = 'sampler=random,scale=smoke,protocol=plateau'
+    smooth, jitter = (numbers(plateau, n) for n in (f'{name},recipe=smooth', name))
+    assert smooth['control_log_loss'] != jitter['control_log_loss']
+    free = pd.read_csv(plateau/'07_affectnet'/f'{name},recipe=smooth'/'tables'/'free.csv')
+    assert {*free.recipe} == {'jitter', 'smooth'}
+
+
+@pytest.mark.parametrize('protocol, args, said', [
+    ('plateau', ['-p', 'exposure', 'fixed'], 'exposure=fixed is of protocol=updates'),
+    ('plateau', ['-p', 'recipe', 'cutout'], 'choose one of plain, jitter, trivial'),
+    ('plateau', ['-p', 'augment', 'none'], 'recipe=plain'),
+    ('plateau', ['-p', 'sampler', 'right', '-p', 'data', 'folder'], 'needs data=drawn'),
+    ('updates', ['-p', 'recipe', 'mixup'], 'need protocol=plateau'),
+    ('updates', ['-p', 'sampler', 'more-real'], 'need protocol=plateau'),
+    ('epochs', [], 'choose one of plateau, updates')])
+def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
+    status, output = run(tmp_path, *args, protocol=protocol)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('07_affectnet/*/*')) and not list(tmp_path.glob('artefacts/*/*'))
+
+
+def test_more_photographs_are_those_left_out(miniature, tmp_path):
+    status, output = run(
+        tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'sampler',
+        'more-real', '-p', 'real', '100', '-p', 'classes', 'neutral,happiness',
+        protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    record = next(tmp_path.glob('07_affectnet/*/metrics.json'))
+    assert json.loads(record.read_text())['metrics']['n_added'] == 100
+    arms = [json.loads(p.read_text())['params']['parts'] for p in tmp_path.glob(
+        'artefacts/trainings/*/artefact.json')]
+    assert any(len(parts) == 2 for parts in arms)

@@ -80,7 +80,7 @@ def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
               'k-centre', 'oracle', 'precision', 'rl')
     arms = [('none', 1), *((s, 1) for s in others), ('rl-top', 1), ('rl-top', 2)]
     arms += [(s, r) for s in ('random', 'cl-sam', 'cr-sam') for r in (1, 2, 5)]
-    declared = declared_parameters(ROOT/'nbs'/'07_affectnet.ipynb')
+    declared = declared_parameters(ROOT/'nbs'/'07_affectnet.ipynb') | dict(protocol='updates')
     wanted = [dict(sampler=s, ratio=r, seed=seed) for s, r in arms for seed in range(5)]
     wanted += [dict(sampler=s, ratio=2, seed=seed, exposure='fixed')
                for s in ('random', 'cl-sam') for seed in range(5)]
@@ -200,12 +200,12 @@ def test_killed_and_started_again_it_goes_on_past_failures(runs):
     assert status == 1 and '2 of 6 runs failed:' in output and '2 were not begun' in output, output
     said = output[output.index('2 of 6 runs failed:'):]
     assert (re.search(
-        r'07_affectnet sampler=none scale=smoke seed=-1\n'
+        r'07_affectnet sampler=none scale=smoke seed=-1 protocol=updates\n'
         r' +ValueError: parameter seed=-1: expected an integer',
         said)), said
     assert re.search(
-        r'07_affectnet ratio=2 scale=smoke exposure=fixed\n +FileExistsError.*\n +/\S+\.log',
-        said), said
+        r'07_affectnet ratio=2 scale=smoke protocol=updates exposure=fixed\n'
+        r' +FileExistsError.*\n +/\S+\.log', said), said
     assert age(runs, NONE) == made, 'what was finished before the kill is not made again'
     assert 'arm_mean_class_accuracy' in (runs/RANDOM/'metrics.json').read_text()
     assert not (runs/CL_SAM/'metrics.json').exists() and not (runs/BAD/'metrics.json').exists()
