@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POLICIES', 'PlateauConfig', 'Job', 'order_of', 'plan_of', 'GroupedLinear', 'stack_resnets', 'state_of',
            'PlateauTraining', 'decay_of', 'class_weights', 'log_prior', 'by_policy', 'look_score', 'Arm', 'Trainings',
-           'fit_plateau']
+           'train_arms', 'fit_plateau']
 
 # %% ../nbs/00g_plateau.ipynb #76e6720c
 import copy
@@ -243,16 +243,11 @@ def by_policy(pixels:Tensor, # uint8 (n, h, w, c)
         changed = [policy(image) for image in pixels.permute(0, 3, 1, 2)]
     return torch.stack(changed).permute(0, 2, 3, 1)
 
-# %% ../nbs/00g_plateau.ipynb #db2f83d3
+# %% ../nbs/00g_plateau.ipynb #00d09145
 @patch
 def scaled(self:PlateauTraining, pixels:Tensor) -> Tensor: # uint8 (n, h, w, c) -> float32
     "Pixels as the networks see them."
     return (pixels.float()/255 - self.mean)/self.std
-@patch
-def beside(self:PlateauTraining, x:Tensor, b:int) -> Tensor: # (m b, h, w, c)
-    "Images of every network in the layout that the stack reads."
-    x = x.view(self.m, b, *x.shape[1:]).permute(1, 0, 4, 2, 3).flatten(1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/00g_plateau.ipynb #0656a1c7
 @patch
@@ -289,18 +284,20 @@ def losses(self:PlateauTraining, logits:Tensor, p:dict) -> Tensor: # (b, m k) ->
     share = p['share'][:, 0]
     return share*loss(p['y']) + (1 - share)*loss(p['y'].gather(1, p['partner']))
 
-# %% ../nbs/00g_plateau.ipynb #4871cc23
+# %% ../nbs/00g_plateau.ipynb #019fc38a
 @patch
-def logits_of(self:PlateauTraining, net:nn.Module, x:Tensor) -> Tensor: # (m b, h, w, c) -> (b, m k)
+def logits_of(self:PlateauTraining, net:nn.Module, # a stack of m
+              x:Tensor, m:int) -> Tensor: # (m b, h, w, c) -> (b, m k)
     "What a stack says, in the precision of the device."
-    x = self.beside(x, len(x)//self.m)
+    x = x.view(m, -1, *x.shape[1:]).permute(1, 0, 4, 2, 3).flatten(1, 2) # side by side
+    x = x.contiguous(memory_format=torch.channels_last)
     with precision(self.config.precision, self.device): return net(x)
 
-# %% ../nbs/00g_plateau.ipynb #2e2e01cb
+# %% ../nbs/00g_plateau.ipynb #1046d44e
 @patch
 def one_update(self:PlateauTraining, p:dict) -> Tensor: # (m,), the losses before it
     "One step of every network, and of their averages."
-    losses = self.losses(self.logits_of(self.net, self.batch(p)), p)
+    losses = self.losses(self.logits_of(self.net, self.batch(p), self.m), p)
     self.optimiser.zero_grad(set_to_none=True)
     losses.sum().backward()
     with torch.no_grad(): # decoupled, as AdamW's, but each network has its own [Loshchilov 2019]
@@ -371,17 +368,17 @@ def update(self:PlateauTraining) -> dict|None: # for the progress bar
     self.step += 1
     return self.validate((self.sum/every).tolist())
 
-# %% ../nbs/00g_plateau.ipynb #2316194e
+# %% ../nbs/00g_plateau.ipynb #74706bce
 @patch
 @torch.no_grad()
-def seen(self:PlateauTraining, rows:Tensor) -> Tensor: # (m, v), rows of the table -> (m, v, k)
-    "The logits of the averaged networks."
-    out = []
-    many = (8192 if self.device.type == 'cuda' else 256)//self.m
-    for part in rows.split(max(4, many), 1):
+def seen(self:PlateauTraining, net:nn.Module, # a stack
+         rows:Tensor) -> Tensor: # (m, v), rows of the table -> (m, v, k)
+    "The logits of a stack."
+    out, (m, _) = [], rows.shape
+    for part in rows.split(max(4, (8192 if self.device.type == 'cuda' else 256)//m), 1):
         x = self.scaled(centre_crop(self.table.pixels[part.flatten()], self.config.crop))
-        logits = self.logits_of(self.average, x).float()
-        out.append(logits.view(part.shape[1], self.m, -1).transpose(0, 1))
+        logits = self.logits_of(net, x, m).float()
+        out.append(logits.view(part.shape[1], m, -1).transpose(0, 1))
     return torch.cat(out, 1)
 
 # %% ../nbs/00g_plateau.ipynb #926da0a3
@@ -411,12 +408,13 @@ def judge(self:PlateauTraining, j:int, row:dict) -> list: # of readings that the
     past.append(row)
     return reads
 
-# %% ../nbs/00g_plateau.ipynb #4e7bd7d9
+# %% ../nbs/00g_plateau.ipynb #b071c59d
 @patch
 def validate(self:PlateauTraining, losses:list) -> dict: # of the updates since the last look
     "Look at the validation images of every network."
     rows = torch.stack([job.valid for job in self.jobs]).to(self.device)
-    out, done, state = self.seen(rows), self.step*self.config.look_every, None
+    out, done = self.seen(self.average, rows), self.step*self.config.look_every
+    state = None
     if bad := [j for j, v in enumerate(losses) if not np.isfinite(v)]: raise ValueError(
         f'the training loss of network {bad[0]} is {losses[bad[0]]} at update {done}: the training '
         f'diverged. Try a smaller lr than {peak_lr(self.config):g}, or look for broken images')
@@ -445,21 +443,22 @@ def load_state(self:PlateauTraining, state:dict): # from `state`
     self.average.load_state_dict(state['average'])
     self.optimiser.load_state_dict(state['optimiser'])
 
-# %% ../nbs/00g_plateau.ipynb #6155b364
+# %% ../nbs/00g_plateau.ipynb #648babdd
 @patch
 @torch.no_grad()
 def probabilities(self:PlateauTraining, reading:str, # 'best', or 'at 600' where that is a mark
                   rows:Tensor, # int64 (n,), test images in the table
+                  which=None, # numbers of the networks; None: all
                  ) -> np.ndarray: # float16 (m, n, k), rows sum to 1; of attributes each in [0, 1]
-    "What every network says of test images, with the weights of a reading."
-    pieces = [self.kept[j][reading] for j in range(self.m)]
-    whole = {k: torch.cat([s[k] for s in pieces]) if v.dim() else v for k, v in pieces[0].items()}
-    now = copy.deepcopy(self.average.state_dict())
-    self.average.load_state_dict(whole)
-    out = self.seen(rows.to(self.device).expand(self.m, -1))
-    self.average.load_state_dict(now)
-    p = torch.sigmoid(out) if self.table.multi_label else torch.softmax(out, 2)
-    return p.cpu().numpy().astype(np.float16)
+    "What networks say of test images, with the weights of a reading."
+    said = []
+    for j in range(self.m) if which is None else which:
+        net = classifier_net(n_classes=self.table.n_classes, **self.spec).to(self.device).eval()
+        net.load_state_dict(self.kept[j][reading])
+        parts = rows.to(self.device).split(8192)
+        out = torch.cat([self.seen(net, part[None])[0] for part in parts])
+        said.append(torch.sigmoid(out) if self.table.multi_label else torch.softmax(out, 1))
+    return torch.stack(said).cpu().numpy().astype(np.float16)
 
 # %% ../nbs/00g_plateau.ipynb #20487466
 def cores() -> int:
@@ -490,38 +489,45 @@ class Arm:
     start: tuple = () # folders of trainings from whose best weights it starts, one a training
     recipe: dict = field(default_factory=dict) # settings of PlateauConfig
 
-# %% ../nbs/00g_plateau.ipynb #2804d60f
+# %% ../nbs/00g_plateau.ipynb #5df544ce
+def table_of(arms:list) -> tuple: # Images; image set -> its first row
+    "The images of all arms as one table, every set once."
+    there = {}
+    for arm in arms:
+        for s in (*(p[0] for p in arm.parts), arm.valid, arm.test): there[s.folder] = s
+    sizes = np.cumsum([0, *map(len, there.values())])[:-1]
+    return Images.from_sets(*((s, None) for s in there.values())), dict(zip(there, sizes))
 @patch
-def table(self:Arm) -> tuple: # Images, its labels for training, first row of: validation, test
-    "All images of an arm as one table."
-    whole = Images.from_sets(*(p[:2] for p in self.parts), (self.valid, None), (self.test, None))
-    n, n_valid = len(whole) - len(self.valid) - len(self.test), len(self.valid)
-    labels, at = whole.labels[:n].clone(), 0
-    for s, rows, *given in self.parts:
-        many = len(s) if rows is None else len(np.arange(len(s))[rows])
-        if given: labels[at:at + many] = torch.as_tensor(np.asarray(given[0]))
-        at += many
-    return whole, labels, n, n + n_valid
+def job(self:Arm, j:int, # number of the training
+        table:Images, first:dict) -> Job: # from `table_of`
+    "What one training of the arm learns from."
+    rows, labels = [], []
+    for s, some, *given in self.parts:
+        own = torch.arange(len(s)) if some is None else torch.from_numpy(np.arange(len(s))[some])
+        rows.append(first[s.folder] + own)
+        labels.append(torch.as_tensor(np.asarray(given[0])) if given else table.labels[rows[-1]])
+    valid = first[self.valid.folder] + torch.arange(len(self.valid))
+    return Job(torch.cat(rows), torch.cat(labels), valid, (self.seed, 'arm', j), tuple(self.marks))
 
-# %% ../nbs/00g_plateau.ipynb #f09eb127
-def train_arm(arm:Arm, which:list, # numbers of the trainings that are made as one
-              device, folder:Path, desc:str=''):
-    "Train, and leave what every reading says of the test images."
-    config = PlateauConfig.of(**arm.recipe)
-    table, labels, valid, test = arm.table()
-    jobs = [Job(torch.arange(valid), labels, torch.arange(valid, test), (arm.seed, 'arm', j),
-                tuple(arm.marks)) for j in which]
-    training = PlateauTraining(table, jobs, config, device)
-    if arm.start: training.start_from([arm.start[j] for j in which])
-    name = name_of('plateau', train_arm, [config, table, labels, jobs[0].key, arm.marks, arm.start])
+# %% ../nbs/00g_plateau.ipynb #eb62910d
+def leave(training:PlateauTraining, i:int, # a network of it
+          arm:Arm, first:dict, j:int, folder:Path): # the arm's training j
+    "Write what every reading of a training says of the test images, its looks, its classifier."
+    rows = first[arm.test.folder] + torch.arange(len(arm.test))
+    for reading in training.kept[i]:
+        np.save(folder/f'{reading} {j}.npy', training.probabilities(reading, rows, [i])[0])
+    pd.DataFrame(training.history[i]).to_csv(folder/f'history {j}.csv', index=False)
+    training.classifier(i).save(folder/f'classifier {j}.safetensors')
+def train_alone(arm:Arm, j:int, device, folder:Path, desc:str=''):
+    "Make training j of an arm."
+    table, first = table_of([arm])
+    config, job = PlateauConfig.of(**arm.recipe), arm.job(j, table, first)
+    training = PlateauTraining(table, [job], config, device)
+    if arm.start: training.start_from([arm.start[j]])
+    name = name_of('plateau', train_alone, [config, table, job.labels, job.key, arm.marks,
+                                            [Path(f).name for f in arm.start]])
     run_to_end(training, training.total, desc, folder, name)
-    rows = torch.arange(test, len(table))
-    for reading in training.kept[0]:
-        said = training.probabilities(reading, rows)
-        for j, p in zip(which, said): np.save(folder/f'{reading} {j}.npy', p)
-    for j, history in zip(which, training.history):
-        pd.DataFrame(history).to_csv(folder/f'history {j}.csv', index=False)
-        training.classifier(which.index(j)).save(folder/f'classifier {j}.safetensors')
+    leave(training, 0, arm, first, j, folder)
 
 # %% ../nbs/00g_plateau.ipynb #9aa12b0e
 @patch
@@ -539,25 +545,26 @@ def start_from(self:PlateauTraining, folders:list): # of trainings, one a networ
     self.net.load_state_dict(state)
     self.average.load_state_dict(state)
 
-# %% ../nbs/00g_plateau.ipynb #f1f3bcab
-def make_arm(arm:Arm, which:list, device:str, desc:str='') -> Path: # the finished folder
-    "The artefact of some trainings of an arm."
-    make = lambda folder: train_arm(arm, which, device, folder, desc)
+# %% ../nbs/00g_plateau.ipynb #2083aae8
+def made(arm:Arm, j:int, make, # fills the folder
+         device) -> Path: # the finished folder
+    "The artefact of training j of an arm."
     named = [[s, None if rows is None else np.asarray(rows), *map(np.asarray, labels)]
              for s, rows, *labels in arm.parts]
     return artefact('trainings', make, dict(
-        parts=named, valid=arm.valid, test=arm.test, seed=arm.seed, marks=arm.marks, which=which,
-        start=[f.name for f in map(Path, arm.start)], device=torch.device(device).type,
+        parts=named, valid=arm.valid, test=arm.test, seed=arm.seed, marks=arm.marks, training=j,
+        start=[Path(f).name for f in arm.start], device=torch.device(device).type,
         recipe=named_recipe(arm.recipe)), quiet=True)
+def make_alone(arm:Arm, j:int, device:str, desc:str='') -> Path:
+    "Training j of an arm, made here or found."
+    return made(arm, j, lambda folder: train_alone(arm, j, device, folder, desc), device)
 
-# %% ../nbs/00g_plateau.ipynb #ca56621a
+# %% ../nbs/00g_plateau.ipynb #1c7ac6e2
 class Trainings:
     "K trainings of an arm: what they say of the test images, in every reading."
-    def __init__(self, folders:list, # of `make_arm`
-                 k:int): # trainings
-        self.folders, self.k = [Path(f) for f in folders], k
-        self.where = {int(p.stem.split()[1]): p.parent for f in self.folders
-                      for p in f.glob('history *.csv')}
+    def __init__(self, folders:list): # one a training, from `train_arms`
+        self.where = dict(enumerate(map(Path, folders)))
+        self.k = len(self.where)
     def said(self, reading:str='best') -> np.ndarray: # float32 (K, n, k)
         "The probabilities of a reading: 'best', or 'at 600' where 600 is a mark."
         each = [np.load(self.where[j]/f'{reading} {j}.npy') for j in range(self.k)]
@@ -570,7 +577,66 @@ class Trainings:
         "Training j's classifier."
         return Classifier.load(self.where[j]/f'classifier {j}.safetensors', device)
 
-# %% ../nbs/00g_plateau.ipynb #4a681a4b
+# %% ../nbs/00g_plateau.ipynb #19553a27
+def in_processes(todo:list, bar): # of (arm, training)
+    "Make trainings on the CPU, as many at a time as there are cores."
+    workers = min(cores(), len(todo))
+    if workers < 2: return # made one after the other, where they are asked for
+    with ProcessPoolExecutor(workers, process_context(), quiet_child) as pool:
+        for _ in pool.map(make_alone, *zip(*[(arm, j, 'cpu') for arm, j in todo])): bar.update()
+def process_context():
+    "How processes begin: from a server that has read this package once, where there is one."
+    kinds = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context('forkserver' if 'forkserver' in kinds else 'spawn')
+    if context.get_start_method() == 'forkserver':
+        context.set_forkserver_preload(['synthnb.plateau'])
+    return context
+
+# %% ../nbs/00g_plateau.ipynb #179a4c71
+def as_stacks(todo:list, # of (arm, training), of one recipe, validation set and test set
+              device, stack:int, bar):
+    "Make trainings on a GPU, many as one: those with as many images together."
+    size = lambda arm: sum(len(s) if rows is None else len(rows) for s, rows, *_ in arm.parts)
+    todo = sorted(todo, key=lambda one: size(one[0]))
+    table, first = table_of([arm for arm, _ in todo])
+    for at in range(0, len(todo), stack):
+        part = todo[at:at + stack]
+        training = PlateauTraining(table, [arm.job(j, table, first) for arm, j in part],
+                                   PlateauConfig.of(**part[0][0].recipe), device)
+        if part[0][0].start: training.start_from([arm.start[j] for arm, j in part])
+        while training.step < training.total: training.update()
+        for i, (arm, j) in enumerate(part):
+            made(arm, j, lambda folder: leave(training, i, arm, first, j, folder), device)
+            bar.update()
+
+# %% ../nbs/00g_plateau.ipynb #a50a81a2
+def train_arms(arms:list, # of Arm
+               trainings:int=5, # K, of each
+               device='auto', desc:str='classifiers', # for the progress bar
+               stack:int=64, # networks that a GPU trains as one
+              ) -> list: # of Trainings
+    "Train every arm K times to its plateau, or load what was trained so before."
+    device = default_device(str(device))
+    for arm in arms: check_marks(arm)
+    todo = [(arm, j) for arm in arms for j in range(trainings)]
+    with progress(total=len(todo), desc=desc) as bar:
+        if device.type == 'cpu': in_processes(todo, bar)
+        else:
+            alike = lambda a: str((a.recipe, a.valid.folder, a.test.folder, bool(a.start)))
+            for kind in dict.fromkeys(alike(arm) for arm in arms):
+                as_stacks([one for one in todo if alike(one[0]) == kind], device, stack, bar)
+        find = lambda arm, j: make_alone(arm, j, str(device), desc)
+        return [Trainings([find(arm, j) for j in range(trainings)]) for arm in arms]
+
+# %% ../nbs/00g_plateau.ipynb #01a7a426
+def check_marks(arm:Arm):
+    "Refuse marks that are no looks."
+    every = PlateauConfig.of(**arm.recipe).look_every
+    if wrong := [u for u in arm.marks if u % every or u < 1]: raise ValueError(
+        f'marks {wrong}: a training is read at its looks, that is at multiples of '
+        f'look_every={every}')
+
+# %% ../nbs/00g_plateau.ipynb #4f3ee1a0
 def fit_plateau(parts:list, # see Arm
                 valid:ImageSet, test:ImageSet,
                 trainings:int=5, # K
@@ -580,33 +646,6 @@ def fit_plateau(parts:list, # see Arm
                 **recipe, # settings of PlateauConfig
                ) -> Trainings:
     "Train an arm K times to its plateau, or load what was trained so before."
-    device, config = default_device(str(device)), PlateauConfig.of(**recipe)
-    every = tuple(u for u in marks if u % config.look_every)
-    if every: raise ValueError(f'marks {every}: a training is read at its looks, that is at '
-                               f'multiples of look_every={config.look_every}')
     begin = tuple(start.where[j] for j in range(trainings)) if start else ()
     arm = Arm(parts, valid, test, seed, tuple(marks), begin, recipe)
-    if device.type == 'cuda': groups = [list(range(trainings))]
-    else: groups = [[j] for j in range(trainings)]
-    with progress(total=trainings, desc=desc) as bar:
-        folders = [*map_groups(arm, groups, device, desc, bar)]
-    print(f'{desc}: {trainings} trainings to their plateau', flush=True)
-    return Trainings(folders, trainings)
-
-# %% ../nbs/00g_plateau.ipynb #eb8e02e3
-def map_groups(arm:Arm, groups:list, device, desc:str, bar):
-    "The artefacts of all groups, as many at a time as there are cores."
-    workers = min(cores(), len(groups))
-    if device.type == 'cpu' and workers > 1:
-        with ProcessPoolExecutor(workers, process_context(), quiet_child) as pool:
-            for _ in pool.map(make_arm, *zip(*[(arm, g, 'cpu') for g in groups])): bar.update()
-    for group in groups: # those that stand are found at once, and counted as used
-        yield make_arm(arm, group, str(device), desc)
-        if workers < 2 or device.type != 'cpu': bar.update(len(group))
-def process_context():
-    "How processes begin: from a server that has read this package once, where there is one."
-    kinds = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context('forkserver' if 'forkserver' in kinds else 'spawn')
-    if context.get_start_method() == 'forkserver':
-        context.set_forkserver_preload(['synthnb.plateau'])
-    return context
+    return train_arms([arm], trainings, device, desc)[0]
