@@ -298,7 +298,7 @@ def reading_table(points:pd.DataFrame, # of `map_points`
                     | {'the three agree': len(signs) < 2})
     return pd.DataFrame(rows)
 
-# %% ../nbs/00h_worth.ipynb #c0e87b8a
+# %% ../nbs/00h_worth.ipynb #863291ad
 def law_table(law:Law, others:list, # of `law_bootstrap`
              ) -> pd.DataFrame: # a row a number: name, value, lo, hi
     "The law's numbers with their intervals over seeds."
@@ -308,7 +308,7 @@ def law_table(law:Law, others:list, # of `law_bootstrap`
     return pd.DataFrame([dict(name=k, value=v, lo=lo[k], hi=hi[k]) for k, v in flat(law).items()])
 def exchange_table(law:Law, others:list, likeness:float, # of damaged images
                    k:int, # classes
-                   added:float=1.) -> pd.DataFrame: # a row a number of real images, a column a state
+                   added:float=1.) -> pd.DataFrame: # a row a number of real images
     "Real images that one synthetic image is worth, with its interval over seeds."
     def rate(v, n, right, like):
         return (v.equivalent(n, added, label_information(right, k), like)/n - 1)/added
