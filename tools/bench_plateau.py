@@ -70,7 +70,8 @@ def rows(device):
                     else in_processes(sets, 200, many))
         how = 'as one stack' if cuda else f'in {cores()} processes'
         yield f'{many} classifiers {how}, updates/s of all', together, ''
-        yield f'{many} classifiers {how} / one after the other', together/alone, 10. if cuda else 1.3
+        wanted = 10. if cuda else 1.3
+        yield f'{many} classifiers {how} / one after the other', together/alone, wanted
         torch.set_num_threads(threads)
     if before is None: del os.environ['SYNTHNB_RUNS']
     else: os.environ['SYNTHNB_RUNS'] = before
