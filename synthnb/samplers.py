@@ -761,8 +761,7 @@ def room_of(now:dict, # a column of an experiment's table of scales
     # weights, two moments, the model, perhaps an average; and pictures
     trained = 4*(G + D) + G*bool(gan.ema) + gan.updates//500*k*(k + 1)*image//2
     pool = folds*now['n_train']*(image + 40) # a label, sources, scores
-    disk = 12*net + 2*judge # all classifiers, and a checkpoint
-    # of trainings to their plateau: weights, and what they say of the test images at a dozen looks
+    disk = 12*net + 2*judge # all classifiers, and a checkpoint; what trainings say at their marks
     disk += 2*now.get('trainings', 0)*(net + 2*12*k*now['n_test'])
     if not made: disk += image*(sets + oracle_n) + pool + 3*large**2*sets + trained
     table = image*max((1 + min(ratio, folds))*now['n_train'] + now['n_valid'], oracle_n)
@@ -962,26 +961,24 @@ def other_answer(records:pd.DataFrame, arms:list, margin:float) -> str: # as of 
 def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
                     data:str, # what it is, e.g. 'drawn faces'
                     margin:float=1., # points that would not matter
-                    when:str='for as many updates', # how they were compared
+                    when:str='for as many updates', # or how else arms were compared
                    ) -> str: # a paragraph
     "Does it help, and what should I do? Said from the records alone. [ours]"
     fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
-    shared = records.drop(index=fixed.index)
-    arms = competing(shared)
-    if not arms: return f'On {data} nobody knows: no run there has added synthetic images.'
+    if not (arms := competing(shared := records.drop(index=fixed.index))):
+        return f'On {data} nobody knows: no run there has added synthetic images.'
     named = [r for s, r in arms if s in NAMED]
     low = [a for a in arms if a[1] == min(named or [r for _, r in arms])]
     gains = {a: seed_gains(shared, a, 'control') for a in low if a[0] in NAMED}
     if not gains: return f'On {data}, {other_answer(shared, low, margin)}'
-    gains = {a: gains[a] for a in deciding(gains, margin)}
-    first, *_ = gains
+    first, *_ = gains = {a: gains[a] for a in deciding(gains, margin)}
     word = in_a_word(gains[first], margin)
     head = head_in_words(data, first, gains[first], margin, when)
     longer, alone = longer_in_words(fixed, margin)
     to_do = advice(first[0], word, gains[first], margin, alone)
     if word == WORDS[4]: return f'{head} {to_do}'
-    effects = named_effects(shared, gains, margin) + amount_effect(shared, arms)
-    said = tell_once(effects, margin, told=word == 'nobody can say yet')
+    said = tell_once(named_effects(shared, gains, margin) + amount_effect(shared, arms), margin,
+                     told=word == 'nobody can say yet')
     aside, lucky = best_other(shared, low, margin)
     if len({in_a_word(g, margin) for g in gains.values()}) > 1 and lucky[:3] != 'yes': aside = ''
     return ' '.join(filter(None, [head, *said, aside, longer, to_do]))
