@@ -593,21 +593,40 @@ def process_context():
     return context
 
 # %% ../nbs/00g_plateau.ipynb #179a4c71
+def train_stack(part:list, # of (arm, training)
+                table:Images, first:dict, # from `table_of`
+                device) -> PlateauTraining:
+    "Networks of one recipe, trained as one to their plateaus."
+    training = PlateauTraining(table, [arm.job(j, table, first) for arm, j in part],
+                               PlateauConfig.of(**part[0][0].recipe), device)
+    if part[0][0].start: training.start_from([arm.start[j] for arm, j in part])
+    while training.step < training.total: training.update()
+    return training
+def stacks_of(todo:list, # of (arm, training), of one recipe
+              most:int) -> list: # of lists, each of networks whose batches are of one size
+    "Which networks train as one: as many at most, those with as many images together."
+    size = lambda arm: sum(len(s) if rows is None else len(np.arange(len(s))[rows])
+                           for s, rows, *_ in arm.parts)
+    todo, by = sorted(todo, key=lambda one: size(one[0])), {}
+    for arm, j in todo:
+        batch = min(PlateauConfig.of(**arm.recipe).batch_size, size(arm))
+        by.setdefault(batch, []).append((arm, j))
+    return [own[at:at + most] for own in by.values() for at in range(0, len(own), most)]
+
+# %% ../nbs/00g_plateau.ipynb #b7a36dd0
 def as_stacks(todo:list, # of (arm, training), of one recipe, validation set and test set
-              device, stack:int, bar):
-    "Make trainings on a GPU, many as one: those with as many images together."
-    size = lambda arm: sum(len(s) if rows is None else len(rows) for s, rows, *_ in arm.parts)
-    todo = sorted(todo, key=lambda one: size(one[0]))
-    table, first = table_of([arm for arm, _ in todo])
-    for at in range(0, len(todo), stack):
-        part = todo[at:at + stack]
-        training = PlateauTraining(table, [arm.job(j, table, first) for arm, j in part],
-                                   PlateauConfig.of(**part[0][0].recipe), device)
-        if part[0][0].start: training.start_from([arm.start[j] for arm, j in part])
-        while training.step < training.total: training.update()
+              device, stack:int, bar) -> dict: # (arm, training) -> its folder
+    "Make trainings on a GPU, many as one, or find them; a stack of which none lacks is not trained."
+    (table, first), found = table_of([arm for arm, _ in todo]), {}
+    for part in stacks_of(todo, stack):
+        once = [] # the stack, when the first of its networks is found to lack
         for i, (arm, j) in enumerate(part):
-            made(arm, j, lambda folder: leave(training, i, arm, first, j, folder), device)
+            def make(folder):
+                if not once: once.append(train_stack(part, table, first, device))
+                leave(once[0], i, arm, first, j, folder)
+            found[arm, j] = made(arm, j, make, device)
             bar.update()
+    return found
 
 # %% ../nbs/00g_plateau.ipynb #a50a81a2
 def train_arms(arms:list, # of Arm
@@ -617,24 +636,37 @@ def train_arms(arms:list, # of Arm
               ) -> list: # of Trainings
     "Train every arm K times to its plateau, or load what was trained so before."
     device = default_device(str(device))
-    for arm in arms: check_marks(arm)
+    for arm in arms: check_arm(arm, trainings)
     todo = [(arm, j) for arm in arms for j in range(trainings)]
     with progress(total=len(todo), desc=desc) as bar:
-        if device.type == 'cpu': in_processes(todo, bar)
+        if device.type == 'cpu':
+            in_processes(todo, bar)
+            found = {(arm, j): make_alone(arm, j, 'cpu', desc) for arm, j in todo}
         else:
             alike = lambda a: str((a.recipe, a.valid.folder, a.test.folder, bool(a.start)))
-            for kind in dict.fromkeys(alike(arm) for arm in arms):
-                as_stacks([one for one in todo if alike(one[0]) == kind], device, stack, bar)
-        find = lambda arm, j: make_alone(arm, j, str(device), desc)
-        return [Trainings([find(arm, j) for j in range(trainings)]) for arm in arms]
+            kinds = [[one for one in todo if alike(one[0]) == kind]
+                     for kind in dict.fromkeys(alike(arm) for arm in arms)]
+            found = {k: v for own in kinds for k, v in as_stacks(own, device, stack, bar).items()}
+    return [Trainings([found[arm, j] for j in range(trainings)]) for arm in arms]
 
 # %% ../nbs/00g_plateau.ipynb #01a7a426
-def check_marks(arm:Arm):
-    "Refuse marks that are no looks."
-    every = PlateauConfig.of(**arm.recipe).look_every
-    if wrong := [u for u in arm.marks if u % every or u < 1]: raise ValueError(
+def check_arm(arm:Arm, trainings:int=1): # K
+    "Refuse an arm that cannot be trained, or not as it is meant."
+    config = PlateauConfig.of(**arm.recipe)
+    every, most = config.look_every, -(-config.most//config.look_every)*config.look_every
+    if wrong := [u for u in arm.marks if u % every or not 1 <= u <= most]: raise ValueError(
         f'marks {wrong}: a training is read at its looks, that is at multiples of '
-        f'look_every={every}')
+        f'look_every={every}, up to most={config.most}')
+    for name in ('valid', 'test'):
+        if not len(getattr(arm, name)): raise ValueError(f'the {name} set has no images')
+    if config.mixup and arm.valid.attributes: raise ValueError(
+        f'mixup={config.mixup:g} needs one class an image; attributes are not mixed: take mixup=0')
+    if arm.start and len(arm.start) < trainings: raise ValueError(
+        f'{trainings} trainings of an arm cannot start from {len(arm.start)}: train as many before')
+    for s, rows, *labels in arm.parts:
+        n = len(s) if rows is None else len(np.arange(len(s))[rows])
+        if labels and len(labels[0]) != n: raise ValueError(
+            f'{len(labels[0])} labels for {n} images: give one an image')
 
 # %% ../nbs/00g_plateau.ipynb #4f3ee1a0
 def fit_plateau(parts:list, # see Arm
@@ -646,7 +678,7 @@ def fit_plateau(parts:list, # see Arm
                 **recipe, # settings of PlateauConfig
                ) -> Trainings:
     "Train an arm K times to its plateau, or load what was trained so before."
-    begin = tuple(start.where[j] for j in range(trainings)) if start else ()
+    begin = tuple(start.where[j] for j in range(min(trainings, start.k))) if start else ()
     arm = Arm(parts, valid, test, seed, tuple(marks), begin, recipe)
     return train_arms([arm], trainings, device, desc)[0]
 
