@@ -616,7 +616,7 @@ def stacks_of(todo:list, # of (arm, training), of one recipe
 # %% ../nbs/00g_plateau.ipynb #b7a36dd0
 def as_stacks(todo:list, # of (arm, training), of one recipe, validation set and test set
               device, stack:int, bar) -> dict: # (arm, training) -> its folder
-    "Make trainings on a GPU, many as one, or find them; a stack of which none lacks is not trained."
+    "Make trainings on a GPU, many as one, or find them where none of a stack is lacking."
     (table, first), found = table_of([arm for arm, _ in todo]), {}
     for part in stacks_of(todo, stack):
         once = [] # the stack, when the first of its networks is found to lack
