@@ -34,7 +34,7 @@ from .train import (IMAGENET, PLAIN, Classifier, TrainConfig, augmentation, chec
 @dataclass(frozen=True)
 class PlateauConfig(TrainConfig):
     "A training that ends at its plateau: what it has beside or instead of TrainConfig's. [ours]"
-    lr: float|None = .001 # constant, after a short rise; None: .001 for AdamW, .1 for SGD
+    lr: float|None = .001 # constant, after a short rise; None: .01 for AdamW, .1 for SGD
     weight_decay: float|None = None # of kernels; None: by `horizon`
     horizon: float = 16. # epochs after which a weight is forgotten [Wang 2024] ...
     horizon_most: int = 1600 # ... but updates at most
@@ -465,8 +465,9 @@ def cores() -> int:
     "Processes that may train at a time: OMP_NUM_THREADS where it is set, as by `make tables`."
     there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return int(os.environ.get('OMP_NUM_THREADS') or there)
-def quiet_child():
+def quiet_child(settings:dict): # the parent's environment; the server of processes has an older one
     "In a process that trains: one thread, no bars, and an end when its parent ends."
+    os.environ.update(settings)
     torch.set_num_threads(1)
     os.environ['SYNTHNB_CHILD'] = '1'
     import sys
@@ -582,7 +583,7 @@ def in_processes(todo:list, bar): # of (arm, training)
     "Make trainings on the CPU, as many at a time as there are cores."
     workers = min(cores(), len(todo))
     if workers < 2: return # made one after the other, where they are asked for
-    with ProcessPoolExecutor(workers, process_context(), quiet_child) as pool:
+    with ProcessPoolExecutor(workers, process_context(), quiet_child, [{**os.environ}]) as pool:
         for _ in pool.map(make_alone, *zip(*[(arm, j, 'cpu') for arm, j in todo])): bar.update()
 def process_context():
     "How processes begin: from a server that has read this package once, where there is one."
@@ -653,6 +654,7 @@ def train_arms(arms:list, # of Arm
 def check_arm(arm:Arm, trainings:int=1): # K
     "Refuse an arm that cannot be trained, or not as it is meant."
     config = PlateauConfig.of(**arm.recipe)
+    if trainings < 1: raise ValueError(f'trainings={trainings}: expected 1 or more')
     every, most = config.look_every, -(-config.most//config.look_every)*config.look_every
     if wrong := [u for u in arm.marks if u % every or not 1 <= u <= most]: raise ValueError(
         f'marks {wrong}: a training is read at its looks, that is at multiples of '
@@ -708,7 +710,7 @@ def train_ahead(*arms:tuple, # (Arm, how many trainings)
                ) -> ProcessPoolExecutor|None: # None where there is one core, or a GPU: all in turn
     "Begin trainings in other processes; `fit_plateau` of the same arm finds them."
     if default_device(str(device)).type != 'cpu' or cores() < 2: return
-    pool = ProcessPoolExecutor(cores(), process_context(), quiet_child)
+    pool = ProcessPoolExecutor(cores(), process_context(), quiet_child, [{**os.environ}])
     for arm, trainings in arms:
         PlateauConfig.of(**arm.recipe) # what is wrong is said here
         for j in range(trainings): pool.submit(make_alone, arm, j, 'cpu')

@@ -246,3 +246,13 @@ def test_a_killed_map_goes_on_and_leaves_nobody_behind(tmp_path, monkeypatch):
         other = tmp_path/'whole'/'artefacts'/'trainings'/folder.name
         for name in [p.name for p in folder.iterdir() if p.suffix in ('.npy', '.csv')]:
             assert (folder/name).read_bytes() == (other/name).read_bytes(), name
+
+
+def test_processes_write_where_this_one_looks_now(tmp_path, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    for name in ('one', 'two'): # the server of processes began with the first
+        monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path/name))
+        real, valid, test = [drawn_set(n, 36, 'balanced', 0, f'moved-{n}') for n in (64, 40, 48)]
+        plateau.in_processes([(Arm([(real, None)], valid, test, seed, recipe=SMALL), 0)
+                              for seed in range(2)], SimpleNamespace(update=lambda: None))
+        assert len([*(tmp_path/name).glob('artefacts/trainings/*/*.npy')]) == 2
