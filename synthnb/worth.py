@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['DAMAGE', 'LEVELS', 'QUALITY', 'wrong_labels', 'label_information', 'damaged', 'damaged_set', 'split_stock', 'Cell',
            'levels_within', 'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve',
-           'fit_curve', 'Law', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points', 'cell_luck', 'quality_of',
-           'seed_means', 'reading_table', 'law_table', 'exchange_table', 'plot_map', 'plot_curve', 'answer_when']
+           'fit_curve', 'equivalent_gain', 'Law', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points', 'cell_luck',
+           'quality_of', 'seed_means', 'reading_table', 'law_table', 'exchange_table', 'plot_map', 'plot_curve',
+           'answer_when']
 
 # %% ../nbs/00h_worth.ipynb #7a33e369
 from dataclasses import asdict, dataclass
@@ -213,6 +214,13 @@ def fit_curve(n, accuracy) -> Curve: # number of real images and accuracy, one a
     residual = lambda t: Curve(*t).accuracy(n) - accuracy
     found = least_squares(residual, (.2, .3, .4), bounds=([0, .001, .05], [.9, 1, 2]))
     return Curve(*map(float, found.x))
+
+# %% ../nbs/00h_worth.ipynb #eb480a1e
+def equivalent_gain(curve:Curve, n:float, # real images of a place
+                    gain, # points of accuracy, above real only there
+                   ) -> np.ndarray: # infinite above the curve's ceiling, below 0 for a loss
+    "How many more real images would have gained as much."
+    return curve.images(curve.accuracy(n) + np.asarray(gain, float)/100) - n
 
 # %% ../nbs/00h_worth.ipynb #4bddefb5
 @dataclass(frozen=True)
