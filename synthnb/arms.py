@@ -413,14 +413,31 @@ def verdict_by_letter(verdicts:pd.DataFrame, # a row a comparison: claim, the pa
     kinds = claimed.assign(kind=claimed.verdict.map(kind_of))
     return kinds.groupby('claim').kind.agg(all_of).to_frame('the letter')
 
+# %% ../nbs/00f_arms.ipynb #9413d553
+LEAST_OF_TWO = 2**-12 # half of a float16's step just below 1
+def attribute_numbers(said, y) -> dict: # (K, n, m) in [0, 1], (n, m) of 0 and 1
+    "As `trainings_numbers`, of attributes."
+    loss = lambda p: float(-np.log(np.where(y, p, 1 - p).clip(LEAST_OF_TWO)).mean())
+    hit, whole = (said > .5) == y, said.mean(0)
+    sides = [hit[:, y[:, j] == v, j].mean() for j in range(y.shape[1]) for v in (0, 1)
+             if (y[:, j] == v).any()]
+    each, of_each = hit.mean((1, 2)), hit.mean((0, 1)).tolist()
+    return dict(mean_class_accuracy=float(each.mean()), each=each.tolist(),
+                accuracy=float(hit.all(2).mean()), balanced_accuracy=float(np.mean(sides)),
+                class_accuracy=of_each, attribute_accuracy=of_each,
+                log_loss=loss(said), log_loss_each=[loss(p) for p in said],
+                ensemble_accuracy=float(((whole > .5) == y).mean()),
+                ensemble_log_loss=loss(whole))
+
 # %% ../nbs/00f_arms.ipynb #7ea175eb
 LEAST_SAID = 1e-6 # a smaller probability counts as this much in a log-loss
 
 def trainings_numbers(said, # probabilities (K, n, k), of `Trainings.said`
-                      y, # true classes (n,)
+                      y, # true classes (n,), or attributes (n, m) of 0 and 1
                      ) -> dict: # name -> number, shares in [0, 1]
     "What K trainings of an arm find on the test images: the mean, and each."
     said, y = np.asarray(said, np.float64), np.asarray(y)
+    if y.ndim == 2: return attribute_numbers(said, y)
     k, guess, whole = said.shape[2], said.argmax(2), said.mean(0)
     loss = lambda p: float(-np.log(p[..., np.arange(len(y)), y].clip(LEAST_SAID)).mean())
     each = [mean_class_accuracy(y, g, k) for g in guess]
@@ -435,12 +452,14 @@ def trainings_numbers(said, # probabilities (K, n, k), of `Trainings.said`
 # %% ../nbs/00f_arms.ipynb #ca73c9eb
 def class_hits(said, y, weights:np.ndarray, # (draws, n), how often each image was drawn
               ) -> np.ndarray: # (draws, K)
-    "Mean class accuracy of every training on drawn test images."
+    "Mean class accuracy of every training on drawn test images; of attributes, their mean."
+    if y.ndim == 2: return weights @ ((np.asarray(said) > .5) == y).mean(2).T/len(y)
     hit = (np.asarray(said).argmax(2) == y).T.astype(np.float32)
     rows = [np.flatnonzero(y == c) for c in np.unique(y)]
     return np.mean([weights[:, r] @ hit[r]/len(r) for r in rows], 0)
 def drawn_again(y, n:int, seed:int) -> np.ndarray: # float32 (n, len(y)); classes keep their sizes
-    "How often each test image is met, in n draws with replacement."
+    "How often each test image is met, in n draws with replacement; with attributes, of all."
+    if y.ndim == 2: y = np.zeros(len(y), int)
     rng, weights = np.random.default_rng(seed), np.zeros((n, len(y)), np.float32)
     for c in np.unique(y):
         rows = np.flatnonzero(y == c)
@@ -451,7 +470,7 @@ def some_trainings(values:np.ndarray, rng) -> np.ndarray: # (draws, K) -> (draws
     return np.take_along_axis(values, rng.integers(0, values.shape[1], values.shape), 1).mean(1)
 
 # %% ../nbs/00f_arms.ipynb #a6dd7dc4
-def compare_trainings(y, # true classes (n,)
+def compare_trainings(y, # true classes (n,), or attributes (n, m)
                       control, arm, # probabilities (K, n, k)
                       draws:int=1000, seed:int=0, # of the bootstrap
                      ) -> dict: # difference and its interval; each side's; the log-loss gained
@@ -501,7 +520,7 @@ def reading_marks(updates:int, # after which arms are compared
     return dict(plateau=('best', 'best'), updates=(f'at {u}',)*2, views=(views, f'at {u}'))
 
 # %% ../nbs/00f_arms.ipynb #59a86e6d
-def reading_numbers(y, # true classes (n,)
+def reading_numbers(y, # true classes (n,), or attributes (n, m)
                     control, arm, # Trainings of `fit_plateau`
                     where:dict, # of `reading_marks`
                    ) -> dict: # names as the tables read them, with the endings of READINGS

@@ -25,9 +25,10 @@ from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
                           effect_in_words, interval_text, quiet_interval, sizes_itself)
 from .core import (atomic_path, code_of, generator, hash_of, load_json, name_of, runs_dir,
                           said_parameters, save_json, show_images)
-from .data import Images, ImageSet, ImageSetWriter, load_data, row_numbers
-from .drawn import (AXES, EXPRESSIONS, draw_images, drawn_set, expression_labels,
-                           sample_faces)
+from .data import (Images, ImageSet, ImageSetWriter, load_attributes, load_data,
+                          row_numbers)
+from .drawn import (AXES, EXPRESSIONS, draw_images, drawn_attributes, drawn_set,
+                           expression_labels, sample_faces)
 from .gan import (Discriminator, Generator, StarGANConfig, fit_stargan, official_pool,
                          pool_of)
 from .metrics import distance_blocks, seed_interval
@@ -683,18 +684,20 @@ def seen_before(s:ImageSet, known:set=frozenset()) -> list: # digests, or which 
     return [i for i, d in enumerate(digests) if d not in known] if known else digests
 
 # %% ../nbs/02_samplers.ipynb #ca624b38
-def fresh_images(sets:dict, # of `load_data`: what an experiment has already
+def fresh_images(sets:dict, # of `load_data` or `load_attributes`: what there is already
                  n:int, # wanted
-                 data:str, root='', # a source of `load_data`, and where it lies
+                 data:str, root='', # a source of either, and where it lies
                  seed:int=0,
                 ) -> tuple[ImageSet, np.ndarray]: # a set, and the rows of it that are fresh
     "Real images of the same kind that no set of an experiment has. [ours]"
     real, valid, test = (sets[name] for name in ('train', 'valid', 'test'))
     if data == 'drawn':
-        fresh = drawn_set(n, real.size, 'downsampled', seed, 'more', real.classes)
+        fresh = drawn_attributes(n, real.size, seed, 'more') if real.attributes else drawn_set(
+            n, real.size, 'downsampled', seed, 'more', real.classes)
         return fresh, np.arange(n)
     sizes = dict(train=2*n + len(real) + len(valid), valid=len(valid), test=len(test))
-    whole = load_data(data, root, real.classes, real.size, sizes, seed)['train']
+    whole = (load_attributes(data, root, real.size, sizes, seed) if real.attributes else
+             load_data(data, root, real.classes, real.size, sizes, seed))['train']
     known = {d for s in sets.values() for d in seen_before(s)}
     return whole, np.array(seen_before(whole, known), np.int64)
 
@@ -706,6 +709,7 @@ def nearness(fresh:ImageSet, rows:np.ndarray, # candidates
     scores = np.full(len(fresh), np.nan)
     for c in np.unique(fresh.labels[rows]):
         ours, theirs = rows[fresh.labels[rows] == c], np.flatnonzero(real.labels == c)
+        if not len(theirs): continue # a combination of attributes that no real image has
         f, g = (features(s, r).double() for s, r in ((fresh, ours), (real, theirs)))
         near = torch.full((len(f),), torch.inf, dtype=f.dtype, device=f.device)
         for _, j, d in distance_blocks(g, f): near[j] = torch.minimum(near[j], d.amin(0))
@@ -722,6 +726,11 @@ def added_apart(name:str, # of APART
     "The real images that an arm adds in the place of synthetic ones, in the real set's shares."
     real = sets['train']
     fresh, rows = fresh_images(sets, n*times if name == 'near' else n, data, root, seed)
+    if real.attributes and name == 'more-real': # whatever their attributes: no class, no quota
+        if len(rows) < n: raise ValueError(
+            f'more-real wants {n:,} images, and the place leaves out {len(rows):,}: ask for fewer, '
+            'by a smaller ratio or a smaller real')
+        return fresh, np.sort(np.random.default_rng(seed).permutation(rows)[:n])
     if name == 'near': scores = nearness(fresh, rows, real, features)
     else:
         scores = np.full(len(fresh), np.nan)

@@ -1,13 +1,18 @@
 """CelebA in torchvision's layout: read as torchvision does; 08_celeba on it and on drawn ones."""
 import json
+import os
+import re
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import test_experiment
 import torch
 from PIL import Image
+
+from synthnb.arms import READINGS
 
 NAMES = ['5_o_Clock_Shadow', 'Bald', 'Black_Hair', 'Blond_Hair',
          'Brown_Hair', 'Male', 'Smiling', 'Young']
@@ -98,9 +103,9 @@ def test_one_class_an_image_is_as_it_was(tmp_path):
     assert b'multi_label' not in path.read_bytes() and not Classifier.load(path).multi_label
 
 
-def run(runs, *args):
+def run(runs, *args, **kw):
     "08_celeba at smoke scale, as a user runs it: (exit status, output)."
-    return test_experiment.run(runs, *args, notebook='08_celeba', timeout=600)
+    return test_experiment.run(runs, *args, notebook='08_celeba', timeout=600, **kw)
 
 
 def record(runs):
@@ -164,3 +169,108 @@ def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
     status, output = run(tmp_path, *args)
     assert status != 0 and said in output, output[-2000:]
     assert not list(tmp_path.glob('08_celeba/*/metrics.json'))
+
+
+# ---- to the plateau ------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def plateau(tmp_path_factory):
+    "A run of the protocol of today."
+    runs = tmp_path_factory.mktemp('plateau')
+    status, output = run(runs, '-p', 'sampler', 'random', protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    return runs
+
+
+def measured(runs, name):
+    return json.loads((runs/'08_celeba'/name/'metrics.json').read_text())['metrics']
+
+
+OF = 'sampler={},scale=smoke,protocol=plateau'
+
+
+def test_three_readings_of_the_same_trainings(plateau):
+    found = measured(plateau, OF.format('random'))
+    assert found['n_added'] == found['n_real'] == 160 and found['settings']['trainings'] == 2
+    assert [found[f'read_{r}'] for r in READINGS] == [
+        dict(control='best', arm='best'), dict(control='at 12', arm='at 12'),
+        dict(control='at 8', arm='at 12')], 'half of 12 views, at the nearest look'
+    for end in READINGS.values():
+        assert np.isclose(np.mean(found[f'arm_each{end}']), found[f'arm_mean_class_accuracy{end}'])
+        assert np.isclose(np.mean(found[f'arm_attribute_accuracy{end}']),
+                          found[f'arm_mean_class_accuracy{end}']), 'the mean of five attributes'
+        gain = found[f'against_control{end}']
+        assert gain['lo'] <= gain['difference'] <= gain['hi'] and gain['trainings'] == 2
+        assert found[f'baseline_each{end}'] == found[f'control_each{end}'], 'they are one'
+        assert 0 < found[f'arm_log_loss{end}'] < 12*np.log(2)
+    tables = plateau/'08_celeba'/OF.format('random')/'tables'
+    assert pd.read_csv(tables/'readings.csv').reading.tolist() == [*READINGS]
+    verdicts = pd.read_csv(tables/'verdicts.csv')
+    assert {'at the plateau', 'equal updates', 'equal views', 'verdict'} <= {*verdicts}
+
+
+def test_its_numbers_are_those_of_its_classifiers(plateau):
+    "What is recorded of real only, from its stored classifiers and the test faces anew."
+    from synthnb.data import load_attributes
+    from synthnb.train import Classifier
+    found = measured(plateau, OF.format('random'))
+    sizes = {k: found['settings'][f'n_{k}'] for k in ('train', 'valid', 'test')}
+    with mock.patch.dict(os.environ, SYNTHNB_RUNS=str(plateau)):
+        test = load_attributes('drawn', '', 36, sizes, 0)['test']
+    said = [Classifier.load(p).predict_proba(test) > .5
+            for p in plateau.glob('artefacts/trainings/*/classifier *.safetensors')]
+    each = [(s == test.attribute_matrix).mean() for s in said]
+    for who in ('control', 'arm'):
+        assert all(min(abs(e - v) for e in each) < 2e-3 for v in found[f'{who}_each'])
+
+
+@pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1920),
+                                           ('right', None), ('fid', 160)])
+def test_controls(plateau, sampler, adds):
+    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    assert not re.search(r'^gan .*made in', output, re.M), 'the GAN is shared'
+    found, other = (measured(plateau, OF.format(s)) for s in (sampler, 'random'))
+    if adds: assert found['n_added'] == adds
+    if sampler == 'right': assert found['preserved_kept'] in (1, None)
+    assert found['control_each'] == other['control_each'] and found['arm_each'] != (
+        other['arm_each'])
+
+
+def test_another_recipe_is_of_real_only_too(plateau):
+    status, output = run(plateau, '-p', 'sampler', 'random', '-p', 'recipe', 'smooth',
+                         protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    name = OF.format('random')
+    smooth, jitter = (measured(plateau, n) for n in (f'{name},recipe=smooth', name))
+    assert smooth['control_log_loss'] != jitter['control_log_loss']
+    tables = plateau/'08_celeba'/f'{name},recipe=smooth'/'tables'
+    assert {*pd.read_csv(tables/'free.csv').recipe} == {'jitter', 'smooth'}
+    assert pd.read_csv(tables/'over_seeds.csv').seeds.tolist() == [1, 1], 'recipes are apart'
+
+
+@pytest.mark.parametrize('protocol, args, said', [
+    ('plateau', ['-p', 'recipe', 'sampling'], 'it is written for one class an image'),
+    ('plateau', ['-p', 'recipe', 'mixup'], 'choose one of plain, jitter, trivial, rand, smooth'),
+    ('plateau', ['-p', 'recipe', 'cutout'], 'choose one of plain, jitter'),
+    ('plateau', ['-p', 'sampler', 'rare'], 'it is a sampler for one class an image'),
+    ('plateau', ['-p', 'sampler', 'right', '-p', 'data', 'celeba'], 'needs data=drawn'),
+    ('plateau', ['-p', 'augment', 'none'], 'recipe=plain'),
+    ('updates', ['-p', 'recipe', 'smooth'], 'need protocol=plateau'),
+    ('updates', ['-p', 'sampler', 'near'], 'need protocol=plateau'),
+    ('epochs', [], 'choose one of plateau, updates')])
+def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
+    status, output = run(tmp_path, *args, protocol=protocol)
+    assert status != 0 and said in output, output[-2000:]
+    assert not list(tmp_path.glob('08_celeba/*/*')) and not list(tmp_path.glob('artefacts/*/*'))
+
+
+def test_more_photographs_are_those_left_out(celeba, tmp_path):
+    "Of 260 pictures 100 are trained on; those added are others, of the training part."
+    status, output = run(tmp_path, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p',
+                         'sampler', 'more-real', '-p', 'real', '100', protocol='plateau', cores=1)
+    assert status == 0, output[-3000:]
+    _, found = record(tmp_path)
+    assert found['n_added'] == found['n_real'] == 100
+    status, output = run(tmp_path, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p',
+                         'sampler', 'more-real', '-p', 'real', '200', protocol='plateau', cores=1)
+    assert status != 0 and 'the place leaves out 60' in output, output[-3000:]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates', cores=None):
     "papermill on a notebook in a new process; `args` are its further arguments."
     Path(runs).mkdir(exist_ok=True)
-    if notebook == '07_affectnet': args = '-p', 'protocol', protocol, *args
+    if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
     command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'),
                str(Path(runs)/'executed.ipynb'),
                '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file',

@@ -74,9 +74,9 @@ def asked_by(notebook, fit, marks, **given):
     ('oracle', '07_affectnet', 'fit_oracle'), ('attributes', '08_celeba', 'fit_attribute_oracle')])
 def test_the_default_runs_ask_for_it(stage, notebook, fit):
     from synthnb.drawn import EXPRESSIONS
-    marks = "columns=['name', 'what', 'smoke'", 'tested = recipe |'
+    marks = "columns=['name', 'what', 'smoke'", 'place = pd.DataFrame(', 'tested = base |'
     args, kw = asked_by(notebook, fit, marks, classes=list(EXPRESSIONS), scoring=SimpleNamespace(),
-                        device=torch.device('cpu'))
+                        device=torch.device('cpu'), plateau=True)
     ask = train.asked_oracle if stage == 'oracle' else train.asked_attribute_oracle
     args = [a for a in args if not isinstance(a, torch.device)]
     assert ask(*args, **kw) == tool.asked(stage, tool.RECIPES[stage]), (
