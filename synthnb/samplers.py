@@ -933,7 +933,7 @@ def advice(name:str, word:str, gains, # the sampler that decides, its word, what
 
 # %% ../nbs/02_samplers.ipynb #65f67140
 def head_in_words(data:str, arm:tuple, gains, # what it is, who decides, what that gains
-                  margin:float, when:str='for as many updates', # or how else they were compared
+                  margin:float, when:str=' for as many updates', # or how else they were compared
                  ) -> str: # two sentences
     "The word, and the arm that decides it."
     how = 'taken at random' if arm[0] == 'random' else f'chosen by {arm[0]}'
@@ -941,7 +941,7 @@ def head_in_words(data:str, arm:tuple, gains, # what it is, who decides, what th
     (does,) = tell_once([(f'adding {what}, {how},', gains, '')], margin)
     n, does = len(gains), does.rstrip('.').partition(' seeds cannot tell')[0]
     return (f'On {data} ({n} seed{"s"*(n > 1)}), {in_a_word(gains, margin)}. '
-            f'{does.removesuffix(f": {n}")} {when}.')
+            f'{does.removesuffix(f": {n}")}{when}.')
 
 # %% ../nbs/02_samplers.ipynb #74c496d6
 def named_effects(records:pd.DataFrame, gains:dict, # arm -> what it gains, who decides first
@@ -970,7 +970,7 @@ def other_answer(records:pd.DataFrame, arms:list, margin:float) -> str: # as of 
 def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set and scale
                     data:str, # what it is, e.g. 'drawn faces'
                     margin:float=1., # points that would not matter
-                    when:str='for as many updates', # or how else arms were compared
+                    when:str=' for as many updates', # or how else arms were compared
                    ) -> str: # a paragraph
     "Does it help, and what should I do? Said from the records alone. [ours]"
     fixed = records[records.exposure == 'fixed'] if 'exposure' in records else records[:0]
