@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DAMAGE', 'LEVELS', 'QUALITY', 'wrong_labels', 'label_information', 'damaged', 'damaged_set', 'split_stock', 'Cell',
-           'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve', 'fit_curve', 'Law',
-           'fit_law', 'law_errors', 'law_bootstrap', 'map_points', 'cell_luck', 'quality_of', 'seed_means',
-           'reading_table', 'law_table', 'exchange_table', 'plot_map', 'plot_curve', 'answer_when']
+           'levels_within', 'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve',
+           'fit_curve', 'Law', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points', 'cell_luck', 'quality_of',
+           'seed_means', 'reading_table', 'law_table', 'exchange_table', 'plot_map', 'plot_curve', 'answer_when']
 
 # %% ../nbs/00h_worth.ipynb #7a33e369
 from dataclasses import asdict, dataclass
@@ -88,6 +88,9 @@ def split_stock(sets:dict, # of data.load_data: train, valid, test
                 seed:int=0) -> dict: # train, stock, valid, test
     "A training set as real images and a stock that nothing else uses."
     whole, gen = sets['train'], generator('stock', seed)
+    if len(whole.classes) < 2 or len(whole) < 2: raise ValueError(
+        f'{len(whole)} training images of {len(whole.classes)} class: a map needs two classes, and '
+        'images for the stock')
     rows = torch.randperm(len(whole), generator=gen).numpy()
     n = min(n_real, len(whole)//2)
     return sets | dict(train=rows_of(whole, rows[:n], 'real'),
@@ -105,6 +108,16 @@ class Cell:
     damage: int = 0 # 1: they are blurred and noisy
     m = property(lambda self: round(self.n*self.added)) # synthetic images
 
+# %% ../nbs/00h_worth.ipynb #8e316ce2
+def levels_within(n_real:int, # real images that there are
+                  levels:dict=LEVELS) -> dict: # the same with the numbers of real images that fit
+    "What the axes of a map are where real images are few."
+    there = tuple(n for n in levels['n'] if n <= n_real)
+    if not there: raise ValueError(
+        f'{n_real} real images, beside as many that are kept as a stock: the map begins at '
+        f"{levels['n'][0]}; give at least {2*levels['n'][0]} training images")
+    return levels | dict(n=there)
+
 # %% ../nbs/00h_worth.ipynb #e79fde8a
 def cells_of(seed:int=0, many:int|None=30, # how many cells with added images; None: all
              stock:int=16000, # synthetic images that there are
@@ -112,14 +125,14 @@ def cells_of(seed:int=0, many:int|None=30, # how many cells with added images; N
             ) -> list: # of Cell: real only at every n, then the others
     "The cells of a run: those of a Sobol sequence that are a seed's, or all."
     sizes, alone = [len(v) for v in levels.values()], [Cell(n) for n in levels['n']]
-    if many is None: picks = np.ndindex(*sizes)
-    else:
-        points = qmc.Sobol(len(sizes), seed=0).random(2**int(np.ceil(np.log2(2*many*(seed + 1)))))
-        picks = [(p*sizes).astype(int) for p in points]
-    cells = [Cell(*(v[i] for v, i in zip(levels.values(), pick))) for pick in picks]
-    cells = [c for c in cells if c.m <= stock]
-    own = cells if many is None else cells[many*seed:many*(seed + 1)]
-    return alone + list(dict.fromkeys(own))
+    fitting = lambda picks: [c for pick in picks if (c := Cell(
+        *(v[int(i)] for v, i in zip(levels.values(), pick)))).m <= stock]
+    if many is None: return alone + fitting(np.ndindex(*sizes))
+    log2 = int(np.ceil(np.log2(2*many*(seed + 1))))
+    for power in range(log2, log2 + 6): # more of the same sequence where the stock is small
+        cells = fitting(qmc.Sobol(len(sizes), seed=0).random(2**power)*sizes)
+        if len(cells) >= many*(seed + 1): break
+    return alone + list(dict.fromkeys(cells[many*seed:many*(seed + 1)]))
 
 # %% ../nbs/00h_worth.ipynb #608cf620
 def held_back(n, added, right, damage, # one cell, or an array each
@@ -262,9 +275,10 @@ def map_points(records:pd.DataFrame, # from core.read_runs, of one data set, sca
                reading:str='plateau', # or 'updates', 'views'
               ) -> pd.DataFrame: # a row a training: its cell, seed, accuracy, gain, and the rest
     "The trainings of all seeds, with the accuracy and the gain of one reading."
-    found = [pd.DataFrame(cells).assign(seed=seed)
-             for seed, cells in zip(records.seed, records.cells)] or [pd.DataFrame()]
-    points = pd.concat(found, ignore_index=True)
+    if not len(records): return pd.DataFrame()
+    one = records.drop_duplicates('seed') # the same seed on another device is no other seed
+    points = pd.concat([pd.DataFrame(cells).assign(seed=seed)
+                        for seed, cells in zip(one.seed, one.cells)], ignore_index=True)
     return points.assign(accuracy=points[f'accuracy_{reading}'], gain=points[f'gain_{reading}'])
 def cell_luck(points:pd.DataFrame, # of `map_points`
              ) -> float: # points; NaN where no cell has two seeds
@@ -392,16 +406,39 @@ def corner(points:pd.DataFrame, few:bool, quality:str) -> pd.DataFrame:
     own = points[points.added > 0]
     own = own[[q == quality for q in quality_of(own)]]
     return own[own.n <= 200] if few else own[own.n >= 1600]
-def corner_in_words(points:pd.DataFrame, few:bool, quality:str, margin:float) -> str:
-    "What added images do there, as far as the three readings agree; empty where there are none."
+def corner_verdict(points:pd.DataFrame, few:bool, quality:str, margin:float # see `answer_when`
+                  ) -> str: # yes, no, disagree, unknown; empty where there is nothing
+    "Whether added images help there, as far as no reading contradicts another."
     own = corner(points, few, quality)
     if not len(own): return ''
+    means = {k: seed_means(own, f'gain_{k}') for k in ('plateau', 'updates', 'views')}
+    if len({np.sign(v.mean()) for v in means.values() if abs(v.mean()) > margin}) > 1:
+        return 'disagree'
+    _, lo, hi = quiet_interval(means['plateau'])
+    if len(means['plateau']) < 5: return 'unknown'
+    return 'no' if hi < margin else 'yes' if lo > 0 else 'unknown'
+
+# %% ../nbs/00h_worth.ipynb #92a7eb8f
+def corner_in_words(points:pd.DataFrame, few:bool, quality:str, margin:float) -> str:
+    "What added images do there; empty where there are none."
+    if not (verdict := corner_verdict(points, few, quality, margin)): return ''
     what = f"With {'200 real images or fewer' if few else '1,600 real images or more'}, {quality}"
-    means = [seed_means(own, f'gain_{k}') for k in ('plateau', 'updates', 'views')]
-    signs = {np.sign(v.mean()) for v in means if abs(v.mean()) > margin}
-    told = effect_in_words(means[0], margin=margin)
-    if len(signs) > 1: return f'{what}: nobody can say, for the three readings disagree ({told}).'
+    told = effect_in_words(seed_means(corner(points, few, quality)), margin=margin)
+    if verdict == 'disagree':
+        return f'{what}: nobody can say, for the three readings disagree ({told} at the plateau).'
     return f'{what}: adding them {told}.'
+SAYS = dict(yes='yes', no='no', disagree='the three readings disagree',
+            unknown='nobody can say yet')
+def head_in_words(few:str, many:str) -> str: # of `corner_verdict`, right labels and undamaged
+    "What comes first in the answer."
+    if not (few or many): return 'nobody knows, for no run was near the ends of the map'
+    if few and many and few != many:
+        start = 'it depends on how many real images you have: '*({few, many} == {'yes', 'no'})
+        return f'{start}with few real images {SAYS[few]}, with many {SAYS[many]}'
+    word, where = few or many, f" with {'few' if few else 'many'} real images"
+    more = dict(yes=', if their labels are right and they look real',
+                no=', not even with right labels and undamaged')
+    return SAYS[word] + where*(few != many) + more.get(word, '')
 
 # %% ../nbs/00h_worth.ipynb #803d6d5d
 def answer_when(points:pd.DataFrame, # of `map_points`
@@ -412,13 +449,9 @@ def answer_when(points:pd.DataFrame, # of `map_points`
     if not len(points) or not (points.added > 0).any():
         return f'On {data} nobody knows: no run there has added images.'
     seeds = points.seed.nunique()
-    head = f'On {data} ({seeds} seed{"s"*(seeds > 1)}, {len(points)} trainings): '
-    if seeds < 5: return head + 'too few seeds were run to say. Run five.'
-    best = {few: seed_means(corner(points, few, QUALITY[True, True])) for few in (True, False)}
-    helps = [few for few, v in best.items() if len(v) > 4 and quiet_interval(v)[1] > 0]
-    word = ('it depends on how many real images you have' if helps == [True] else
-            'yes, if their labels are right and they look real' if helps else
-            'nobody can say yet')
+    head = f'On {data} ({seeds} seed{"s"*(seeds > 1)}, {len(points)} trainings) '
+    if seeds < 5: return head + 'nobody knows yet: that takes five seeds.'
+    best = [corner_verdict(points, few, QUALITY[True, True], margin) for few in (True, False)]
     said = [corner_in_words(points, few, q, margin) for few in (True, False)
             for q in (QUALITY[True, True], QUALITY[False, False])]
-    return f'{head}{word}. ' + ' '.join(filter(None, said))
+    return f'{head.strip()}: {head_in_words(*best)}. ' + ' '.join(filter(None, said))

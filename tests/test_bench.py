@@ -1,6 +1,7 @@
 """What `make bench` compares: the plain ways do the same work, and each comparison ends."""
 import bench_gan
 import bench_noise
+import bench_plateau
 import bench_qdgs
 import bench_rl
 import bench_scores
@@ -60,6 +61,7 @@ SMALL = dict(
     train=epochs,
     children=lambda: bench_rl.bench_children(4, 16, repeats=1, device='cpu'),
     search=search,
+    many=lambda: [*bench_plateau.rows(CPU, 10, 64)],
     vae=lambda: bench_vae.bench_vae(16, 4, device='cpu', repeats=1),
     noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, 8, 16, repeats=2, device='cpu'))
 

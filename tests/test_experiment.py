@@ -372,14 +372,16 @@ def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
     assert not list(tmp_path.glob('07_affectnet/*/*')) and not list(tmp_path.glob('artefacts/*/*'))
 
 
-def test_more_photographs_are_those_left_out(miniature, tmp_path):
+@pytest.mark.parametrize('sampler', ['more-real', 'near'])
+def test_more_photographs_are_those_left_out(digits, tmp_path, sampler):
     status, output = run(
-        tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature), '-p', 'sampler',
-        'more-real', '-p', 'real', '100', '-p', 'classes', 'neutral,happiness',
-        protocol='plateau', cores=1)
+        tmp_path, '-p', 'data', 'folder', '-p', 'root', str(digits/'one'/'photos'), '-p', 'sampler',
+        sampler, '-p', 'real', '30', '-p', 'changes', 'n_valid=20', protocol='plateau', cores=1)
     assert status == 0, output[-3000:]
     record = next(tmp_path.glob('07_affectnet/*/metrics.json'))
-    assert json.loads(record.read_text())['metrics']['n_added'] == 100
-    arms = [json.loads(p.read_text())['params']['parts'] for p in tmp_path.glob(
-        'artefacts/trainings/*/artefact.json')]
-    assert any(len(parts) == 2 for parts in arms)
+    found = json.loads(record.read_text())['metrics']
+    assert (found['n_real'], found['n_added'], found['judge']) == (30, 30, 'baseline')
+    parts, = (made for p in tmp_path.glob('artefacts/trainings/*/artefact.json')
+              if len(made := json.loads(p.read_text())['params']['parts']) == 2
+              and json.loads(p.read_text())['params']['training'] == 0)
+    assert parts[0][0] != parts[1][0], 'another import than the real set'

@@ -113,6 +113,11 @@ def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
     first = {'10_shapes/' + (f'seed={s}' if s else 'default') for s in range(5)}
     assert names == first | {f'10_shapes/seed={s},sweeps=0' for s in range(5, 10)} | {
         '10_shapes/preset=official,' + (f'seed={s},' if s else '') + 'sweeps=0' for s in range(5)}
+    names = listed(tmp_path, 'table=when,when-gpu,when-wildfaces',
+                   f"root={faces(tmp_path/'wild'/'wildfaces')}")
+    kinds = [{n for n in names if 'root=' in n}, {n for n in names if 'scale=gpu' in n}]
+    assert [len(kind) for kind in kinds] == [5, 3] and names - kinds[0] - kinds[1] == {
+        '15_when/' + (f'seed={s}' if s else 'default') for s in range(12)}
     names = listed(tmp_path, 'table=latent,overfitting,latent-wildfaces',
                    f"root={faces(tmp_path/'wildfaces')}")
     wild = {name for name in names if 'root=wildfaces' in name}

@@ -53,25 +53,30 @@ def as_a_stack(images, device, many, updates): # updates a second, of all togeth
     return many*updates/(time.perf_counter() - began)
 
 
-def rows(device):
+def rows(device, updates=None, n=400): # timed updates of each, real images
     "resnet10, width 16, 32 px, batches of 64 of 400 images."
-    before = os.environ.get('SYNTHNB_RUNS')
+    before, threads = os.environ.get('SYNTHNB_RUNS'), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         os.environ['SYNTHNB_RUNS'] = folder
-        sets = {name: drawn_set(n, 36, 'balanced', 0, f'bench-{name}')
-                for name, n in (('train', 400), ('valid', 64))}
-        images, cuda = Images.from_sets((sets['train'], None)), device.type == 'cuda'
-        threads = torch.get_num_threads()
-        if not cuda: torch.set_num_threads(1)
-        alone = one_by_one(images, device, 200 if cuda else 100)
-        yield 'classifiers one after the other, updates/s', alone, ''
-        many = 64 if cuda else 2*cores()
-        together = (as_a_stack(images, device, many, 200) if cuda
-                    else in_processes(sets, 200, many))
-        how = 'as one stack' if cuda else f'in {cores()} processes'
-        yield f'{many} classifiers {how}, updates/s of all', together, ''
-        wanted = 10. if cuda else 1.3
-        yield f'{many} classifiers {how} / one after the other', together/alone, wanted
-        torch.set_num_threads(threads)
-    if before is None: del os.environ['SYNTHNB_RUNS']
-    else: os.environ['SYNTHNB_RUNS'] = before
+        try: yield from compared(device, updates, n)
+        finally:
+            torch.set_num_threads(threads)
+            if before is None: del os.environ['SYNTHNB_RUNS']
+            else: os.environ['SYNTHNB_RUNS'] = before
+
+
+def compared(device, updates, n):
+    "The rows, in a folder of runs of their own."
+    sets = {name: drawn_set(m, 36, 'balanced', 0, f'bench-{name}')
+            for name, m in (('train', n), ('valid', 64))}
+    images, cuda = Images.from_sets((sets['train'], None)), device.type == 'cuda'
+    if not cuda: torch.set_num_threads(1)
+    alone = one_by_one(images, device, updates or (200 if cuda else 100))
+    yield 'classifiers one after the other, updates/s', alone, ''
+    many = 64 if cuda else 2*cores()
+    together = (as_a_stack(images, device, many, updates or 200) if cuda
+                else in_processes(sets, updates or 200, many))
+    how = 'as one stack' if cuda else f'in {cores()} processes'
+    yield f'{many} classifiers {how}, updates/s of all', together, ''
+    wanted = 10. if cuda else 1.3
+    yield f'{many} classifiers {how} / one after the other', together/alone, wanted
