@@ -221,7 +221,7 @@ def folders(out): return [Path(line) for line in out.splitlines() if '/trainings
 def test_a_killed_map_goes_on_and_leaves_nobody_behind(tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     process, where = child(tmp_path, script=SCRIPT), tmp_path/'artefacts'/'trainings'
-    end = time.time() + 120
+    end = time.time() + 300
     while not (list(where.glob('*/artefact.json')) and list(where.glob('*.part'))):
         assert process.poll() is None and time.time() < end, process.communicate()[1][-2000:]
         time.sleep(.02)
