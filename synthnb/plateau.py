@@ -712,7 +712,7 @@ def train_ahead(*arms:tuple, # (Arm, how many trainings)
     if default_device(str(device)).type != 'cpu' or cores() < 2: return
     pool = ProcessPoolExecutor(cores(), process_context(), quiet_child, [{**os.environ}])
     for arm, trainings in arms:
-        PlateauConfig.of(**arm.recipe) # what is wrong is said here
+        check_arm(arm, trainings) # what is wrong is said here
         for j in range(trainings): pool.submit(make_alone, arm, j, 'cpu')
     pool.shutdown(wait=False)
     return pool
