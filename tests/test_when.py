@@ -224,7 +224,7 @@ def test_one_class_or_one_image_is_refused(tmp_path):
 
 
 def test_a_damaged_set_is_the_same_faces_in_order():
-    whole = load_data('drawn', '', [], 36, dict(train=16, valid=8, test=8), 0)['train']
+    whole = load_data('drawn', '', [], 36, dict(train=64, valid=8, test=8), 0)['train']
     worse, again = damaged_set(whole, 0), damaged_set(whole, 0)
     assert (worse.labels == whole.labels).all() and worse.folder == again.folder
     a, b = (s.gather(np.arange(16)).float().flatten(1) for s in (whole, worse))
