@@ -198,9 +198,11 @@ class Curve:
     floor: float
     scale: float
     slope: float
-    def accuracy(self, n):
+    def accuracy(self, n): # real images -> share of test images that are right
+        "What so many real images reach."
         return 1 - self.floor - self.scale*(np.asarray(n, float)/400)**-self.slope
-    def images(self, accuracy): # that reach it; infinite above the ceiling
+    def images(self, accuracy): # -> real images that reach it; infinite above the ceiling
+        "How many real images an accuracy takes."
         over = np.asarray(1 - self.floor - np.asarray(accuracy, float))
         safe = np.where(over > 0, over, np.nan)
         return np.where(over > 0, 400*(safe/self.scale)**(-1/self.slope), np.inf)

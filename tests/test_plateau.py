@@ -69,9 +69,9 @@ def test_a_network_has_the_same_numbers_in_company_as_alone(kind, way):
     table, config = images(kind), replace(QUICK, **WAYS[way])
     jobs = jobs_of(table)
     for precision, tolerance in ((PlateauTraining, 1e-3), (Double, 1e-9)):
-        if precision is PlateauTraining and way not in ('plain', 'jitter'): continue
+        if precision is PlateauTraining and way != 'plain': continue
         stack = train(table, jobs, config, precision)
-        for j in (0, 2):
+        for j in (0, 2) if way == 'plain' else (2,):
             alone = train(table, jobs[j:j + 1], config, precision)
             for one, other in zip(stack.history[j], alone.history[0]):
                 assert abs(one['loss'] - other['loss']) < tolerance
@@ -221,7 +221,7 @@ def folders(out): return [Path(line) for line in out.splitlines() if '/trainings
 def test_a_killed_map_goes_on_and_leaves_nobody_behind(tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     process, where = child(tmp_path, script=SCRIPT), tmp_path/'artefacts'/'trainings'
-    end = time.time() + 120
+    end = time.time() + 300
     while not (list(where.glob('*/artefact.json')) and list(where.glob('*.part'))):
         assert process.poll() is None and time.time() < end, process.communicate()[1][-2000:]
         time.sleep(.02)
