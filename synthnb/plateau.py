@@ -161,25 +161,37 @@ class PlateauTraining:
         if table.pixels.shape[3] != 3: self.look = {k: v[:1] for k, v in PLAIN.items()}
         self.net = stack_resnets([self.fresh(job) for job in jobs]).to(device).train()
         self.average, self.graph, self.next = copy.deepcopy(self.net).eval(), None, None
-        self.side = torch.cuda.Stream() if self.device.type == 'cuda' else None
-        self.decays = torch.tensor([decay_of(j, config) for j in jobs], device=device)
-        self.optimiser = make_optimiser(self.net, replace(config, weight_decay=0.), self.device)
-        if self.device.type == 'cuda': # a graph reads its learning rate from a tensor
-            for g in self.optimiser.param_groups: g |= dict(lr=torch.zeros((), device=device),
-                                                            capturable=True)
         self.step, self.total = 0, -(-config.most//config.look_every)
         self.history, self.kept = [[] for _ in jobs], [{} for _ in jobs] # reading -> weights
         self.rose, self.stopped = [(0, 0.)]*self.m, [0]*self.m # last rise and its score; the end
-        self.weights = [class_weights(j.labels, config.balance, table.n_classes) for j in jobs]
-        self.prior = torch.stack([log_prior(j.labels, config.balance, table.n_classes)
-                                  for j in jobs]).to(device)
-        self.rows, self.labels = ([getattr(j, k).to(device) for j in jobs]
-                                  for k in ('rows', 'labels'))
-        self.corners = five_crops(table.size, config.crop).to(device)
-        self.mean, self.std = (torch.tensor(self.look[k], device=device) for k in ('mean', 'std'))
-        self.pace, self.sum, self.shrink = (torch.zeros(n, device=device)
-                                            for n in ((), self.m, self.m))
         self.last_mark = max([u for job in jobs for u in job.marks], default=0)
+        self.keep_images()
+        self.keep_optimiser()
+
+# %% ../nbs/00g_plateau.ipynb #af9d6c1c
+@patch
+def keep_images(self:PlateauTraining):
+    "Put on the device what a batch and its loss need of the images."
+    jobs, k, device = self.jobs, self.table.n_classes, self.device
+    self.weights = [class_weights(j.labels, self.config.balance, k) for j in jobs]
+    priors = [log_prior(j.labels, self.config.balance, k) for j in jobs]
+    self.prior = torch.stack(priors).to(device)
+    self.rows, self.labels = ([getattr(j, name).to(device) for j in jobs]
+                              for name in ('rows', 'labels'))
+    self.corners = five_crops(self.table.size, self.config.crop).to(device)
+    self.mean, self.std = (torch.tensor(self.look[name], device=device)
+                           for name in ('mean', 'std'))
+@patch
+def keep_optimiser(self:PlateauTraining):
+    "Put on the device what an update needs, each network's weight decay among it."
+    m, device, cuda = self.m, self.device, self.device.type == 'cuda'
+    self.side = torch.cuda.Stream() if cuda else None
+    self.decays = torch.tensor([decay_of(j, self.config) for j in self.jobs], device=device)
+    self.optimiser = make_optimiser(self.net, replace(self.config, weight_decay=0.), device)
+    if cuda: # a graph reads its learning rate from a tensor
+        for group in self.optimiser.param_groups:
+            group |= dict(lr=torch.zeros((), device=device), capturable=True)
+    self.pace, self.sum, self.shrink = (torch.zeros(n, device=device) for n in ((), m, m))
 
 # %% ../nbs/00g_plateau.ipynb #7169abd4
 @patch
@@ -388,9 +400,9 @@ def look_score(logits:Tensor, # (v, k)
     "What one look at validation images finds."
     if y.dim() == 2:
         loss = F.binary_cross_entropy_with_logits(logits, y.float())
-        return ((logits > 0) == y.bool()).double().mean().item(), loss.item()
-    hit = (logits.argmax(1) == y).double()
-    there = [hit[y == k].mean() for k in y.unique()]
+        return ((logits > 0) == y.bool()).cpu().double().mean().item(), loss.item()
+    hit, y_there = (logits.argmax(1) == y).cpu().double(), y.cpu() # MPS has no float64
+    there = [hit[y_there == k].mean() for k in y_there.unique()]
     return torch.stack(there).mean().item(), F.cross_entropy(logits, y).item()
 
 # %% ../nbs/00g_plateau.ipynb #116e2f75
