@@ -30,14 +30,14 @@ endif
 help:  ## what can be typed here
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Parameters of run: NOTEBOOK=$(NOTEBOOK) SAMPLER=cl-sam RATIO=1 SCALE=laptop SEED=0" \
-		"DATA=drawn ROOT= CLASSES="
+		"DATA=drawn ROOT= CLASSES= TRAININGS=2"
 
 $(VENV)/.ready: settings.ini pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Install Python 3.10 or" \
 		"newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tools/environment.py $(VENV) $(MAKECMDGOALS)
 
-run: $(READY)  ## one run of the main experiment, from GAN to table (10 minutes on two cores)
+run: $(READY)  ## one run of the main experiment, from GAN to table (minutes on two cores)
 	@$(PY) tools/run.py $(NOTEBOOK) $(ARGS)
 
 tables: $(READY)  ## every run that the tables need and that has no record, then the tables

@@ -7,7 +7,7 @@ __all__ = ['DAMAGE', 'LEVELS', 'QUALITY', 'wrong_labels', 'label_information', '
            'levels_within', 'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve',
            'fit_curve', 'equivalent_gain', 'Law', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points', 'cell_luck',
            'quality_of', 'seed_means', 'reading_table', 'law_table', 'exchange_table', 'plot_map', 'plot_curve',
-           'answer_when']
+           'plot_recipes', 'answer_when']
 
 # %% ../nbs/00h_worth.ipynb #7a33e369
 from dataclasses import asdict, dataclass
@@ -21,11 +21,11 @@ from matplotlib.colors import TwoSlopeNorm
 from scipy.optimize import least_squares
 from scipy.stats import qmc
 
-from .arms import effect_in_words, interval_text, quiet_interval
+from .arms import effect_in_words, interval_text, plateau_ends, quiet_interval
 from .core import artefact, generator
 from .data import ImageSet, ImageSetWriter
 from .metrics import mean_class_accuracy
-from .plateau import Arm
+from .plateau import Arm, PlateauConfig
 
 # %% ../nbs/00h_worth.ipynb #f841c22e
 def wrong_labels(labels:np.ndarray, # int64 (n,)
@@ -174,15 +174,14 @@ def scores(said:np.ndarray, # probabilities (n, k)
 def cell_rows(cells:list, # of Cell, real only first
               made:list, # their Trainings, of one training each
               y:np.ndarray, # labels of the test images
-              updates:int, every:int, # see `readings`
+              updates:int, # see `readings`
+              config:PlateauConfig, # of the trainings
              ) -> pd.DataFrame: # a row a cell
     "What every cell reached in each reading, and what it gained over real only of its seed."
     control, rows = {c.n: t for c, t in zip(cells, made) if not c.m}, []
     for cell, own in zip(cells, made):
-        looks = own.history()
-        row = asdict(cell) | dict(updates=int(looks['update'].max()),
-                                  best_at=int(looks['update'][looks.score.idxmax()]))
-        for name, (mine, theirs) in readings(updates, cell.added, every).items():
+        row = asdict(cell) | {k: v[0] for k, v in plateau_ends(own.history(), config).items()}
+        for name, (mine, theirs) in readings(updates, cell.added, config.look_every).items():
             accuracy, loss = scores(own.said(mine)[0], y)
             before, loss_before = scores(control[cell.n].said(theirs)[0], y)
             row |= {f'accuracy_{name}': accuracy, f'loss_{name}': loss,
@@ -408,6 +407,26 @@ def plot_curve(curve:Curve, n, accuracy, # of real-only trainings
         ax.axvline(place, color='.3', ls='--', lw=1)
         ax.set_title(f'at {place:,} images, as many more are worth {more:.1f} points', fontsize=9)
     ax.set(xscale='log', xlabel='real images', ylabel='mean class accuracy (%)')
+    return fig
+
+# %% ../nbs/00h_worth.ipynb #a3cc2b92
+def plot_recipes(found:pd.DataFrame, # augment, n, horizon, seed, valid_accuracy: tools/recipe.py
+                ) -> plt.Figure:
+    "Real images alone by the memory of weight decay, a panel an augmentation. [Wang 2024]"
+    kinds = [*dict.fromkeys(found.augment)]
+    fig, axes = plt.subplots(1, len(kinds), figsize=(.8 + 3.6*len(kinds), 3), sharey=True,
+                             squeeze=False, layout='constrained')
+    for ax, kind in zip(axes[0], kinds):
+        means = 100*found[found.augment == kind].groupby(['n', 'horizon']).valid_accuracy.mean()
+        for i, (n, own) in enumerate(means.groupby(level=0)):
+            own = own.droplevel(0)
+            ax.plot(own.index, own, 'os^D'[i % 4] + '-', color=str(.7*i/4), ms=4, label=f'{n:,}')
+            ax.plot(own.idxmax(), own.max(), 'o', ms=11, mfc='none', mec='k')
+        ax.set(xscale='log', title=kind, xlabel='epochs until a weight is forgotten')
+        ax.set_xticks(means.index.levels[1], means.index.levels[1])
+        ax.minorticks_off()
+    axes[0, 0].set_ylabel('validation accuracy (%)')
+    axes[0, 0].legend(title='real images', fontsize=8, title_fontsize=8)
     return fig
 
 # %% ../nbs/00h_worth.ipynb #9419ceaa

@@ -14,6 +14,7 @@ from fastcore.test import test_close as assert_close
 from PIL import Image
 
 from synthnb.data import AFFECTNET_CLASSES, AFFECTNET_COLUMNS, ImageSetWriter, load_data
+from synthnb.plateau import PlateauConfig
 from synthnb.worth import (LEVELS, QUALITY, Curve, Law, answer_when, cell_luck, cell_rows,
                            cells_of, damaged_set, exchange_table, fit_law, held_back,
                            label_information, law_bootstrap, law_errors, law_table, map_points,
@@ -67,7 +68,7 @@ def made_up(seed, law=TRUTH, sign=1, views=1, noise=.3, many=None):
         each = dict(plateau=gain, updates=gain, views=views*gain)
         alone = float(law.curve.accuracy(c.n))
         rows.append(dict(n=c.n, added=c.added, right=c.right, damage=c.damage, kept=kept,
-                         likeness=like, updates=1000, best_at=900)
+                         likeness=like, stopped_at=1000, plateau_at=900, still_rising=False)
                     | {f'gain_{k}': v for k, v in each.items()}
                     | {f'accuracy_{k}': alone + v/100 for k, v in each.items()})
     return rows
@@ -169,7 +170,7 @@ class Made:
         right = self.hits[reading]
         return np.stack([[[.9, .1]]*right + [[.1, .9]]*(10 - right)])
     def history(self):
-        return pd.DataFrame(dict(update=self.looks, score=np.arange(len(self.looks))))
+        return pd.DataFrame(dict(training=0, update=self.looks, score=np.arange(len(self.looks))))
 
 
 @pytest.mark.parametrize('added, fewer', [(.5, 700), (1, 500), (2, 300), (5, 200), (10, 100),
@@ -182,10 +183,11 @@ def test_equal_views_compare_the_looks_at_which_real_images_were_seen_as_often(a
     arm = Made({'at 1000': 9, 'best': 8}, [100, 700])
     cells = cells_of(0, 1, 10**6)
     alone, other = cells[0], cells[0].__class__(100, added)
-    row = cell_rows([alone, other], [control, arm], np.zeros(10, int), 1000, 100).iloc[1]
+    row = cell_rows([alone, other], [control, arm], np.zeros(10, int), 1000,
+                    PlateauConfig.of()).iloc[1]
     assert_close([row.gain_plateau, row.gain_updates, row.gain_views],
                  [20, 50, 10*(9 - fewer//250)], 1e-9)
-    assert row.updates == 700
+    assert (row.stopped_at, row.plateau_at) == (700, 700)
 
 
 # ---- who is in what ------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """`make run`: an experiment as papermill runs it, which leaves the page beside its record.
 
 `run.py NOTEBOOK ARG...` with further arguments for papermill. The parameters come as SAMPLER,
-RATIO, SCALE, SEED, DATA, ROOT and CLASSES from the environment, where make puts what was typed.
+RATIO, SCALE, SEED, DATA, ROOT, CLASSES and TRAININGS from the environment, where make puts what was
+typed. Without TRAININGS the main experiment trains each arm twice, a first look of minutes; its
+tables are of five, and TRAININGS=0 has what its own table of scales says.
 """
 import os
 import shutil
@@ -15,14 +17,18 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 PARAMETERS = dict(SAMPLER='-r', RATIO='-p', SCALE='-r', SEED='-p', DATA='-r', ROOT='-r',
-                  CLASSES='-r') # papermill's -r hands on text as it is, -p reads a number
+                  CLASSES='-r', TRAININGS='-p') # -r hands on text as it is, -p reads a number
+QUICK = {'07_affectnet': dict(TRAININGS='2')} # of a notebook, where nothing was typed
 STOPPED = (130, 143) # exit statuses after Ctrl-C, after SIGTERM
 NOISE = b'TCP without encryption' # what Jupyter says about every kernel
 
 
-def typed():
+def typed(notebook='', further=()): # further arguments for papermill
     "The parameters that were typed, as arguments for papermill."
-    given = [(how, name.lower(), os.environ.get(name)) for name, how in PARAMETERS.items()]
+    first_look = os.environ.get('SCALE') in (None, '', 'laptop') and 'protocol' not in further
+    usual = QUICK.get(notebook, {}) if first_look else {}
+    given = [(how, name.lower(), os.environ.get(name) or usual.get(name))
+             for name, how in PARAMETERS.items()]
     return [word for argument in given if argument[2] for word in argument]
 
 
@@ -122,4 +128,6 @@ def run(notebook, *arguments):
     return 0
 
 
-if __name__ == '__main__': sys.exit(run(sys.argv[1], *typed(), *sys.argv[2:]))
+if __name__ == '__main__':
+    notebook, *arguments = sys.argv[1:]
+    sys.exit(run(notebook, *typed(notebook, arguments), *arguments))
