@@ -204,7 +204,7 @@ class Curve:
         "How many real images an accuracy takes."
         over = np.asarray(1 - self.floor - np.asarray(accuracy, float))
         safe = np.where(over > 0, over, np.nan)
-        return np.where(over > 0, 400*(safe/self.scale)**(-1/self.slope), np.inf)
+        return np.where(over <= 0, np.inf, 400*(safe/self.scale)**(-1/self.slope))
 
 # %% ../nbs/00h_worth.ipynb #002fe0fe
 def fit_curve(n, accuracy) -> Curve: # number of real images and accuracy, one a training
@@ -246,7 +246,7 @@ class Law:
 
 # %% ../nbs/00h_worth.ipynb #ad9199b8
 class PullLaw(Law):
-    "What added images are worth, less how far they pull: by `mu` where unlike, by `nu` where wrong."
+    "What added images are worth, less their pull: `mu` of unlike ones, `nu` of wrong labels. [ours]"
     def accuracy(self, n, added, kept=1., likeness=1.):
         "Mean class accuracy with them."
         kept, likeness, added = (np.asarray(v, float) for v in (kept, likeness, added))
