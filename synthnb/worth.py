@@ -246,7 +246,7 @@ class Law:
 
 # %% ../nbs/00h_worth.ipynb #ad9199b8
 class PullLaw(Law):
-    "What added images are worth, less their pull: `mu` of unlike ones, `nu` of wrong labels. [ours]"
+    "What added images are worth, less their pull: `mu` of unlike, `nu` of wrong ones. [ours]"
     def accuracy(self, n, added, kept=1., likeness=1.):
         "Mean class accuracy with them."
         kept, likeness, added = (np.asarray(v, float) for v in (kept, likeness, added))
