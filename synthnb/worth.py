@@ -6,8 +6,8 @@
 __all__ = ['DAMAGE', 'LEVELS', 'LIMITS', 'QUALITY', 'wrong_labels', 'label_information', 'damaged', 'damaged_set', 'split_stock',
            'Cell', 'levels_within', 'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve',
            'fit_curve', 'equivalent_gain', 'Law', 'PullLaw', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points',
-           'cell_luck', 'quality_of', 'seed_means', 'reading_table', 'law_table', 'exchange_table', 'plot_map',
-           'plot_curve', 'plot_recipes', 'answer_when']
+           'cell_luck', 'quality_of', 'seed_means', 'reading_table', 'worth_of_one', 'law_in_words', 'law_table',
+           'exchange_table', 'plot_map', 'plot_curve', 'plot_recipes', 'answer_when']
 
 # %% ../nbs/00h_worth.ipynb #7a33e369
 from dataclasses import asdict, dataclass
@@ -340,6 +340,30 @@ def reading_table(points:pd.DataFrame, # of `map_points`
                     | {'the three agree': len(signs) < 2})
     return pd.DataFrame(rows)
 
+# %% ../nbs/00h_worth.ipynb #0cc19aa3
+def worth_of_one(law:Law, n, right:float, likeness:float, # real images; of the added ones
+                 k:int, # classes
+                 added:float=1.): # for each real one
+    "Real images that one added image is worth."
+    return (law.equivalent(n, added, label_information(right, k), likeness)/n - 1)/added
+def law_in_words(law:Law, others:list, # of `law_bootstrap`
+                 likeness:float, k:int, # of damaged images; classes
+                ) -> str: # sentences
+    "What one added image is worth where real ones are few and many, and where that turns."
+    states = {'75% of whose labels are right': (.75, 1.),
+              'half of whose labels are right': (.5, 1.),
+              'with right labels, but damaged': (1., likeness)}
+    said, n = [], np.geomspace(100, 3200, 200)
+    for name, state in states.items():
+        rate = lambda v, at: float(worth_of_one(v, at, *state, k))
+        span = lambda at: np.quantile([rate(v, at) for v in others], [.025, .975])
+        few, many = (interval_text(rate(law, at), *span(at), 2) for at in (100, 3200))
+        signs = np.flatnonzero(np.diff(np.sign(worth_of_one(law, n, *state, k))))
+        turn = f', and none at about {float(f"{n[signs[0]]:.1g}"):,.0f}' if len(signs) else ''
+        said.append(f'One of images {name} is worth {few} real images where you have 100, '
+                    f'{many} where you have 3,200{turn}.')
+    return 'Each at its plateau, with one added image for each real one: ' + ' '.join(said)
+
 # %% ../nbs/00h_worth.ipynb #863291ad
 def law_table(law:Law, others:list, # of `law_bootstrap`
              ) -> pd.DataFrame: # a row a number: name, value, lo, hi
@@ -352,8 +376,7 @@ def exchange_table(law:Law, others:list, likeness:float, # of damaged images
                    k:int, # classes
                    added:float=1.) -> pd.DataFrame: # a row a number of real images
     "Real images that one synthetic image is worth, with its interval over seeds."
-    def rate(v, n, right, like):
-        return (v.equivalent(n, added, label_information(right, k), like)/n - 1)/added
+    def rate(v, n, right, like): return worth_of_one(v, n, right, like, k, added)
     states = [(r, d) for d in LEVELS['damage'] for r in LEVELS['right']]
     rows = []
     for n in LEVELS['n']:
