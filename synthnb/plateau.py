@@ -11,6 +11,7 @@ __all__ = ['POLICIES', 'FREE', 'PlateauConfig', 'Job', 'order_of', 'plan_of', 'G
 import copy
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -481,8 +482,6 @@ def quiet_child(settings:dict): # the parent's environment; the server of proces
     "In a process that trains: one thread, no bars, and an end when its parent ends."
     os.environ.update(settings)
     torch.set_num_threads(1)
-    os.environ['SYNTHNB_CHILD'] = '1'
-    import sys
     sys.stderr = sys.stdout = open(os.devnull, 'w')
     parent = multiprocessing.parent_process()
     def follow():
@@ -615,11 +614,14 @@ def train_stack(part:list, # of (arm, training)
     if part[0][0].start: training.start_from([arm.start[j] for arm, j in part])
     while training.step < training.total: training.update()
     return training
+def part_size(part:tuple) -> int: # (image set, rows or None for all, ...), as of Arm
+    "How many images a part of an arm has."
+    s, rows, *_ = part
+    return len(s) if rows is None else len(np.arange(len(s))[rows])
 def stacks_of(todo:list, # of (arm, training), of one recipe
               most:int) -> list: # of lists, each of networks whose batches are of one size
     "Which networks train as one: as many at most, those with as many images together."
-    size = lambda arm: sum(len(s) if rows is None else len(np.arange(len(s))[rows])
-                           for s, rows, *_ in arm.parts)
+    size = lambda arm: sum(map(part_size, arm.parts))
     todo, by = sorted(todo, key=lambda one: size(one[0])), {}
     for arm, j in todo:
         batch = min(PlateauConfig.of(**arm.recipe).batch_size, size(arm))
@@ -677,10 +679,10 @@ def check_arm(arm:Arm, trainings:int=1): # K
         f'mixup={config.mixup:g} needs one class an image; attributes are not mixed: take mixup=0')
     if arm.start and len(arm.start) < trainings: raise ValueError(
         f'{trainings} trainings of an arm cannot start from {len(arm.start)}: train as many before')
-    for s, rows, *labels in arm.parts:
-        n = len(s) if rows is None else len(np.arange(len(s))[rows])
-        if labels and len(labels[0]) != n: raise ValueError(
-            f'{len(labels[0])} labels for {n} images: give one an image')
+    for part in arm.parts:
+        for labels in part[2:]:
+            if len(labels) != (n := part_size(part)): raise ValueError(
+                f'{len(labels)} labels for {n} images: give one an image')
 
 # %% ../nbs/00g_plateau.ipynb #4f3ee1a0
 def fit_plateau(parts:list, # see Arm

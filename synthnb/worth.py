@@ -6,8 +6,8 @@
 __all__ = ['DAMAGE', 'LEVELS', 'LIMITS', 'QUALITY', 'wrong_labels', 'label_information', 'damaged', 'damaged_set', 'split_stock',
            'Cell', 'levels_within', 'cells_of', 'held_back', 'cell_arm', 'readings', 'scores', 'cell_rows', 'Curve',
            'fit_curve', 'equivalent_gain', 'Law', 'PullLaw', 'fit_law', 'law_errors', 'law_bootstrap', 'map_points',
-           'cell_luck', 'quality_of', 'seed_means', 'reading_table', 'worth_of_one', 'law_in_words', 'law_table',
-           'exchange_table', 'plot_map', 'plot_curve', 'plot_recipes', 'answer_when']
+           'cell_luck', 'quality_of', 'seed_means', 'gains_read', 'reading_table', 'worth_of_one', 'worth_in_text',
+           'law_in_words', 'law_table', 'exchange_table', 'plot_map', 'plot_curve', 'plot_recipes', 'answer_when']
 
 # %% ../nbs/00h_worth.ipynb #7a33e369
 from dataclasses import asdict, dataclass
@@ -21,7 +21,8 @@ from matplotlib.colors import TwoSlopeNorm
 from scipy.optimize import least_squares
 from scipy.stats import qmc
 
-from .arms import effect_in_words, interval_text, plateau_ends, quiet_interval
+from .arms import (READINGS, effect_in_words, interval_text, plateau_ends,
+                          quiet_interval, reading_marks)
 from .core import artefact, generator
 from .data import ImageSet, ImageSetWriter
 from .metrics import mean_class_accuracy
@@ -160,9 +161,8 @@ def readings(updates:int, # of the arm, a look
              added:float, every:int, # synthetic images for each real one; updates between looks
             ) -> dict: # reading -> (name of the arm's reading, of the control's)
     "Which readings of an arm and of real only are compared."
-    fewer = max(every, round(updates/(1 + added)/every)*every)
-    return dict(plateau=('best', 'best'), updates=(f'at {updates}', f'at {updates}'),
-                views=(f'at {updates}', f'at {fewer}'))
+    where = reading_marks(updates, range(every, updates + 1, every), 1/(1 + added))
+    return {name: pair[::-1] for name, pair in where.items()}
 def scores(said:np.ndarray, # probabilities (n, k)
            y:np.ndarray, # (n,)
           ) -> tuple[float, float]: # mean class accuracy; log-loss, nats, no probability below 1e-4
@@ -324,6 +324,11 @@ def quality_of(points:pd.DataFrame) -> list: # of the words of QUALITY
 def seed_means(points:pd.DataFrame, column:str='gain') -> np.ndarray: # one a seed
     "The mean over each seed's trainings."
     return points.groupby('seed')[column].mean().to_numpy(float)
+def gains_read(points:pd.DataFrame, margin:float, # of `map_points`; points that would not matter
+              ) -> tuple[dict, bool]: # reading -> gains, one a seed; whether their signs agree
+    "What some trainings gain in each reading."
+    means = {name: seed_means(points, f'gain_{name}') for name in READINGS}
+    return means, len({np.sign(v.mean()) for v in means.values() if abs(v.mean()) > margin}) < 2
 
 # %% ../nbs/00h_worth.ipynb #71b663ec
 def reading_table(points:pd.DataFrame, # of `map_points`
@@ -332,12 +337,11 @@ def reading_table(points:pd.DataFrame, # of `map_points`
     "The mean gain in the three readings, and whether they agree on its sign."
     added, rows = points[points.added > 0], []
     for (n, quality), own in added.groupby([added.n, pd.Series(quality_of(added), added.index)]):
-        means = {k: seed_means(own, f'gain_{k}') for k in ('plateau', 'updates', 'views')}
+        means, agree = gains_read(own, margin)
         spans = {k: quiet_interval(v) for k, v in means.items()}
-        signs = {np.sign(m) for m, *_ in spans.values() if abs(m) > margin}
         rows.append({'real images': n, 'added images': quality, 'trainings': len(own)}
                     | {f'gain, {k}': interval_text(*v, 1, '+') for k, v in spans.items()}
-                    | {'the three agree': len(signs) < 2})
+                    | {'the three agree': agree})
     return pd.DataFrame(rows)
 
 # %% ../nbs/00h_worth.ipynb #0cc19aa3
@@ -346,6 +350,10 @@ def worth_of_one(law:Law, n, right:float, likeness:float, # real images; of the 
                  added:float=1.): # for each real one
     "Real images that one added image is worth."
     return (law.equivalent(n, added, label_information(right, k), likeness)/n - 1)/added
+def worth_in_text(law:Law, others:list, *place) -> str: # of `law_bootstrap`; as of `worth_of_one`
+    "The same as one reads it, with its interval over seeds."
+    each = [worth_of_one(v, *place) for v in others]
+    return interval_text(float(worth_of_one(law, *place)), *np.quantile(each, [.025, .975]), 2)
 def law_in_words(law:Law, others:list, # of `law_bootstrap`
                  likeness:float, k:int, # of damaged images; classes
                 ) -> str: # sentences
@@ -355,9 +363,7 @@ def law_in_words(law:Law, others:list, # of `law_bootstrap`
               'with right labels, but damaged': (1., likeness)}
     said, n = [], np.geomspace(100, 3200, 200)
     for name, state in states.items():
-        rate = lambda v, at: float(worth_of_one(v, at, *state, k))
-        span = lambda at: np.quantile([rate(v, at) for v in others], [.025, .975])
-        few, many = (interval_text(rate(law, at), *span(at), 2) for at in (100, 3200))
+        few, many = (worth_in_text(law, others, at, *state, k) for at in (100, 3200))
         signs = np.flatnonzero(np.diff(np.sign(worth_of_one(law, n, *state, k))))
         turn = f', and none at about {float(f"{n[signs[0]]:.1g}"):,.0f}' if len(signs) else ''
         said.append(f'One of images {name} is worth {few} real images where you have 100, '
@@ -376,16 +382,13 @@ def exchange_table(law:Law, others:list, likeness:float, # of damaged images
                    k:int, # classes
                    added:float=1.) -> pd.DataFrame: # a row a number of real images
     "Real images that one synthetic image is worth, with its interval over seeds."
-    def rate(v, n, right, like): return worth_of_one(v, n, right, like, k, added)
     states = [(r, d) for d in LEVELS['damage'] for r in LEVELS['right']]
     rows = []
     for n in LEVELS['n']:
         row = {'real images': n}
         for right, damage in states:
-            like = likeness if damage else 1.
-            lo, hi = np.quantile([rate(v, n, right, like) for v in others], [.025, .975])
             name = f"{100*right:.0f}% right{', damaged' if damage else ''}"
-            row[name] = interval_text(float(rate(law, n, right, like)), lo, hi, 2)
+            row[name] = worth_in_text(law, others, n, right, likeness if damage else 1., k, added)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -482,9 +485,8 @@ def corner_verdict(points:pd.DataFrame, few:bool, quality:str, margin:float # se
     "Whether added images help there, as far as no reading contradicts another."
     own = corner(points, few, quality)
     if not len(own): return ''
-    means = {k: seed_means(own, f'gain_{k}') for k in ('plateau', 'updates', 'views')}
-    if len({np.sign(v.mean()) for v in means.values() if abs(v.mean()) > margin}) > 1:
-        return 'disagree'
+    means, agree = gains_read(own, margin)
+    if not agree: return 'disagree'
     _, lo, hi = quiet_interval(means['plateau'])
     if len(means['plateau']) < 5: return 'unknown'
     return 'no' if hi < margin else 'yes' if lo > 0 else 'unknown'

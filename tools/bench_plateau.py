@@ -2,11 +2,10 @@
 
 On a CPU they are processes, on CUDA one stack of networks whose updates are a captured graph.
 """
-import os
-import tempfile
 import time
 
 import torch
+from shipped import own_runs
 
 from synthnb.data import Images
 from synthnb.drawn import drawn_set
@@ -55,14 +54,10 @@ def as_a_stack(images, device, many, updates): # updates a second, of all togeth
 
 def rows(device, updates=None, n=400): # timed updates of each, real images
     "resnet10, width 16, 32 px, batches of 64 of 400 images."
-    before, threads = os.environ.get('SYNTHNB_RUNS'), torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ['SYNTHNB_RUNS'] = folder
+    threads = torch.get_num_threads()
+    with own_runs():
         try: yield from compared(device, updates, n)
-        finally:
-            torch.set_num_threads(threads)
-            if before is None: del os.environ['SYNTHNB_RUNS']
-            else: os.environ['SYNTHNB_RUNS'] = before
+        finally: torch.set_num_threads(threads)
 
 
 def compared(device, updates, n):
