@@ -3,7 +3,7 @@
 `run.py NOTEBOOK ARG...` with further arguments for papermill. The parameters come as SAMPLER,
 RATIO, SCALE, SEED, DATA, ROOT, CLASSES and TRAININGS from the environment, where make puts what was
 typed. Without TRAININGS the main experiment trains each arm twice, a first look of minutes; its
-tables are of five, and TRAININGS=0 has what its own table of scales says.
+tables are of three, and TRAININGS=0 has what its own table of scales says.
 """
 import os
 import shutil
