@@ -1,4 +1,5 @@
 """Real data as users have it: what is wrong with it is said, and nothing else is read instead."""
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -536,3 +537,157 @@ def test_a_cap_is_of_what_is_trained_on(tmp_path, cap, most):
 def test_sizes_know_no_cap(tmp_path):
     with pytest.raises(ValueError, match='how many images at most'):
         load_data('folder', tree(tmp_path, 'a', 'b'), n=dict(train=4, cap=2))
+
+
+# folds, by person
+
+KINDS = ['neutral', 'happiness', 'anger']
+
+
+def affectnet(root, n=36, people=12, lists=('training', 'validation')):
+    "Pictures of three expressions, each person under all of them; identities.csv says who."
+    names = [f'{i % 3}/{picture(root/"Manually_Annotated_Images"/str(i % 3)/f"{i}.png").name}'
+             for i in range(n)]
+    rows = [(name, 0, 0, 40, 40, '', [0, 1, 6][i % 3], -2, -2) for i, name in enumerate(names)]
+    (root/'Manually_Annotated_file_lists').mkdir()
+    for half, name in zip((rows[:-6], rows[-6:]), lists):
+        pd.DataFrame(half, columns=data.AFFECTNET_COLUMNS).to_csv(
+            root/'Manually_Annotated_file_lists'/f'{name}.csv', index=False)
+    who = [f'p{i//3 % people}' for i in range(n)]
+    pd.DataFrame({data.AFFECTNET_COLUMNS[0]: names, 'identity': who}).to_csv(
+        root/'identities.csv', index=False)
+    return root
+
+
+def of_folds(root, folds=4, seeds=range(4), **kw):
+    return [load_data('affectnet', root, KINDS, 12, seed=s, folds=folds, **kw) for s in seeds]
+
+
+def test_folds_of_affectnet_test_both_lists_once_and_part_persons(tmp_path, capsys):
+    root = affectnet(tmp_path/'a')
+    who = dict(pd.read_csv(root/'identities.csv').to_numpy())
+    tested = []
+    for sets in of_folds(root):
+        people = {name: {who['/'.join(Path(f).parts[-2:])] for f in s.files()}
+                  for name, s in sets.items()}
+        assert not people['test'] & (people['train'] | people['valid'])
+        assert not people['train'] & people['valid'] and all(people.values())
+        for s in sets.values():
+            assert s.column('person').dtype == np.int64
+            assert len(set(s.column('person'))) == len({who['/'.join(Path(f).parts[-2:])]
+                                                        for f in s.files()})
+        tested += sets['test'].files(relative=True)
+    assert len(tested) == len(set(tested)) == 36 and 'of its own' not in capsys.readouterr().out
+
+
+def test_a_person_has_one_number_in_all_folds(tmp_path):
+    number = {}
+    for sets in of_folds(affectnet(tmp_path/'a'), seeds=range(8)):
+        for s in sets.values():
+            for f, p in zip(s.files(relative=True), s.column('person')):
+                assert number.setdefault(f, p) == p
+    assert sorted(set(number.values())) == list(range(12))
+
+
+def test_no_folds_is_as_before(tmp_path):
+    root = affectnet(tmp_path/'a')
+    before = load_data('affectnet', root, KINDS, 12, FEW, 1)
+    of_folds(root, n=FEW)
+    after = load_data('affectnet', root, KINDS, 12, FEW, 1, folds=0)
+    assert {k: s.folder for k, s in before.items()} == {k: s.folder for k, s in after.items()}
+    assert all('/anger' not in f for s in after.values() for f in s.files()) # lists as they were
+    assert len(after['test']) == 6
+
+
+def test_the_digest_counts_who_is_who_only_where_it_is_asked(tmp_path):
+    root = affectnet(tmp_path/'a')
+    plain, folded = (data.data_digest('affectnet', root, f) for f in (0, 5))
+    t = pd.read_csv(root/'identities.csv')
+    t.loc[0, 'identity'] = 'p5'
+    t.to_csv(root/'identities.csv', index=False)
+    assert data.data_digest('affectnet', root) == plain != folded
+    assert data.data_digest('affectnet', root, 5) != folded
+    assert data.data_digest('drawn', '', 5) == ''
+
+
+def test_equal_pictures_are_of_one_person(tmp_path):
+    root = affectnet(tmp_path/'a')
+    images = root/'Manually_Annotated_Images'
+    shutil.copy(images/'0'/'0.png', images/'2'/'35.png') # of p0 and of p11
+    numbers = {}
+    for sets in of_folds(root):
+        for s in sets.values():
+            numbers |= dict(zip(map(lambda f: Path(f).name, s.files()), s.column('person')))
+    assert numbers['0.png'] == numbers['35.png'] == numbers['33.png']
+    assert len(set(numbers.values())) == 11
+
+
+def test_pictures_without_a_person_are_persons_and_said(tmp_path, capsys):
+    root = affectnet(tmp_path/'a')
+    t = pd.read_csv(root/'identities.csv')
+    t.iloc[3:].to_csv(root/'identities.csv', index=False)
+    sets, = of_folds(root, seeds=[0])
+    assert '3 of 36 pictures have no person' in capsys.readouterr().out
+    assert max(s.column('person').max() for s in sets.values()) == 13
+    (root/'identities.csv').unlink()
+    sets, = of_folds(root, seeds=[0])
+    assert 'nobody says who is who' in capsys.readouterr().out
+    assert len(set(sets['test'].column('person'))) == len(sets['test'])
+
+
+def edited(root, change):
+    path = root/'identities.csv'
+    path.write_text(change(path.read_text()))
+    return root
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda t: t.replace('identity', 'who'), 'expected subDirectory_filePath and identity'),
+    (lambda t: t + '0/0.png,p9\n', '0/0.png has two identities'),
+    (lambda t: t.replace('.png', '.jpg'), 'names none of the pictures, which are called as')])
+def test_a_wrong_list_of_persons_is_named(tmp_path, change, said):
+    root = edited(affectnet(tmp_path/'a'), change)
+    with pytest.raises(ValueError, match=said): of_folds(root, seeds=[0])
+
+
+@pytest.mark.parametrize('folds', [1, -3, True, 2.5])
+def test_wrong_folds_are_refused(tmp_path, folds):
+    with pytest.raises(ValueError, match='2 or more'): of_folds(
+        affectnet(tmp_path/'a'), folds, seeds=[0])
+
+
+def test_folds_need_persons_and_a_list(tmp_path, capsys):
+    root = affectnet(tmp_path/'a')
+    with pytest.raises(ValueError, match='12 persons'): of_folds(root, 13, seeds=[0])
+    importlib.import_module('synthnb.drawn')
+    with pytest.raises(ValueError, match='more seeds'): load_data('drawn', folds=5)
+    two = affectnet(tmp_path/'b', people=2)
+    with pytest.raises(ValueError, match='1 persons are left'): of_folds(two, 2, seeds=[0])
+
+
+def test_a_class_of_few_persons_is_a_warning(tmp_path, capsys):
+    table = [(f'{i}.png', 'ab'[i < 3], i) for i in range(20)]
+    for name, *_ in table: picture(tmp_path/name)
+    pd.DataFrame(table, columns=['path', 'label', 'Person']).to_csv(tmp_path/'l.csv', index=False)
+    load_data('csv', tmp_path/'l.csv', size=12, folds=5)
+    out = capsys.readouterr().out
+    assert 'warning: b has 3 persons for 5 folds' in out and 'no person' not in out
+
+
+def test_more_real_images_of_a_fold_show_nobody_of_the_others(tmp_path):
+    from synthnb.samplers import fresh_images
+    root = affectnet(tmp_path/'a', n=72, people=24)
+    sets = load_data('affectnet', root, KINDS, 12, dict(train=9, valid=6), seed=1, folds=4)
+    more, rows = fresh_images(sets, 9, 'affectnet', root, 1, folds=4)
+    people = set(more.column('person'))
+    assert not people & {*sets['test'].column('person'), *sets['valid'].column('person')}
+    files = more.files(rows)
+    assert len(files) >= 9 and not {*files} & {*sets['train'].files()}
+
+
+def test_folds_of_a_folder_join_its_splits(tmp_path):
+    root = tree(tmp_path/'f', 'train/dark', 'train/light', 'val/dark', 'val/light', n=6)
+    sets = [load_data('folder', root, size=12, folds=3, seed=s)['test'] for s in range(3)]
+    assert sorted(f for s in sets for f in s.files(relative=True)) == sorted(
+        f'{s}/{c}/{i:02d}.jpg' for s in ('train', 'val') for c in ('dark', 'light')
+        for i in range(6))
