@@ -7,12 +7,16 @@ __all__ = ['NOT_REPRODUCED', 'WHOSE', 'READINGS', 'LEAST_SAID', 'YES', 'NO', 'sa
            'run_tables', 'kind_of', 'their_error', 'verdict_within', 'verdict_on', 'claim_verdict', 'quiet_interval',
            'interval_text', 'effect_in_words', 'at_reading', 'sizes_itself', 'arm_records', 'arms_of', 'arm_table',
            'arm_verdicts', 'verdict_by_letter', 'trainings_numbers', 'compare_trainings', 'plateau_ends',
-           'nearest_mark', 'reading_marks', 'reading_numbers', 'uncontradicted', 'reading_verdicts', 'beyond_free',
-           'learning_curve', 'sampler_table', 'plot_samplers', 'plot_arms', 'plot_figure6', 'class_table']
+           'nearest_mark', 'reading_marks', 'reading_numbers', 'ClusterComparison', 'cluster_bootstrap',
+           'corrected_interval', 'reading_guesses', 'pooled_folds', 'fold_table', 'fold_people', 'uncontradicted',
+           'reading_verdicts', 'beyond_free', 'learning_curve', 'sampler_table', 'plot_samplers', 'plot_arms',
+           'plot_figure6', 'class_table']
 
 # %% ../nbs/00f_arms.ipynb #12fd4297
+import math
 import re
 import warnings
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,8 +25,8 @@ from scipy import stats
 
 from .core import (PALETTE, Run, defaults_on_record, read_runs, run_name, runs_dir,
                           said_parameters)
-from .metrics import (SeedComparison, class_accuracy, macro_f1, mean_class_accuracy,
-                             paired_seeds, seed_interval)
+from .metrics import (Interval, SeedComparison, as_values, check_level, class_accuracy,
+                             macro_f1, mean_class_accuracy, paired_seeds, seed_interval)
 
 # %% ../nbs/00f_arms.ipynb #0d5f1680
 def matching_runs(experiment:str, # e.g. '07_affectnet'
@@ -537,6 +541,160 @@ def reading_numbers(y, # true classes (n,), or attributes (n, m)
         found |= {f'against_{who}{end}': gain for who in ('control', 'baseline')}
         found[f'read_{reading}'] = dict(zip(('control', 'arm'), asked))
     return found
+
+# %% ../nbs/00f_arms.ipynb #1d4ac209
+class ClusterComparison(NamedTuple):
+    "An arm against its control on pooled images of several people; shares in [0, 1]."
+    difference: float # mean class accuracy of the arm minus that of the control
+    lo: float # interval over people and trainings
+    hi: float
+    control: float # mean class accuracy, the mean of its trainings
+    arm: float
+    n: int # images of the classes that are averaged over
+    people: int # on them
+
+# %% ../nbs/00f_arms.ipynb #363c5ab9
+def hits_again(guess, y, fold, # (K, n), (n,), (n,)
+               times, # (draws, n), how often each image was drawn
+               classes, rng,
+              ) -> np.ndarray: # (draws,), mean class accuracy
+    "Of drawn images and, without `rng`, all trainings; with it, K of them drawn with replacement."
+    right, met = np.zeros((2, len(times), len(classes)))
+    for f in np.unique(fold):
+        k = len(guess)
+        share = np.full((1, k), 1/k) if rng is None else rng.multinomial(
+            k, np.full(k, 1/k), len(times))/k
+        for i, c in enumerate(classes):
+            rows = np.flatnonzero((y == c) & (fold == f))
+            right[:, i] += (times[:, rows] @ (guess[:, rows] == c).T*share).sum(1)
+            met[:, i] += times[:, rows].sum(1)
+    return np.nanmean(np.where(met > 0, right/np.maximum(met, 1), np.nan), 1)
+
+# %% ../nbs/00f_arms.ipynb #7be20744
+def cluster_bootstrap(
+    y, person, # true classes, and who is on each image, (n,) each
+    control, arm, # predicted classes of K trainings each, (K, n)
+    fold=None, # (n,): whose trainings an image was shown to; None: all to the same
+    classes=None, # numbers of the classes to average over; None: all that y has
+    draws:int=2000, level:float=.95, seed:int=0, # resamples, confidence, of the resampling
+   ) -> ClusterComparison: # arm minus control
+    "An arm against its control, over people and trainings. [Owen 2007]"
+    y, who, fold = check_clusters(y, person, control, arm, fold)
+    classes = np.unique(y) if classes is None else np.asarray(classes)
+    some, rng = np.isin(y, classes), np.random.default_rng(seed)
+    if not set(classes) <= set(y): raise ValueError(
+        f'classes {sorted(set(classes.tolist()) - set(y.tolist()))} have no images')
+    y, who, fold = y[some], np.unique(who[some], return_inverse=True)[1], fold[some]
+    sides, people = [np.asarray(g)[:, some] for g in (control, arm)], who.max() + 1
+    times = rng.multinomial(people, np.full(people, 1/people), draws).astype(np.float32)[:, who]
+    a, b = (hits_again(g, y, fold, times, classes, rng) for g in sides)
+    tail, once = 50*(1 - check_level(level)), np.ones((1, len(y)))
+    lo, hi = np.nanpercentile(b - a, [tail, 100 - tail])
+    a, b = (float(hits_again(g, y, fold, once, classes, None)[0]) for g in sides)
+    return ClusterComparison(b - a, float(lo), float(hi), a, b, len(y), int(people))
+
+# %% ../nbs/00f_arms.ipynb #1bfc6ee6
+def check_clusters(y, person, control, arm, fold) -> tuple: # y, person, fold as arrays
+    "Raise ValueError where a label, a person, a fold or a prediction is missing."
+    y, person = np.asarray(y), np.asarray(person)
+    fold = np.zeros(len(y), int) if fold is None else np.asarray(fold)
+    if not len(y) == len(person) == len(fold) or not len(y): raise ValueError(
+        f'{len(y)} labels, {len(person)} persons, {len(fold)} folds: expected one of each an image')
+    for name, guess in dict(control=control, arm=arm).items():
+        if np.ndim(guess) != 2 or np.shape(guess)[1] != len(y): raise ValueError(
+            f'{name} has shape {np.shape(guess)}: expected (trainings, {len(y)} images)')
+    return y, person, fold
+
+# %% ../nbs/00f_arms.ipynb #ff34dc53
+def corrected_interval(values, # a number a fold, such as the difference of two arms
+                       n_test:float, n_train:float, # images of a fold; that its training draws on
+                       level:float=.95, # confidence
+                      ) -> Interval: # mean and corrected interval
+    "The mean over folds, and how sure we are though they share images. [Nadeau & Bengio 2003]"
+    x = as_values(values)
+    if not (n_test > 0 and n_train > 0): raise ValueError(
+        f'n_test={n_test}, n_train={n_train}: expected numbers of images above 0')
+    if len(x) == 1: return Interval(float(x[0]), math.nan, math.nan)
+    half = (stats.t.ppf((1 + check_level(level))/2, len(x) - 1)
+            *math.sqrt((1/len(x) + n_test/n_train)*x.var(ddof=1)))
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
+
+# %% ../nbs/00f_arms.ipynb #4f6000ca
+def reading_guesses(control, arm, # Trainings of `fit_plateau`
+                    where:dict, # of `reading_marks`
+                   ) -> dict: # 'control', 'arm', 'control_updates', ... -> uint8 (K, n)
+    "The class that each training predicts for each test image, in all three readings."
+    return {f'{who}{READINGS[reading]}': t.said(asked).argmax(2).astype(np.uint8)
+            for reading, pair in where.items()
+            for who, t, asked in zip(('control', 'arm'), (control, arm), pair)}
+
+# %% ../nbs/00f_arms.ipynb #4fa6f079
+def pooled_folds(experiment:str, # e.g. '07_affectnet'
+                 records:pd.DataFrame, # runs of one arm, one a seed
+                ) -> dict: # y, person, row, fold (n,), and each side of each reading (K, n)
+    "The predictions of several folds side by side; `fold` is the seed, whose trainings they are."
+    found = []
+    for r in records.itertuples():
+        path = runs_dir()/experiment/r.run/'predictions.npz'
+        if not path.exists(): # the run goes on, or the file was taken away
+            print(f'{r.run} has no predictions.npz: its fold is left out; run it again')
+            continue
+        with np.load(path) as held: found.append(dict(held) | dict(seed=r.seed))
+    if not found: return {}
+    k = min(len(f['arm']) for f in found)
+    whole = {name: np.concatenate([f[name][..., :] if f[name].ndim == 1 else f[name][:k]
+                                   for f in found], -1) for name in found[0] if name != 'seed'}
+    return whole | dict(fold=np.repeat([f['seed'] for f in found], [len(f['y']) for f in found]))
+
+# %% ../nbs/00f_arms.ipynb #5fc0fc95
+def fold_row(pooled:dict, reading:str, # of `pooled_folds`; of READINGS
+             folds:int, which, # of a partition; the numbers of the classes to average over
+            ) -> dict: # percentages and points
+    "A row of `fold_table`."
+    y, person, fold = (pooled[name] for name in ('y', 'person', 'fold'))
+    sides = [pooled[f'{who}{READINGS[reading]}'] for who in ('control', 'arm')]
+    over = cluster_bootstrap(y, person, *sides, fold, which)
+    once = np.ones((1, len(y)))
+    each = [np.subtract(*(hits_again(g, y, fold, once*(fold == f), which, None)[0]
+                          for g in sides[::-1])) for f in np.unique(fold)]
+    spread = corrected_interval(each, 1, folds - 1)
+    return ({'folds': len(each), 'people': over.people, 'images': over.n}
+            | {'real only, %': 100*over.control, 'arm, %': 100*over.arm}
+            | dict(zip(('gain', 'lo', 'hi'), 100*np.array(over[:3])))
+            | dict(zip(('over folds', 'over folds lo', 'over folds hi'), 100*np.array(spread))))
+
+# %% ../nbs/00f_arms.ipynb #1a437020
+def fold_table(experiment:str, # e.g. '07_affectnet'
+               records:pd.DataFrame, # of same settings, whatever the arm and the seed
+               folds:int, # of a partition
+               classes:list, # names
+               without=(), # names of classes; each arm has a second row that leaves them out
+              ) -> pd.DataFrame: # a row an arm, a reading and a choice of classes; points
+    "Every arm on the pooled images of all its folds, by people and by folds."
+    choices = {'all': np.arange(len(classes))}
+    if left := [c for c in without if c in classes]: choices[f'without {", ".join(left)}'] = (
+        np.array([i for i, c in enumerate(classes) if c not in left]))
+    rows = []
+    for arm in arms_of(records):
+        if not (pooled := pooled_folds(experiment, arm_records(records, arm))): continue
+        there = np.unique(pooled['y'])
+        rows += [dict(sampler=arm[0], ratio=added_ratio(records, arm), classes=name,
+                      reading=r) | fold_row(pooled, r, folds, which[np.isin(which, there)])
+                 for name, which in choices.items() for r in READINGS]
+    return pd.DataFrame(rows)
+
+# %% ../nbs/00f_arms.ipynb #430fb25b
+def fold_people(pooled:dict, # of `pooled_folds`
+                classes:list, # names
+               ) -> pd.DataFrame: # a row a class: images, people, most images of one person
+    "Who supplies the test images of each class."
+    rows = []
+    for i, name in enumerate(classes):
+        each = np.unique(pooled['person'][pooled['y'] == i], return_counts=True)[1]
+        rows.append({'class': name, 'images': int(each.sum()), 'people': len(each),
+                     'of one person, at most': int(each.max(initial=0)),
+                     'of the four with most': int(np.sort(each)[::-1][:4].sum())})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/00f_arms.ipynb #8de54285
 YES, NO = ('reproduced', 'holds here'), ('not reproduced', 'as its own table says')

@@ -1134,6 +1134,7 @@ class Run:
         self.refuse_another()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_json(self.folder/'params.json', self.said)
+        for old in self.folder.glob('*.npz'): old.unlink()
         self.source = {k: v for k, v in provenance('cpu', experiment, declared).items()
                        if k in ('commit', 'dirty')}
         if note := os.environ.get('SYNTHNB_RECORD'):
@@ -1198,6 +1199,16 @@ def write_table(self:Run, name:str, # the file's, without suffix
         table.to_csv(p, index=False, float_format='%.6g')
     self.note_drawn(f'tables/{name}.csv')
     return pd.read_csv(self.folder/'tables'/f'{name}.csv')
+
+# %% ../nbs/00_core.ipynb #f0623cee
+@patch
+def write_arrays(self:Run, name:str, # the file's, without suffix
+                 **arrays, # name -> array; small, for it goes into git
+                ) -> dict: # read back from disk
+    "Write arrays into one compressed .npz, atomically, and return what a reader will find."
+    with atomic_path(self.folder/f'{name}.npz') as p, open(p, 'wb') as f:
+        np.savez_compressed(f, **arrays)
+    with np.load(self.folder/f'{name}.npz') as found: return dict(found)
 
 # %% ../nbs/00_core.ipynb #8bf5c91d
 @patch

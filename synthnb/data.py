@@ -1448,7 +1448,7 @@ def check_folds(folds:int, labels:np.ndarray, persons:np.ndarray, classes:list[s
 
 # %% ../nbs/00a_data.ipynb #83c6d444
 def folded_sets(data:str, root:Path, classes, size:int, n:dict, seed:int, # as in `load_data`
-                folds:int) -> dict[str, ImageSet]: # each with a column `person`
+                folds:int) -> dict[str, ImageSet]: # each with the columns person and row
     "The three sets of one fold: persons first, then the images, by the down-sampled protocol."
     if isinstance(folds, bool) or folds != int(folds) or folds < 2: raise ValueError(
         f'folds={folds}: expected 0, no folds, or how many, 2 or more')
@@ -1460,7 +1460,7 @@ def folded_sets(data:str, root:Path, classes, size:int, n:dict, seed:int, # as i
         print('nobody says who is who: every picture counts as a person of its own')
     elif lacking := records.person.isna().sum():
         print(f'{lacking:,} of {len(records):,} pictures have no person, and count as one each')
-    records = records.assign(person=person_numbers(records))
+    records = records.assign(person=person_numbers(records), row=np.arange(len(records)))
     check_folds(folds, records.label.to_numpy(), records.person.to_numpy(), classes)
     return import_fold(records, person_folds(records.label, records.person, folds, seed),
                        classes, size, n, seed, root)
@@ -1469,7 +1469,7 @@ def folded_sets(data:str, root:Path, classes, size:int, n:dict, seed:int, # as i
 def import_fold(records:pd.DataFrame, rows:dict, # of all images; of `person_folds`
                 classes:list[str], size:int, n:dict, seed:int, root, # as in `import_splits`
                ) -> dict[str, ImageSet]:
-    "Import the sets of a fold, and note who is on each of their images."
+    "Import the sets of a fold; note who is on each image, and its row in the list of all."
     n, chosen = dict.fromkeys(('train', 'valid', 'test', 'cap')) | n, {}
     for name in ('train', 'valid', 'test'):
         cap = n['cap'] if name == 'train' else None
@@ -1478,10 +1478,11 @@ def import_fold(records:pd.DataFrame, rows:dict, # of all images; of `person_fol
             raise ValueError(f'the {name} part of the fold is empty: take fewer folds')
     sets = import_chosen(chosen, classes, size, root)
     for name, s in sets.items():
-        of = dict(zip(names_below(chosen[name].path, root)[0], chosen[name].person))
-        person = np.array([of[f] for f in s.files(relative=True)], np.int64)
-        if 'person' not in s.columns() or (s.column('person') != person).any():
-            s.add_column('person', person)
+        for column in ('person', 'row'):
+            of = dict(zip(names_below(chosen[name].path, root)[0], chosen[name][column]))
+            values = np.array([of[f] for f in s.files(relative=True)], np.int64)
+            if column not in s.columns() or (s.column(column) != values).any():
+                s.add_column(column, values)
     return sets
 
 # %% ../nbs/00a_data.ipynb #a49311f4

@@ -70,11 +70,11 @@ def check_tables(config):
 
 # ---- from tables to runs -------------------------------------------------------------------------
 @cache
-def digest_of(data, root):
+def digest_of(data, root, folds=0):
     "A data set counts by its content: two folders of one name are two data sets."
     if data == 'drawn' or not root: return ''
     from synthnb.data import data_digest
-    try: return data_digest(data, root)
+    try: return data_digest(data, root, folds)
     except (OSError, ValueError) as e: raise WorkflowError(f'ROOT={root}: {e}')
 
 
@@ -82,7 +82,7 @@ def record(run):
     "Where the notebook itself will leave this run's record, under runs/."
     experiment, params = run
     classes = {'classes': names(params['classes'])} if 'classes' in params else {}
-    digest = digest_of(params.get('data', 'drawn'), params.get('root', ''))
+    digest = digest_of(params.get('data', 'drawn'), params.get('root', ''), params.get('folds', 0))
     said = said_parameters(params | classes, digest)
     return f'{experiment}/{run_name(said, defaults(experiment))}/metrics.json'
 
