@@ -1,6 +1,7 @@
 """15_when as a user runs it, its answer from made-up records, splits that share nobody."""
 import contextlib
 import io
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +14,16 @@ import torch
 from fastcore.test import test_close as assert_close
 from PIL import Image
 
+from synthnb.core import declared_parameters
 from synthnb.data import AFFECTNET_CLASSES, AFFECTNET_COLUMNS, ImageSetWriter, load_data
 from synthnb.plateau import PlateauConfig
-from synthnb.worth import (LEVELS, QUALITY, Curve, PullLaw, answer_when, cell_luck, cell_rows,
-                           cells_of, damaged_set, exchange_table, fit_law, held_back,
+from synthnb.worth import (LEVELS, ON_THE_MAP, QUALITY, USUAL, Curve, PullLaw, answer_when,
+                           cell_luck, cell_rows, cells_of, choice_table, damaged_set,
+                           exchange_table, fit_law, foretold, foretold_in_words, free_worth,
+                           generator_errors, generator_points, generator_table, held_back,
                            label_information, law_bootstrap, law_errors, law_table, map_points,
-                           plot_map, reading_table, readings, split_stock, wrong_labels)
+                           place_records, plot_foretold, plot_map, plot_regions, reading_table,
+                           readings, regions_in_words, sampler_regions, split_stock, wrong_labels)
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT/'nbs'/'15_when.ipynb'
@@ -142,6 +147,112 @@ def test_the_law_is_found_and_foretells_what_was_held_back():
     gaps = p[(p.damage == 0) | (p.right < 1)] # a panel without a dot
     assert len(plot_map(law, gaps, others).axes) >= 6
     assert not exchange_table(law, others, np.nan, 8)['100% right, damaged'][0]
+
+
+# ---- generators and samplers on the map, from made-up records of 07_affectnet --------------------
+KINDS = ['neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt']
+RIGHT = {'random': .3, 'cl-sam': .8, 'cr-sam': .5}
+BENCH = pd.DataFrame([dict(augment=a, n=n, horizon=16, seed=s, accuracy=.4 + v)
+                      for a, v in (('jitter', .05), ('crops', 0.)) for n in (100, 1600)
+                      for s in range(4)])
+
+
+def arm_of_07(n, seed, sampler, ratio, gain, cover=.14, right=None, **more):
+    "What 07_affectnet's record of an arm says to the map: its gain in points, in all readings."
+    alone = sampler == 'none'
+    known = dict(n_real=n, n_added=0 if alone else ratio*n, sampler=sampler, ratio=ratio, seed=seed,
+                 recipe='jitter', generator='stargan', budget=1., classes=KINDS,
+                 oracle_accuracy=.85, preserved_kept=RIGHT.get(sampler, right),
+                 coverage_kept=None if alone else cover, coverage_real=.2 if alone else None)
+    accuracy = {f'{who}_mean_class_accuracy{end}': .5 + gain/100*(who == 'arm')
+                for end in ('', '_updates', '_views') for who in ('arm', 'control')}
+    return USUAL | known | accuracy | more
+
+
+def arms_of_07(shift=0., seeds=5, places=(100, 400, 3200), ratios=(1, 2, 5), luck=.5, **more):
+    "All arms of a generator, whose gains are what the law says of them, and a shift."
+    rng, rows = np.random.default_rng(1), []
+    for n in places:
+        for seed in range(seeds):
+            rows.append(arm_of_07(n, seed, 'none', 1, 0., **more))
+            for sampler, right in RIGHT.items():
+                for r in ratios:
+                    gain = float(TRUTH.gain(n, r, label_information(right, 8), .7)) + shift
+                    rows.append(arm_of_07(n, seed, sampler, r, gain + luck*rng.normal(), **more))
+    return rows
+
+
+def said_of_generators(rows):
+    found = generator_points(place_records(pd.DataFrame(rows)))
+    law, seen = fit_law(points(8, many=19)), points(8, many=19)
+    others = law_bootstrap(seen, 5)
+    told = foretold(law, others, found)
+    errors = generator_errors(law, found, seen[seen.added > 0])
+    if len(errors): assert len(plot_foretold(told).axes) == told.generator.nunique()
+    return foretold_in_words(told, errors), told, errors
+
+
+def test_generators_that_follow_the_law_are_foretold_and_others_are_not():
+    yes, told, errors = said_of_generators(arms_of_07())
+    assert yes.startswith('The law holds for generators') and (told.inside == 'yes').mean() > .7
+    assert errors.set_index('foretold by')['RMSE, points'].idxmin() == 'the law'
+    for shift, way in ((-5., 'too much'), (5., 'too little')):
+        no, told, _ = said_of_generators(arms_of_07(shift))
+        assert no.startswith('The law does not hold') and f'It foretells {way}, by ' in no
+        assert (told.inside == 'yes').mean() < .3
+    both, told, _ = said_of_generators(arms_of_07() + arms_of_07(generator='cvae', budget=.25))
+    assert 'cvae, 0.25x the updates and stargan' in both and len(told) == 54
+
+
+def test_one_seed_one_record_and_none_decide_nothing():
+    said, told, _ = said_of_generators(arms_of_07(seeds=1))
+    assert 'nobody knows yet: that takes five seeds' in said and {*told.inside} == {'one seed'}
+    said, told, errors = said_of_generators([arm_of_07(400, 0, 'cl-sam', 1, -4.)])
+    assert 'sampler=none' in said and told.inside.tolist() == ['no likeness'] and not len(errors)
+    assert 'make tables TABLE=place' in said_of_generators([])[0]
+    regions = sampler_regions(place_records(pd.DataFrame([arm_of_07(400, 0, 'cl-sam', 1, -4.)])))
+    assert regions.claim.tolist() == ['A'] and regions.verdict[0] == 'undecided (only 1 seed)'
+    choice = choice_table(regions, free_worth(pd.DataFrame(), BENCH, [400]))
+    assert choice.more.tolist() == ['not run'] and len(plot_regions(regions).axes) >= 3
+    assert 'takes five seeds' in regions_in_words(regions, choice)
+
+
+@pytest.mark.parametrize('other', [
+    dict(changes='most=9'), dict(scale='gpu'), dict(data='affectnet', root='faces-1'),
+    dict(folds=5), dict(protocol='updates'), dict(scorer='seen'), dict(share='real')])
+def test_records_of_another_question_are_left_out(other):
+    usual = arms_of_07(seeds=2, places=(400,))
+    odd = [r | other | dict(arm_mean_class_accuracy=.99) for r in usual]
+    a, b = (place_records(pd.DataFrame(rows)) for rows in (usual, odd + usual))
+    pd.testing.assert_frame_equal(generator_points(a), generator_points(b), check_dtype=False)
+    assert not len(place_records(pd.DataFrame(odd)))
+
+
+def test_every_generator_that_is_missing_has_a_command_that_exists():
+    table = generator_table(generator_points(place_records(pd.DataFrame(arms_of_07(budget=.25)))))
+    made = table.set_index(['generator', 'budget'])['to be made by']
+    assert not made['stargan', .25] and all(made.drop(('stargan', .25)))
+    rule = (ROOT/'config'/'tables.yaml').read_text()
+    for command in filter(None, ON_THE_MAP.values()):
+        for name in command.split('TABLE=')[1].split(','): assert f'\n  {name}:' in rule
+    declared = declared_parameters(ROOT/'nbs'/'07_affectnet.ipynb')
+    for command in filter(lambda c: c.startswith('papermill'), made):
+        asked = {w for before, w in zip(command.split(), command.split()[1:]) if before == '-p'}
+        assert asked <= {*declared, 'generator'}, asked - {*declared}
+
+
+def test_where_few_images_are_helped_and_many_hurt_the_claims_are_regions():
+    def rows(turn):
+        for n, seed, sampler, r in itertools.product((100, 3200), range(5), RIGHT, (1, 2, 5)):
+            gain = turn*(4 if n == 100 else -4)*(sampler != 'random') + .1*(seed - 2)
+            yield arm_of_07(n, seed, sampler, r, gain - 3*(r == 5))
+    few, many = (sampler_regions(place_records(pd.DataFrame(rows(t)))) for t in (1, -1))
+    free = free_worth(pd.DataFrame(), BENCH, [100, 3200])
+    said = [regions_in_words(r, choice_table(r, free)) for r in (few, many)]
+    b = 'B, selecting helps more than any: with 100 real images {} everywhere; with 3,200'
+    assert b.format('yes') in said[0] and b.format('no') in said[1]
+    assert all('C, beyond 2x, more hurts: with 100 real images yes everywhere' in s for s in said)
+    assert choice_table(few, free).more.tolist() == ['no']*6 # 4 points beside jitter's 5
 
 
 # ---- cells, labels, readings ---------------------------------------------------------------------
@@ -280,6 +391,37 @@ def test_a_second_run_reuses_all_and_draws_the_map_of_many_seeds(runs):
     assert figures >= {'images', 'learning_curve', 'map'}
     answer = (folder/'answer.md').read_text()
     assert 'On drawn faces (8 seeds, ' in answer and 'With 200 real images or fewer' in answer
+
+
+def test_a_run_with_and_without_records_of_generators(runs, tmp_path):
+    here = tmp_path/'runs'
+    shutil.copytree(runs, here)
+    folder = here/'15_when'/'scale=smoke'
+    params, record = (json.loads((folder/f'{kind}.json').read_text())
+                      for kind in ('params', 'metrics'))
+    for seed in range(2, 6): # so many that there is a law
+        other = folder.parent/f'scale=smoke,seed={seed}'
+        shutil.copytree(folder, other, dirs_exist_ok=True)
+        (other/'params.json').write_text(json.dumps(params | dict(seed=seed)))
+        record['metrics']['cells'] = made_up(seed, many=19)
+        (other/'metrics.json').write_text(json.dumps(record))
+    names, said = when(here, scale='smoke')
+    assert 'no record of a sampler: make tables TABLE=place' in said and not len(names['places'])
+    assert 'No generator is on the map yet' in names['on_generators']
+    assert not (folder/'tables'/'foretold.csv').exists() and 'generator' not in names['answer']
+    for i, row in enumerate(arms_of_07(places=(100, 400), seeds=2, scale='smoke')):
+        other = here/'07_affectnet'/f'made-up-{i}'
+        other.mkdir(parents=True)
+        (other/'params.json').write_text(json.dumps(dict(seed=row['seed'])))
+        (other/'metrics.json').write_text(json.dumps(dict(
+            metrics=row, provenance=record['provenance'])))
+    names, said = when(here, scale='smoke')
+    tables, figures = ({p.stem for p in (folder/kind).iterdir()} for kind in ('tables', 'figures'))
+    assert tables >= {'generators', 'likeness', 'foretold', 'foretold_errors', 'regions', 'choice'}
+    assert figures >= {'foretold', 'regions'}
+    assert len(pd.read_csv(folder/'tables'/'foretold.csv')) == 18 and len(names['regions']) == 36
+    answer = (folder/'answer.md').read_text()
+    assert 'nobody knows yet: that takes five seeds' in answer and "The paper's claims" in answer
 
 
 @pytest.mark.parametrize('given, said', [
