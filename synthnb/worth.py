@@ -533,7 +533,7 @@ def answer_when(points:pd.DataFrame, # of `map_points`
             for q in (QUALITY[True, True], QUALITY[False, False])]
     return f'{head.strip()}: {head_in_words(*best)}. ' + ' '.join(filter(None, said))
 
-# %% ../nbs/00h_worth.ipynb #b8a59225
+# %% ../nbs/00h_worth.ipynb #f594fbc5
 # what else the records of 07_affectnet may not differ in
 USUAL = dict(protocol='plateau', data='drawn', root='', scale='laptop', changes='', folds=0,
              exposure='shared', scorer='cross-fit', share='pool', augment='crops+mirror')
@@ -554,7 +554,7 @@ def place_records(records:pd.DataFrame, # of 07_affectnet, from core.read_runs
     few = found.sort_values('many', ascending=False, kind='stable').drop_duplicates(key)
     return few.drop(columns='many').sort_values(key, ignore_index=True)
 
-# %% ../nbs/00h_worth.ipynb #ca97695b
+# %% ../nbs/00h_worth.ipynb #963dccfc
 NO_SELECTION = ('none', 'more-real', 'near', 'pretrain') # arms that choose nothing from a pool
 def fresh_coverage(records:pd.DataFrame, # of `place_records`
                   ) -> pd.Series: # by real images and seed
@@ -573,7 +573,7 @@ def likeness_of(pool:pd.DataFrame, records:pd.DataFrame, known:dict) -> np.ndarr
     enough = (pool.n_added >= pool.n_real).to_numpy()
     return np.where(enough, (pool.coverage_kept.astype(float)/covers).clip(upper=1), np.nan)
 
-# %% ../nbs/00h_worth.ipynb #7ac6e234
+# %% ../nbs/00h_worth.ipynb #1c2f8440
 def generator_points(records:pd.DataFrame, # of `place_records`, of one recipe
                      known:dict|None=None, # real images -> what as many fresh ones cover, where no
                     ) -> pd.DataFrame:     # record of any seed says; a row an arm and seed
@@ -594,7 +594,7 @@ def generator_points(records:pd.DataFrame, # of `place_records`, of one recipe
         kept=label_information(right, k), kept_freed=label_information(freed, k),
         likeness=likeness_of(pool, records, known or {}), **gains, gain=gains['gain_plateau'])
 
-# %% ../nbs/00h_worth.ipynb #38338820
+# %% ../nbs/00h_worth.ipynb #bbd79c8e
 def likeness_table(judge, # train.Classifier
                    sets:dict, # stock, damaged, test: each an ImageSet
                    sizes, # numbers of images
@@ -614,7 +614,7 @@ def likeness_table(judge, # train.Classifier
                         /'likeness.csv')
     return found.assign(likeness=(found.damaged/found['stock'].clip(lower=1e-9)).clip(upper=1))
 
-# %% ../nbs/00h_worth.ipynb #5afb48c8
+# %% ../nbs/00h_worth.ipynb #ee842c09
 def remeasured(law:Law, was:float, here:float, # likeness of the same images, each in (0, 1)
               ) -> Law: # which foretells of them what it did
     "The same law where likeness is measured in another way."
@@ -623,7 +623,7 @@ def remeasured(law:Law, was:float, here:float, # likeness of the same images, ea
         'ways can say how they compare; measure more images')
     return replace(law, delta=law.delta*np.log(was)/np.log(here), mu=law.mu*(1 - was)/(1 - here))
 
-# %% ../nbs/00h_worth.ipynb #d96b32e2
+# %% ../nbs/00h_worth.ipynb #590474cb
 ARM = ['generator', 'budget', 'n', 'ratio', 'sampler'] # what an arm is, on the map
 def foretold_gains(law:Law, points:pd.DataFrame, # of `generator_points`
                    # real images -> likeness of the damaged stock: on the map, and as the points'
@@ -638,7 +638,7 @@ def foretold_gains(law:Law, points:pd.DataFrame, # of `generator_points`
             'n', 'added', 'kept', 'likeness')))
     return gains
 
-# %% ../nbs/00h_worth.ipynb #51e59e30
+# %% ../nbs/00h_worth.ipynb #72f6ac88
 def inside_in_words(told:tuple, seen:tuple) -> str: # mean, lo, hi each
     "Whether what was foretold and what was observed differ by no more than both allow."
     if np.isnan(told[0]): return 'no likeness'
@@ -646,7 +646,7 @@ def inside_in_words(told:tuple, seen:tuple) -> str: # mean, lo, hi each
     half = np.hypot(np.nan_to_num(told[2] - told[1]), seen[2] - seen[1])/2
     return 'yes' if abs(told[0] - seen[0]) <= half else 'no'
 
-# %% ../nbs/00h_worth.ipynb #772da63f
+# %% ../nbs/00h_worth.ipynb #d4e73de9
 def foretold(law:Law, others:list, # of `law_bootstrap`
              points:pd.DataFrame, # of `generator_points`
              damaged:dict|None=None, # as of `foretold_gains`
@@ -668,7 +668,7 @@ def foretold(law:Law, others:list, # of `law_bootstrap`
                'inside': inside_in_words(told, seen)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/00h_worth.ipynb #7e462dc1
+# %% ../nbs/00h_worth.ipynb #94859eb3
 def generator_errors(law:Law, points:pd.DataFrame, # of `generator_points`
                      seen:pd.DataFrame, # added images without a generator, of `map_points`
                      damaged:dict|None=None, # as of `foretold_gains`
@@ -692,7 +692,7 @@ def generator_errors(law:Law, points:pd.DataFrame, # of `generator_points`
                      'bias hi': arms.mean() + abs(half), 'arms': len(arms)})
     return pd.DataFrame(rows)
 
-# %% ../nbs/00h_worth.ipynb #f68dd69a
+# %% ../nbs/00h_worth.ipynb #e77dd179
 def plot_foretold(told:pd.DataFrame, # of `foretold`
                   band:float=1., # points that would not matter
                  ) -> plt.Figure:
@@ -716,7 +716,7 @@ def plot_foretold(told:pd.DataFrame, # of `foretold`
     fig.legend(*foretold_key(told), loc='outside right center', fontsize=8)
     return fig
 
-# %% ../nbs/00h_worth.ipynb #431ab1bb
+# %% ../nbs/00h_worth.ipynb #708fced6
 def generator_name(generator:str, budget:float) -> str:
     "A generator as one reads it."
     return generator if budget == 1 else f'{generator}, {budget:g}x the updates'
@@ -742,7 +742,7 @@ def foretold_key(told:pd.DataFrame) -> tuple[list, list]:
     return ([draw(m, '.6') for m in marks.values()] + [draw('s', f) for f in fills.values()],
             [*marks] + [f'{n:,} real images' for n in fills])
 
-# %% ../nbs/00h_worth.ipynb #b1ab696b
+# %% ../nbs/00h_worth.ipynb #c186e3ed
 ON_THE_MAP = {('stargan', 1.): 'make tables TABLE=place,place-100,place-3200',
               ('stargan', .25): 'make tables TABLE=place-hasty',
               ('cvae', 1.): '', ('dcgan', 1.): '', ('diffusion', 1.): ''} # and how; '': a run each
@@ -764,11 +764,12 @@ def generator_table(points:pd.DataFrame, # of `generator_points`
                      'to be made by': '' if own is not None else ON_THE_MAP[pool] or alone})
     return pd.DataFrame(rows)
 
-# %% ../nbs/00h_worth.ipynb #9a369169
+# %% ../nbs/00h_worth.ipynb #ea74ffed
 def bias_in_words(row:pd.Series) -> str: # of `generator_errors`
     "Whether the law foretells too much, and what that says of our prediction."
     bias, lo, hi = (row[c] for c in ('bias, points', 'bias lo', 'bias hi'))
-    if np.isnan(lo): return f'On average it foretells {bias:+.1f} points too much, in one seed.'
+    if np.isnan(lo): return (f"On average it foretells {abs(bias):.1f} points too "
+                             f"{'much' if bias > 0 else 'little'}, in one seed.")
     if lo > 0: return (f'It foretells too much, by {interval_text(bias, lo, hi)} points, '
                        'as we had predicted.')
     if hi < 0: return (f'It foretells too little, by {interval_text(-bias, -hi, -lo)} points; '
@@ -783,7 +784,7 @@ def why_not(rows:pd.DataFrame, least:float) -> list: # of `generator_errors`, by
              if not error['the law'] < error[w]]
     return wrong + [f'its bias is not below {least:g} points']*(not abs(bias) < least)
 
-# %% ../nbs/00h_worth.ipynb #69170238
+# %% ../nbs/00h_worth.ipynb #bb89114e
 def foretold_in_words(told:pd.DataFrame, # of `foretold`
                       errors:pd.DataFrame, # of `generator_errors`
                       least:float=2., # points of bias, from which the law does not hold
@@ -808,7 +809,7 @@ def foretold_in_words(told:pd.DataFrame, # of `foretold`
             f"{error['the mean gain of the others']:.1f}. {bias_in_words(rows.loc['the law'])}"
             + f" {(told.inside == 'yes').sum()} of {len(told)} arms are inside."*(seeds > 1))
 
-# %% ../nbs/00h_worth.ipynb #ef09131a
+# %% ../nbs/00h_worth.ipynb #64de33ac
 CLAIMS = dict(A='synthetic images help', B='selecting helps more than any',
               C='beyond 2x, more hurts')
 SELECTED = ('random', 'cl-sam', 'cr-sam') # the paper's, that every ratio has
@@ -822,7 +823,7 @@ def claim_gains(records:pd.DataFrame, claim:str, arm:str, n:int, ratio:float, re
     other = dict(A=(arm, ratio, 'control'), B=('random', ratio), C=(arm, 2))[claim]
     return (of(arm, ratio) - of(*other)).dropna().to_numpy()
 
-# %% ../nbs/00h_worth.ipynb #1cf4fb78
+# %% ../nbs/00h_worth.ipynb #5578bcd8
 REGION = ['claim', 'says', 'arm', 'real images', 'ratio', 'seeds', 'mean', 'lo', 'hi', 'verdict']
 def sampler_regions(records:pd.DataFrame, # of `place_records`, of one recipe
                     generator:str='stargan', budget:float=1.,
@@ -844,7 +845,7 @@ def sampler_regions(records:pd.DataFrame, # of `place_records`, of one recipe
                      *quiet_interval(gains['plateau']), uncontradicted(said)))
     return pd.DataFrame(rows, columns=REGION)
 
-# %% ../nbs/00h_worth.ipynb #139d7e58
+# %% ../nbs/00h_worth.ipynb #62446fbc
 def said_of(verdict:str) -> str: # yes, no, undecided, contradicted
     "A verdict in one word, as a cell of the map shows it."
     kind = kind_of(verdict)
@@ -869,7 +870,7 @@ def region_panel(ax, own:pd.DataFrame, norm): # one claim
     ax.set_yticks(range(len(lines)), [f'{r:g}x {arm}' for r, arm in lines])
     ax.grid(False)
 
-# %% ../nbs/00h_worth.ipynb #4696d08c
+# %% ../nbs/00h_worth.ipynb #d1f66220
 def plot_regions(regions:pd.DataFrame, # of `sampler_regions`
                  most:float=8., # points, at the end of the scale
                 ) -> plt.Figure:
@@ -892,7 +893,7 @@ def plot_regions(regions:pd.DataFrame, # of `sampler_regions`
     right.colorbar(bar, ax=panels[1:], label='points', alpha=.5)
     return fig
 
-# %% ../nbs/00h_worth.ipynb #e70f742c
+# %% ../nbs/00h_worth.ipynb #fc0dd30f
 def free_worth(records:pd.DataFrame, # of `place_records`, of all recipes
                bench:pd.DataFrame, # augment, n, horizon, seed, accuracy: tools/recipe.py
                sizes, # numbers of real images
@@ -915,7 +916,7 @@ def free_worth(records:pd.DataFrame, # of `place_records`, of all recipes
             ('jitter', 'lo', 'hi'), quiet_interval(gains))), 'by': by})
     return pd.DataFrame(rows, columns=['real images', 'seeds', 'jitter', 'lo', 'hi', 'by'])
 
-# %% ../nbs/00h_worth.ipynb #288cfdb7
+# %% ../nbs/00h_worth.ipynb #385dade6
 def choice_table(regions:pd.DataFrame, # of `sampler_regions`
                  free:pd.DataFrame, # of `free_worth`
                  margin:float=1., # points that would not matter
@@ -938,7 +939,7 @@ def choice_table(regions:pd.DataFrame, # of `sampler_regions`
         rows.append(row | {'jitter': jitter.jitter, 'by': jitter.by})
     return pd.DataFrame(rows)
 
-# %% ../nbs/00h_worth.ipynb #5d8de36b
+# %% ../nbs/00h_worth.ipynb #a82063a3
 def counts_in_words(verdicts:pd.Series) -> str: # of one claim at one number of real images
     "How many cells say yes, and how many say what else."
     each = verdicts.map(said_of).value_counts()
@@ -960,7 +961,7 @@ def choice_in_words(choice:pd.DataFrame) -> str: # of `choice_table`
     return (f'{head} The choice is worth more than jitter at {more} of {len(own)} places, not at '
             f'{less}' + (f', and at {open_at} nobody can say.' if open_at else '.'))
 
-# %% ../nbs/00h_worth.ipynb #a9afe95f
+# %% ../nbs/00h_worth.ipynb #5920180e
 def regions_in_words(regions:pd.DataFrame, # of `sampler_regions`
                      choice:pd.DataFrame, # of `choice_table`
                     ) -> str: # a paragraph
