@@ -743,9 +743,11 @@ def foretold_key(told:pd.DataFrame) -> tuple[list, list]:
             [*marks] + [f'{n:,} real images' for n in fills])
 
 # %% ../nbs/00h_worth.ipynb #c186e3ed
+# which generators, at which budgets, and the command; '': a run each
 ON_THE_MAP = {('stargan', 1.): 'make tables TABLE=place,place-100,place-3200',
               ('stargan', .25): 'make tables TABLE=place-hasty',
-              ('cvae', 1.): '', ('dcgan', 1.): '', ('diffusion', 1.): ''} # and how; '': a run each
+              ('cvae', 1.): 'make tables TABLE=place-cvae', ('dcgan', 1.): '',
+              ('diffusion', 1.): ''}
 def generator_table(points:pd.DataFrame, # of `generator_points`
                    ) -> pd.DataFrame: # a row a generator and budget
     "The generators that are on the map, and the command for each that has no record."
