@@ -363,6 +363,9 @@ def test_a_recipe_is_of_real_only_too(plateau):
     ('plateau', ['-p', 'recipe', 'cutout'], 'choose one of plain, jitter, trivial'),
     ('plateau', ['-p', 'augment', 'none'], 'recipe=plain'),
     ('plateau', ['-p', 'sampler', 'right', '-p', 'data', 'folder'], 'needs data=drawn'),
+    ('plateau', ['-p', 'folds', '5'], 'drawn faces are drawn anew by each seed'),
+    ('plateau', ['-p', 'folds', '1', '-p', 'data', 'folder'], '2 and more of photographs'),
+    ('updates', ['-p', 'folds', '5', '-p', 'data', 'folder'], 'under protocol=plateau'),
     ('updates', ['-p', 'recipe', 'mixup'], 'need protocol=plateau'),
     ('updates', ['-p', 'sampler', 'more-real'], 'need protocol=plateau'),
     ('epochs', [], 'choose one of plateau, updates')])

@@ -108,6 +108,16 @@ def test_two_folders_of_one_name_are_two_data_sets_to_the_grid(tmp_path):
                   'seeds=0') == two, ('there is everything to be done')
 
 
+def test_folds_are_named_by_who_is_who_too(tmp_path):
+    root = faces(tmp_path/'faces')
+    def names(): return listed(tmp_path, 'table=folds-wildfaces', f'root={root}', 'seeds=0')
+    before, content = names(), data_digest('affectnet', root, 5)
+    assert len(before) == 7 and all(f'root=faces-{content},' in n and 'folds=5' in n
+                                    for n in before)
+    (root/'identities.csv').write_text('subDirectory_filePath,identity\n')
+    assert not names() & before and data_digest('affectnet', root) == content
+
+
 def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
     names = listed(tmp_path, 'table=shapes,shapes-more,shapes-official')
     first = {'10_shapes/' + (f'seed={s}' if s else 'default') for s in range(5)}

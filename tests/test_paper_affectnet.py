@@ -148,3 +148,38 @@ def test_weights_are_asked_for_before_an_image_is_read(tmp_path, monkeypatch, ar
         scale='paper')
     assert status != 0 and said in output, output[-2000:]
     assert not list(runs.glob('07_affectnet/*/*')) and not list(runs.glob('artefacts/import/*'))
+
+
+def test_folds_keep_predictions_and_pool_them(tmp_path):
+    "Two of three folds: what is kept of each, and the table of both."
+    root, runs = write_affectnet(tmp_path/'Faces', [12]*8, 4), tmp_path/'runs'
+    images = root/'Manually_Annotated_Images'
+    names = sorted(str(p.relative_to(images)) for p in images.rglob('*.jpg'))
+    who = {name: f'p{i//4}' for i, name in enumerate(names)}
+    pd.DataFrame({AFFECTNET_COLUMNS[0]: names, 'identity': [*who.values()]}).to_csv(
+        root/'identities.csv', index=False)
+    for seed in range(2):
+        status, output = test_experiment.run(
+            runs, '-p', 'sampler', 'random', '-p', 'data', 'affectnet', '-r', 'root', str(root),
+            '-p', 'folds', '3', '-p', 'seed', str(seed), '-p', 'device', 'cpu', protocol='plateau')
+        assert status == 0, output[-3000:]
+    found = sorted(runs.glob('07_affectnet/*/predictions.npz'))
+    assert len(found) == 2 and all(p.stat().st_size < 60_000 for p in found)
+    tested = []
+    for path in found:
+        with np.load(path) as held: kept = dict(held)
+        record = json.loads((path.parent/'metrics.json').read_text())['metrics']
+        assert kept['arm'].dtype == np.uint8 and kept['arm'].shape == (2, len(kept['y']))
+        for side in ('arm', 'control', 'arm_views', 'control_updates'):
+            who, _, end = side.partition('_')
+            name = f'{who}_mean_class_accuracy' + f'_{end}'*bool(end)
+            shares = [[(g[kept['y'] == c] == c).mean() for c in np.unique(kept['y'])]
+                      for g in kept[side]]
+            assert np.isclose(np.mean(shares), record[name]), side
+        tested += [*kept['row']]
+    assert len(tested) == len(set(tested)) > 64 # of 128, two thirds
+    by_folds = pd.read_csv(path.parent/'tables'/'folds.csv')
+    assert by_folds.folds.tolist() == [2]*6 and by_folds.images[0] == len(tested)
+    assert set(by_folds.classes) == {'all', 'without sadness'}
+    people = pd.read_csv(path.parent/'tables'/'fold_people.csv')
+    assert people.images.sum() == len(tested) and people['of one person, at most'].max() <= 4
