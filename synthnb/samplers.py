@@ -785,7 +785,7 @@ def room_of(now:dict, # a column of an experiment's table of scales
 # %% ../nbs/02_samplers.ipynb #7aed5c68
 # parameters that decide what is taken of a pool, or who judges it, and not what the pool holds
 OF_AN_ARM = ('sampler', 'ratio', 'exposure', 'scorer', 'share', 'weights', 'device', 'recipe',
-             'trainings')
+             'trainings', 'judges')
 
 def pool_mark(params:dict, # an experiment's
               device, # that its networks run on
