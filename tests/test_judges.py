@@ -53,7 +53,7 @@ def descriptor_shapes():
 def by_chance(name, shape):
     fan = math.prod(shape[:2]) if 'depthwise' in name else math.prod(shape[:-1])
     if len(shape) == 1: return LUCK.normal(1 if 'scale/weights' in name else 0, .1, shape)
-    return LUCK.normal(0, (2/fan)**.5, shape)
+    return LUCK.normal(0, (1/fan)**.5, shape)
 
 
 def write(folder, name, shapes):
