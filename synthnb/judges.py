@@ -70,7 +70,7 @@ def filled(net:nn.Module, folder, name:str) -> nn.Module: # ready to judge
     have = {k.replace('/', '.'): turned(k, w) for k, w in read_weights(folder, name).items()}
     want = {k: v.shape for k, v in net.state_dict().items()}
     def wrong(what, names): raise ValueError(
-        f'{name} in {folder} {what} {", ".join(sorted(names)[:4])}: it is of another network or '
+        f'{Path(folder)/name} {what} {", ".join(sorted(names)[:4])}: it is of another network or '
         'version; expected that of @vladmandic/face-api 1.7.15')
     if unknown := have.keys() - want: wrong('has the unknown tensor', unknown)
     if lacking := want.keys() - have: wrong('lacks the tensor', lacking)
