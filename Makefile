@@ -1,7 +1,10 @@
-# make run | tables | test | lab | bench | readme | outputs | shipped | prepare | clean.
+# make run | tables | sprint | sprint-in | test | lab | bench | readme | outputs | shipped | prepare |
+# clean.
 # How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
+#   make sprint MINUTES=9                 what of config/sprint.yaml a GPU does in that time, packed
+#   make sprint MINUTES=2 SCALE=smoke     its rehearsal; also JOBS, LIST=mine.yaml, SPRINT=to/file
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab
 #   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
@@ -25,10 +28,10 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run tables test lab bench readme outputs shipped prepare clean
+.PHONY: help run tables sprint sprint-in test lab bench readme outputs shipped prepare clean
 
 help:  ## what can be typed here
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Parameters of run: NOTEBOOK=$(NOTEBOOK) SAMPLER=cl-sam RATIO=1 SCALE=laptop SEED=0" \
 		"DATA=drawn ROOT= CLASSES= TRAININGS=2"
 
@@ -42,6 +45,12 @@ run: $(READY)  ## one run of the main experiment, from GAN to table (minutes on 
 
 tables: $(READY)  ## every run that the tables need and that has no record, then the tables
 	@$(PY) tools/tables.py $(ARGS)
+
+sprint: $(READY)  ## as much of config/sprint.yaml as MINUTES=9 allow, packed into one file
+	@$(PY) tools/sprint.py
+
+sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprint.tar.gz into runs/
+	@$(PY) tools/sprint.py in
 
 test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (under 15 minutes)
 	@$(PY) tools/test.py $(ARGS)

@@ -6,7 +6,9 @@ import shlex
 from functools import cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+try: from snakemake.exceptions import WorkflowError
+except ImportError: # `make sprint` needs no Snakemake
+    class WorkflowError(Exception): "What is wrong with the tables, or with what was asked for."
 
 from synthnb.core import (as_changes, declared_parameters, recorded_defaults, run_name,
                           said_parameters)
