@@ -4,6 +4,7 @@ MINUTES, SCALE (nothing or smoke, a rehearsal), JOBS, LIST, ROOT and SPRINT, the
 come from the environment, where make puts what was typed. It needs neither git nor Jupyter.
 `sprint.py in` unpacks what another machine's sprint has packed, FILE.
 """
+import gzip
 import io
 import json
 import math
@@ -16,6 +17,7 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +28,9 @@ LARGEST = 15_000_000 # bytes of what is packed
 ITEM = {'table', 'seeds', 'gpu', 'minutes', 'script', 'arguments', 'rehearsal', 'leaves', 'alone'}
 WHOLE = ('params.json', 'metrics.json', 'drawn.json', 'answer.md') # of a record
 PARTS = {'tables': '.csv', 'figures': '.png'} # its folders, and what lies in them
+IMPORTED = ('IPython', 'fastcore', 'filelock', 'matplotlib', 'numpy', 'open_clip', 'pandas', 'PIL',
+            'psutil', 'ribs', 'safetensors', 'scipy', 'seaborn', 'sklearn', 'torch',
+            'torch_fidelity', 'torchvision', 'tqdm', 'yaml')
 THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
@@ -74,6 +79,13 @@ def pack_of(said, out):
     except OSError as e: raise Wrong(f'SPRINT={said}: the folder {path.parent} cannot be used '
                                      f'({e}); name a file elsewhere')
     return path
+
+
+def all_there():
+    "Whether this Python has what the runs import: better said now than by each of them."
+    if missing := [m for m in IMPORTED if not find_spec(m)]: raise Wrong(
+        f"{sys.executable} has no {', '.join(missing)}: install the requirements of settings.ini, "
+        'or, where there is no internet, bring their wheels and name their folder in PYTHONPATH')
 
 
 # ---- the list ------------------------------------------------------------------------------------
@@ -135,9 +147,9 @@ def listed(path):
 
 
 def jobs_of_script(item, scale):
-    "The one run of a script."
-    leaves = str(runs_folder()/item['leaves'])
-    given = item.get('rehearsal' if scale and 'rehearsal' in item else 'arguments') or []
+    "The one run of a script; none in a rehearsal that it has no part in."
+    leaves, given = str(runs_folder()/item['leaves']), item.get('arguments') or []
+    if scale and not (given := item.get('rehearsal')): return []
     given = [str(a).replace('{leaves}', leaves) for a in given]
     said = ' '.join(a for a in given if a not in (leaves, '--out'))
     return [Job(f"{item['script']} {said}".strip(), item['leaves'],
@@ -146,10 +158,11 @@ def jobs_of_script(item, scale):
 
 def jobs_of_table(item, scale, tables, root):
     "The runs of a table, those that make what others share before them."
-    from grid import differs, follows, grid, record, title
+    from grid import WorkflowError, differs, follows, grid, record, title
     seeds = ','.join(map(str, item.get('seeds', [])))
     asked = dict(table=item['table'], scale=scale, seeds=seeds, root=root)
-    runs = grid(tables, lambda key: asked.get(key, ''))[1]
+    try: runs = grid(tables, lambda key: asked.get(key, ''))[1]
+    except WorkflowError as e: raise Wrong(e)
     first = {path: follows(run) for path, run in runs.items()}
     return [Job(title(run), path, [str(PROJECT/'nbs'/f'{run[0]}.ipynb'), json.dumps(differs(run))],
                 after=record(first[path]) if first[path] else '') for path, run in runs.items()]
@@ -254,6 +267,7 @@ class Sprint:
         job.process.stdin.close()
         job.state, job.seconds = state, time.time() - job.began
         if state == 'ended':
+            if not any(j.state == 'ended' for j in self.jobs if j is not job): set_aside(self.pack)
             with open(self.log(job), 'a') as log: print(f'done in {job.seconds:.0f} s', file=log)
             write_pack(self.pack, self.runs, [j for j in self.jobs if j.state == 'ended'])
         else: (self.runs/job.record).unlink(missing_ok=True)
@@ -318,7 +332,8 @@ def summary(sprint):
                 print(f'{"":10} {last_words(sprint.log(job))}\n{"":10} {sprint.log(job)}')
     if there := kinds.pop('there', []): print(f'{len(there)} have their records already.')
     waiting = kinds.pop('waiting', [])
-    for why, jobs in [('the time was over', waiting), *kinds.items()]:
+    over = 'it was stopped' if sprint.asked_to_end else 'the time was over'
+    for why, jobs in [(over, waiting), *kinds.items()]:
         if jobs: print(f'Not begun, for {why}: {len(jobs)}, from {jobs[0].title}')
 
 
@@ -387,24 +402,23 @@ def read_pack(path):
     if not path: raise Wrong('which file? As in `make sprint-in FILE=sprint.tar.gz`')
     if not Path(path).is_file(): raise Wrong(f'FILE={path}: there is no such file')
     advice = 'nothing was unpacked; fetch the file that `make sprint` packed once more'
-    found, size = {}, 0
+    found = {}
     try:
-        with tarfile.open(path, 'r:gz') as tar:
+        with gzip.open(path) as file: whole = file.read(20*LARGEST)
+        if len(whole) == 20*LARGEST: raise Wrong(f'FILE={path} holds {20*LARGEST//10**6} MB or '
+                                                 f'more, and no sprint so much; {advice}')
+        with tarfile.open(fileobj=io.BytesIO(whole), mode='r:') as tar:
             for member in tar:
-                size += member.size
                 if not member.isfile() or not is_ours(member.name): raise Wrong(
                     f'FILE={path} has {member.name!r}, which no sprint packs; {advice}')
-                if size > 20*LARGEST: raise Wrong(f'FILE={path} holds more than '
-                                                  f'{20*LARGEST//10**6} MB; {advice}')
                 found[member.name] = tar.extractfile(member).read()
-                if len(found[member.name]) != member.size: raise EOFError('it ends too early')
     except (tarfile.TarError, EOFError, zlib.error, OSError) as e:
         raise Wrong(f'FILE={path} is no whole tar.gz file ({e}); {advice}')
     for name, content in found.items(): check_record(path, name, content)
     lacking = [folder for folder in {n.rpartition('/')[0] for n in found if n.count('/') == 2}
                if not {f'{folder}/metrics.json', f'{folder}/params.json'} <= {*found}]
-    if lacking or not found: raise Wrong(f'FILE={path}: {(lacking or ["it"])[0]} has no params.json '
-                                         f'and metrics.json; {advice}')
+    if lacking or not found: raise Wrong(f'FILE={path}: {(lacking or ["it"])[0]} has no '
+                                         f'params.json and metrics.json; {advice}')
     return found
 
 
@@ -460,16 +474,14 @@ def sprint(typed):
     minutes, scale = minutes_of(typed.get('MINUTES') or '9'), scale_of(typed.get('SCALE', ''))
     jobs_asked = jobs_of(typed.get('JOBS', ''))
     pack = pack_of(typed.get('SPRINT', ''), typed.get('OUT', ''))
-    from grid import WorkflowError
+    all_there()
     path = Path(typed.get('LIST') or PROJECT/'config'/'sprint.yaml')
-    try: jobs, at_once = plan(path, scale, typed.get('ROOT', ''))
-    except WorkflowError as e: raise Wrong(e)
+    jobs, at_once = plan(path, scale, typed.get('ROOT', ''))
     runs = runs_folder()
     runs.mkdir(parents=True, exist_ok=True)
     with alone_in(runs):
         forget(runs)
-        set_aside(pack)
-        until = BEGAN + 60*minutes - min(20, 9*minutes) # the rest is for ending and packing
+        until = BEGAN + 60*minutes - min(15, 3 + 3*minutes) # the rest is for ending and packing
         work = Sprint(jobs, jobs_asked, until, pack)
         if work.gpu and not jobs_asked: work.at_once = min(at_once, work.cores)
         return at_work(work, minutes)
@@ -482,9 +494,9 @@ def at_work(work, minutes):
     say(f'{todo} runs of {len(work.jobs)} to make, {work.at_once} at once on {on}, '
         f'{minutes:g} minutes')
     def asked(number, _): work.asked_to_end = number
-    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(s, asked)
-    work.work()
-    work.stop()
+    before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try: work.work()
+    finally: work.stop()
     summary(work)
     ended = [job for job in work.jobs if job.state == 'ended']
     if ended:
@@ -492,7 +504,8 @@ def at_work(work, minutes):
             print(f'Left out of the pack, for want of room: {p.relative_to(work.runs)}')
         print(f'Packed: {len(ended)} records, {work.pack.stat().st_size/1e6:.2f} MB, {work.pack}\n'
               f'Where they belong: make sprint-in FILE={work.pack.name}')
-    elif todo: print('Nothing to pack: no run came to its end. Give it more MINUTES.')
+    elif todo: print('Nothing to pack: no run came to its end.')
+    for s, handler in before.items(): signal.signal(s, handler)
     failed = any(job.state == 'failed' for job in work.jobs)
     if work.asked_to_end: return 128 + work.asked_to_end
     return int(failed or bool(todo and not ended))
