@@ -52,7 +52,7 @@ sprint: $(READY)  ## as much of config/sprint.yaml as MINUTES=9 allow, packed in
 sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprint.tar.gz into runs/
 	@$(PY) tools/sprint.py in
 
-test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (under 15 minutes)
+test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (25 minutes, two cores)
 	@$(PY) tools/test.py $(ARGS)
 
 lab: $(READY)  ## JupyterLab, opened on the notebooks

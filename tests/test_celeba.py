@@ -104,8 +104,8 @@ def test_one_class_an_image_is_as_it_was(tmp_path):
 
 
 def run(runs, *args, **kw):
-    "08_celeba at smoke scale, as a user runs it: (exit status, output)."
-    return test_experiment.run(runs, *args, notebook='08_celeba', timeout=600, **kw)
+    "08_celeba at smoke scale: (exit status, output)."
+    return test_experiment.run(runs, *args, notebook='08_celeba', **kw)
 
 
 def record(runs):
@@ -115,7 +115,7 @@ def record(runs):
 
 def test_on_drawn_faces_the_record_is_complete_and_made_once(tmp_path):
     from synthnb.data import ImageSet, code_bits
-    status, output = run(tmp_path)
+    status, output = test_experiment.run_apart(tmp_path, notebook='08_celeba', timeout=600)
     assert status == 0, output[-3000:]
     folder, found = record(tmp_path)
     assert found['n_pool'] == 12*found['n_real'] and found['n_added'] == found['n_real']
@@ -176,7 +176,7 @@ def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
 def plateau(tmp_path_factory):
     "A run of the protocol of today."
     runs = tmp_path_factory.mktemp('plateau')
-    status, output = run(runs, '-p', 'sampler', 'random', protocol='plateau', cores=1)
+    status, output = run(runs, '-p', 'sampler', 'random', protocol='plateau')
     assert status == 0, output[-3000:]
     return runs
 
@@ -226,7 +226,7 @@ def test_its_numbers_are_those_of_its_classifiers(plateau):
 @pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1920),
                                            ('right', None), ('fid', 160)])
 def test_controls(plateau, sampler, adds):
-    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau', cores=1)
+    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau')
     assert status == 0, output[-3000:]
     assert not re.search(r'^gan .*made in', output, re.M), 'the GAN is shared'
     found, other = (measured(plateau, OF.format(s)) for s in (sampler, 'random'))
@@ -238,7 +238,7 @@ def test_controls(plateau, sampler, adds):
 
 def test_another_recipe_is_of_real_only_too(plateau):
     status, output = run(plateau, '-p', 'sampler', 'random', '-p', 'recipe', 'smooth',
-                         protocol='plateau', cores=1)
+                         protocol='plateau')
     assert status == 0, output[-3000:]
     name = OF.format('random')
     smooth, jitter = (measured(plateau, n) for n in (f'{name},recipe=smooth', name))
@@ -267,10 +267,10 @@ def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
 def test_more_photographs_are_those_left_out(celeba, tmp_path):
     "Of 260 pictures 100 are trained on; those added are others, of the training part."
     status, output = run(tmp_path, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p',
-                         'sampler', 'more-real', '-p', 'real', '100', protocol='plateau', cores=1)
+                         'sampler', 'more-real', '-p', 'real', '100', protocol='plateau')
     assert status == 0, output[-3000:]
     _, found = record(tmp_path)
     assert found['n_added'] == found['n_real'] == 100
     status, output = run(tmp_path, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p',
-                         'sampler', 'more-real', '-p', 'real', '200', protocol='plateau', cores=1)
+                         'sampler', 'more-real', '-p', 'real', '200', protocol='plateau')
     assert status != 0 and 'the place leaves out 60' in output, output[-3000:]

@@ -1,4 +1,6 @@
-"""The main experiment as a user runs it: papermill, in a process of its own, at smoke scale."""
+"""The main experiment as a user runs it, at smoke scale: by papermill in a process of its own where
+it is run first, killed, or beside another; else in the process of the tests, without its imports.
+"""
 import json
 import os
 import re
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from here import run_here
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,11 +34,17 @@ def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates
                             stderr=subprocess.STDOUT, text=True)
 
 
-def run(runs, *args, timeout=400, **kw):
+def run_apart(runs, *args, timeout=400, **kw):
     "The same, waited for: (exit status, output)."
     process = start(runs, *args, **kw)
     output = process.communicate(timeout=timeout)[0]
     return process.returncode, output
+
+
+def run(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
+    "The same in this process: (exit status, output)."
+    if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
+    return run_here(runs, notebook, '-p', 'scale', scale, *args)
 
 
 def disk_asked(output):
@@ -52,7 +61,7 @@ def numbers(runs, name):
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = run(runs, '-p', 'sampler', 'cl-sam')
+    status, output = run_apart(runs, '-p', 'sampler', 'cl-sam')
     assert status == 0, output[-3000:]
     return runs, output
 
@@ -139,7 +148,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
     process = start(tmp_path, '-p', 'sampler', 'cl-sam')
     time.sleep(11)
     if process.poll() is None: kill_all(process)
-    status, output = run(tmp_path, '-p', 'sampler', 'cl-sam')
+    status, output = run_apart(tmp_path, '-p', 'sampler', 'cl-sam')
     assert status == 0 and 'it has filled before it was stopped' in output, output[-3000:]
     assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
 
@@ -286,7 +295,7 @@ def plateau(tmp_path_factory):
     "Runs of the protocol of today, in a folder where there is one of the earlier protocol too."
     runs = tmp_path_factory.mktemp('plateau')
     for protocol in ('updates', 'plateau'):
-        status, output = run(runs, '-p', 'sampler', 'random', protocol=protocol, cores=1)
+        status, output = run(runs, '-p', 'sampler', 'random', protocol=protocol)
         assert status == 0, output[-3000:]
     return runs
 
@@ -326,8 +335,8 @@ def test_protocols_are_never_averaged(plateau):
 
 
 def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
-    status, output = run(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
-                         protocol='plateau', cores=2)
+    status, output = run_apart(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
+                               protocol='plateau', cores=2)
     assert status == 0, output[-3000:]
     name = 'sampler=random,scale=smoke,protocol=plateau' # 160 is what the table says
     assert numbers(tmp_path, name) == numbers(plateau, name)
@@ -336,7 +345,7 @@ def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
 @pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1120),
                                            ('right', None), ('rare', None), ('fid', 160)])
 def test_controls(plateau, sampler, adds):
-    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau', cores=1)
+    status, output = run(plateau, '-p', 'sampler', sampler, protocol='plateau')
     assert status == 0, output[-3000:]
     assert not re.search(r'^gan .*made in', output, re.M), 'the GAN is shared'
     found = numbers(plateau, f'sampler={sampler},scale=smoke,protocol=plateau')
@@ -349,7 +358,7 @@ def test_controls(plateau, sampler, adds):
 
 def test_a_recipe_is_of_real_only_too(plateau):
     status, output = run(plateau, '-p', 'sampler', 'random', '-p', 'recipe', 'smooth',
-                         protocol='plateau', cores=1)
+                         protocol='plateau')
     assert status == 0, output[-3000:]
     name = 'sampler=random,scale=smoke,protocol=plateau'
     smooth, jitter = (numbers(plateau, n) for n in (f'{name},recipe=smooth', name))
@@ -379,7 +388,7 @@ def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
 def test_more_photographs_are_those_left_out(digits, tmp_path, sampler):
     status, output = run(
         tmp_path, '-p', 'data', 'folder', '-p', 'root', str(digits/'one'/'photos'), '-p', 'sampler',
-        sampler, '-p', 'real', '30', '-p', 'changes', 'n_valid=20', protocol='plateau', cores=1)
+        sampler, '-p', 'real', '30', '-p', 'changes', 'n_valid=20', protocol='plateau')
     assert status == 0, output[-3000:]
     record = next(tmp_path.glob('07_affectnet/*/metrics.json'))
     found = json.loads(record.read_text())['metrics']

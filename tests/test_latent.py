@@ -21,15 +21,15 @@ miniature = test_experiment.miniature # AffectNet's layout
 
 
 def run(runs, *args):
-    "12_latent at smoke scale, in a process of its own: (exit status, output)."
-    return test_experiment.run(runs, *args, notebook='12_latent', timeout=600)
+    "12_latent at smoke scale: (exit status, output)."
+    return test_experiment.run(runs, *args, notebook='12_latent')
 
 
 @pytest.fixture(scope='module')
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = run(runs, '-p', 'seed', '3')
+    status, output = test_experiment.run_apart(runs, '-p', 'seed', '3', notebook='12_latent')
     assert status == 0, output[-3000:]
     return runs, runs/'12_latent'/'scale=smoke,seed=3'
 

@@ -14,15 +14,15 @@ miniature = test_experiment.miniature # AffectNet's layout
 
 
 def run(runs, *args):
-    "13_overfitting at smoke scale, in a process of its own: (exit status, output)."
-    return test_experiment.run(runs, *args, notebook='13_overfitting', timeout=600)
+    "13_overfitting at smoke scale: (exit status, output)."
+    return test_experiment.run(runs, *args, notebook='13_overfitting')
 
 
 @pytest.fixture(scope='module')
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = run(runs, '-p', 'seed', '3')
+    status, output = test_experiment.run_apart(runs, '-p', 'seed', '3', notebook='13_overfitting')
     assert status == 0, output[-3000:]
     return runs, runs/'13_overfitting'/'scale=smoke,seed=3'
 

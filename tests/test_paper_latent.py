@@ -30,7 +30,7 @@ def paper(tmp_path_factory):
         at.setenv('TORCH_HOME', str(runs/'no-weights'))
         status, output = test_experiment.run(
             runs, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p', 'changes', TEXT,
-            '-p', 'device', 'cpu', notebook='12_latent', scale='paper', timeout=600)
+            '-p', 'device', 'cpu', notebook='12_latent', scale='paper')
     assert status == 0, output[-3000:]
     folder, = (p.parent for p in runs.glob('12_latent/*/metrics.json'))
     found, params = (json.loads((folder/f'{n}.json').read_text()) for n in ('metrics', 'params'))

@@ -91,8 +91,8 @@ def paper(home, monkeypatch, runs, *args, changes=SMALL):
     monkeypatch.setenv('IPYTHONDIR', str(home/'ipython'))
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     told = ','.join(f'{k}={v}' for k, v in changes.items())
-    return test_experiment.run(runs, '-p', 'trials', '1', '-p', 'changes', told, *args,
-                               notebook='10_shapes', scale='paper')
+    return test_experiment.run_apart(runs, '-p', 'trials', '1', '-p', 'changes', told, *args,
+                                     notebook='10_shapes', scale='paper')
 
 
 @pytest.fixture(scope='module')

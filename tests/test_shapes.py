@@ -16,15 +16,16 @@ ARMS = {'biased', 'longer', 'random', 'random-label', 'random-quadrant', 'random
 
 
 def run(runs, *args):
-    "10_shapes at smoke scale, in a process of its own: (exit status, output)."
-    return test_experiment.run(runs, *args, notebook='10_shapes', timeout=600)
+    "10_shapes at smoke scale: (exit status, output)."
+    return test_experiment.run(runs, *args, notebook='10_shapes')
 
 
 @pytest.fixture(scope='module')
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = run(runs, '-p', 'trials', '2', '-p', 'seed', '3')
+    status, output = test_experiment.run_apart(runs, '-p', 'trials', '2', '-p', 'seed', '3',
+                                               notebook='10_shapes')
     assert status == 0, output[-3000:]
     return runs, runs/'10_shapes'/'scale=smoke,seed=3,trials=2'
 

@@ -1,11 +1,9 @@
 """The ledger of claims: numbers that stay, worlds that are judged, commands that decide."""
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import grid
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +11,9 @@ import tables
 import test_experiment
 import test_paper_shapes
 import yaml
+from here import run_here
 from PIL import Image
 from test_celeba import write_celeba
-from test_grid import grid
 
 from synthnb.core import load_json, save_json
 
@@ -94,18 +92,17 @@ def test_the_sign_turns_with_the_control(now):
 
 
 # ---- worlds --------------------------------------------------------------------------------------
-def papermill(runs, *args):
-    env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1', MPLBACKEND='agg')
-    env.pop('IN_TEST', None)
-    return subprocess.run([sys.executable, '-m', 'papermill', 'nbs/14_verdict.ipynb', '/dev/null',
-                           '--kernel', 'python3', '--no-progress-bar', '--log-output', *args],
-                          cwd=ROOT, env=env, capture_output=True, text=True)
+def judged(runs, *args):
+    "14_verdict on a folder of records, at the scale that it is told: (exit status, output)."
+    with pytest.MonkeyPatch.context() as m:
+        m.delenv('IN_TEST')
+        return run_here(runs, '14_verdict', *args)
 
 
 def verdict(runs, *args):
-    "14_verdict on a folder of records: its two tables."
-    done = papermill(runs, *args)
-    assert done.returncode == 0, done.stderr[-3000:]
+    "The same: its two tables."
+    status, output = judged(runs, *args)
+    assert status == 0, output[-3000:]
     folder = max((runs/'14_verdict').glob('*/tables'), key=lambda p: p.stat().st_mtime)
     read = lambda name: pd.read_csv(folder/name) if (folder/name).exists() else pd.DataFrame()
     return read('verdicts.csv').fillna({'world': ''}), read('verdicts_photographs.csv')
@@ -144,11 +141,11 @@ def test_every_folder_and_setting_is_judged_and_changed_numbers_are_not(tmp_path
     assert len(theirs) == 13 and (theirs.seeds == 0).all(), 'of other settings, or another learner'
     broken = runs/'own default'/'metrics.json'
     save_json(broken, load_json(broken) | dict(metrics=dict(n_real=3)))
-    said = papermill(tmp_path)
-    assert said.returncode != 0 and 'own default: this record lacks' in said.stderr, said.stderr
+    status, said = judged(tmp_path)
+    assert status != 0 and 'own default: this record lacks' in said, said
     broken.write_text('[]')
-    said = papermill(tmp_path)
-    assert said.returncode != 0 and 'own default is no record of a run' in said.stderr, said.stderr
+    status, said = judged(tmp_path)
+    assert status != 0 and 'own default is no record of a run' in said, said
 
 
 def test_the_verdict_is_of_the_scale_of_the_table(tmp_path):
@@ -197,15 +194,13 @@ def commands(rows):
 FEW = {'photographs': {'sampler=none'}, 'celeba-photographs': {'sampler=none'}}
 
 
-def targets(runs, table, config):
-    "The records of a table at smoke scale, of seed 0, as far as they are in FEW."
-    status, output = grid(runs, '--cores', '1', '--dry-run', '--quiet', 'host', *config)
-    assert status == 0, output[-3000:]
-    names = sorted({*re.findall(r'output: (\S+)/metrics.json', output)})
-    arms = lambda name: {p for p in name.split('/')[1].split(',') if p.startswith(('samp', 'rat'))}
-    wanted = FEW.get(table)
-    return [f'{n}/metrics.json' for n in names
-            if wanted is None or (','.join(arms(n)) in wanted)]
+def targets(table, root):
+    "The runs of a table at smoke scale, of seed 0, as far as they are in FEW; what makes theirs."
+    config = yaml.safe_load((ROOT/'config'/'tables.yaml').read_text())
+    asked = dict(table=table, scale='smoke', seeds='0', root=str(root))
+    arm = lambda run: f"sampler={run[1]['sampler']}" if 'sampler' in run[1] else ''
+    return {name: run for name, run in grid.grid(config, lambda key: asked.get(key, ''))[1].items()
+            if table not in FEW or arm(run) in FEW[table]}
 
 
 def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkeypatch):
@@ -217,27 +212,23 @@ def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkey
              'a folder a class': pictures(tmp_path/'things')}
     known = commands(waiting)
     assert {*known.values()} <= {*roots, ''} and len(known) == 7, known
-    run = lambda *args: test_experiment.run(runs, *args) # rl-paper: 500 episodes are not for here
     monkeypatch.setenv('IPYTHONDIR', str(home/'ipython'))
-    status, output = test_experiment.run(
+    status, output = test_experiment.run_apart(
         runs, '-r', 'model', 'ViT-B-32', '-r', 'weights', str(home/'ViT-B-32.pt'), '-p', 'sweeps',
         'False', notebook='10_shapes')
     assert status == 0, output[-3000:]
     monkeypatch.delenv('IPYTHONDIR')
     for table, root in known.items():
-        config = ['--config', f'table={table}', 'scale=smoke', 'seeds=0']
-        config += [f'root={roots[root]}'] if root else []
-        names = targets(runs, table, config)
-        assert names, table
-        if table == 'rl-paper':
-            changes = 'rl=paper,rl.fraction=1.,rl.episodes=2,rl.child_passes=1'
-            for more in ((), ('-r', 'changes', changes)):
-                sampler = 'rl' if more else 'none'
-                status, output = run('-p', 'sampler', sampler, *more)
-                assert status == 0, output[-3000:]
-            continue
-        status, output = grid(runs, '--cores', '2', *names, *config)
-        assert status == 0, (table, output[-3000:])
+        monkeypatch.setenv('SYNTHNB_RUNS', str(runs))
+        made = targets(table, roots[root] if root else '')
+        assert made, table
+        for name, run in made.items():
+            given = grid.differs(run)
+            if given.get('sampler') == 'rl' and table == 'rl-paper': # 500 episodes are not for here
+                given['changes'] = 'rl=paper,rl.fraction=1.,rl.episodes=2,rl.child_passes=1'
+            status, output = run_here(runs, run[0], **given)
+            assert status == 0, (table, output[-3000:])
+            assert table == 'rl-paper' or (runs/name).exists(), 'the name that the grid gives'
     after, wild = verdict(runs, '-r', 'scale', 'smoke')
     for row in waiting.itertuples():
         same = after[(after.claim == row.claim) & (after.about == row.about)]

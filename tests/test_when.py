@@ -1,6 +1,4 @@
 """15_when as a user runs it, its answer from made-up records, splits that share nobody."""
-import contextlib
-import io
 import itertools
 import json
 import shutil
@@ -12,6 +10,7 @@ import pytest
 import test_experiment
 import torch
 from fastcore.test import test_close as assert_close
+from here import as_alone, executed
 from PIL import Image
 
 from synthnb.core import declared_parameters
@@ -31,15 +30,8 @@ TRUTH = PullLaw(Curve(.2, .3, .45), 1.5, 2., .1, .05)
 
 
 def when(runs, **params):
-    "The notebook's cells in this process, where nothing is imported anew: its names, its output."
-    names, said = {'__name__': '__main__'}, io.StringIO()
-    with pytest.MonkeyPatch.context() as m, contextlib.redirect_stdout(said):
-        m.setenv('SYNTHNB_RUNS', str(runs))
-        for cell in json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']:
-            if cell['cell_type'] != 'code': continue
-            exec(''.join(cell['source']), names)
-            if 'parameters' in cell['metadata'].get('tags', []): names.update(params)
-    return names, said.getvalue()
+    "The notebook's cells in this process: its names, its output."
+    with as_alone(runs) as said: return executed(NOTEBOOK, params), said.getvalue()
 
 
 def pictures(root, counts, kinds=('neutral', 'happiness', 'sadness')):
@@ -351,7 +343,7 @@ def test_a_damaged_set_is_the_same_faces_in_order():
 def runs(tmp_path_factory):
     "Seed 0 in a process of its own, seed 1 in this one."
     folder = tmp_path_factory.mktemp('when')
-    status, output = test_experiment.run(folder, notebook='15_when')
+    status, output = test_experiment.run_apart(folder, notebook='15_when')
     assert status == 0, output[-3000:]
     names, said = when(folder, scale='smoke', seed=1)
     assert 'trainings of 2 seeds' in said and 'the law needs' in said
