@@ -190,6 +190,7 @@ def commands(rows):
             for c in said}
 
 
+FEW_EPISODES = 'rl=paper,rl.fraction=1.,rl.episodes=2,rl.child_passes=1'
 # Of a table's arms the first is enough: a row changes with the first record.
 FEW = {'photographs': {'sampler=none'}, 'celeba-photographs': {'sampler=none'}}
 
@@ -224,8 +225,8 @@ def test_every_command_that_a_row_names_changes_its_state(tmp_path, home, monkey
         assert made, table
         for name, run in made.items():
             given = grid.differs(run)
-            if given.get('sampler') == 'rl' and table == 'rl-paper': # 500 episodes are not for here
-                given['changes'] = 'rl=paper,rl.fraction=1.,rl.episodes=2,rl.child_passes=1'
+            if table == 'rl-paper': # 500 episodes are not for here
+                given['changes'] = FEW_EPISODES if given['sampler'] == 'rl' else ''
             status, output = run_here(runs, run[0], **given)
             assert status == 0, (table, output[-3000:])
             assert table == 'rl-paper' or (runs/name).exists(), 'the name that the grid gives'
