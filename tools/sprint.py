@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 LARGEST = 15_000_000 # bytes of what is packed
 ITEM = {'table', 'seeds', 'gpu', 'minutes', 'script', 'arguments', 'rehearsal', 'leaves', 'alone'}
-WHOLE = ('params.json', 'metrics.json', 'drawn.json', 'answer.md') # of a record
+WHOLE = ('params.json', 'metrics.json', 'drawn.json', 'answer.md', 'predictions.npz') # of a record
 PARTS = {'tables': '.csv', 'figures': '.png'} # its folders, and what lies in them
 IMPORTED = ('IPython', 'fastcore', 'filelock', 'matplotlib', 'numpy', 'open_clip', 'pandas', 'PIL',
             'psutil', 'ribs', 'safetensors', 'scipy', 'seaborn', 'sklearn', 'torch',
