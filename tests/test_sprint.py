@@ -351,7 +351,8 @@ WHOLE = [('15_when/a/params.json', b'{}'),
     '15_when/defaults.json', '15_when//params.json', 'bench/../a.csv', './15_when/a/params.json',
     link('15_when/a/answer.md', tarfile.SYMTYPE, '/etc/passwd'),
     link('15_when/a/answer.md', tarfile.LNKTYPE, '15_when/a/params.json'),
-    link('15_when/a/tables', tarfile.DIRTYPE, '')], ids=str)
+    link('15_when/a/tables', tarfile.DIRTYPE, '')],
+    ids=lambda m: m if isinstance(m, str) else f'{m.name} of type {m.type}')
 def test_a_pack_with_anything_else_is_refused_whole(runs, tmp_path, member):
     pack = tar(tmp_path/'evil.tar.gz', *WHOLE, (member, b''))
     with pytest.raises(sprint.Wrong, match='which no sprint packs; nothing was unpacked'):
