@@ -642,7 +642,7 @@ def pooled_folds(experiment:str, # e.g. '07_affectnet'
         with np.load(path) as held: found.append(dict(held) | dict(seed=r.seed))
     if not found: return {}
     k = min(len(f['arm']) for f in found)
-    whole = {name: np.concatenate([f[name][..., :] if f[name].ndim == 1 else f[name][:k]
+    whole = {name: np.concatenate([f[name] if f[name].ndim == 1 else f[name][:k]
                                    for f in found], -1) for name in found[0] if name != 'seed'}
     return whole | dict(fold=np.repeat([f['seed'] for f in found], [len(f['y']) for f in found]))
 
@@ -669,6 +669,7 @@ def fold_table(experiment:str, # e.g. '07_affectnet'
                folds:int, # of a partition
                classes:list, # names
                without=(), # names of classes; each arm has a second row that leaves them out
+               readings=tuple(READINGS), # of READINGS
               ) -> pd.DataFrame: # a row an arm, a reading and a choice of classes; points
     "Every arm on the pooled images of all its folds, by people and by folds."
     choices = {'all': np.arange(len(classes))}
@@ -680,7 +681,7 @@ def fold_table(experiment:str, # e.g. '07_affectnet'
         there = np.unique(pooled['y'])
         rows += [dict(sampler=arm[0], ratio=added_ratio(records, arm), classes=name,
                       reading=r) | fold_row(pooled, r, folds, which[np.isin(which, there)])
-                 for name, which in choices.items() for r in READINGS]
+                 for name, which in choices.items() for r in readings]
     return pd.DataFrame(rows)
 
 # %% ../nbs/00f_arms.ipynb #430fb25b

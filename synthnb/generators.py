@@ -22,8 +22,7 @@ class Order:
     real: ImageSet # all that it learns from, with classes
     valid: ImageSet # on which a VAE is watched; it chooses nothing
     gan: StarGANConfig # with its updates; of a StarGAN
-    updates: int = 2500 # of a VAE, at budget 1
-    budget: float = 1. # multiplies a VAE's updates; those of `gan` are multiplied already
+    updates: int = 2500 # of a VAE
     seed: int = 0
     device: str = 'auto' # see core.default_device
 
@@ -90,7 +89,7 @@ def cvae_config(n:int, size:int, # real images; pixels
 @named_generator('cvae')
 def cvae_made(order:Order) -> Made:
     "As many images of each class as the StarGAN makes, from the prior. [Sohn 2015]"
-    settings = cvae_config(len(order.real), order.real.size, round(order.updates*order.budget))
+    settings = cvae_config(len(order.real), order.real.size, order.updates)
     device = default_device(str(order.device))
     _, folder = fit_vae(order.real, order.valid, conditional=True, seed=order.seed,
                         device=device, **settings)

@@ -5,7 +5,6 @@ own, has papermill: see test_experiment.
 """
 import contextlib
 import io
-import json
 import os
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from execute import cells
 from papermill.cli import _resolve_type as as_typed
 
 from synthnb import core
@@ -23,10 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def executed(notebook, params):
     "A notebook's names, when its cells are through, with parameters after the cell tagged so."
     names = {'__name__': '__main__'}
-    for i, cell in enumerate(json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']):
-        if cell['cell_type'] != 'code': continue
-        exec(compile(''.join(cell['source']), f'<cell {i}>', 'exec'), names)
-        if 'parameters' in cell['metadata'].get('tags', []): names.update(params)
+    for i, source in enumerate(cells(notebook, params)):
+        exec(compile(source, f'<cell {i}>', 'exec'), names)
     return names
 
 
