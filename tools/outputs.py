@@ -1,6 +1,7 @@
 """`make outputs NAMES="07_affectnet index"`: execute notebooks and keep what they show.
 
 It is made small enough for git: progress bars are dropped, pictures lose colours that nobody sees,
+large ones become JPEG,
 and execution counts go with nbdev_clean. No NAMES: all notebooks.
 """
 import base64
@@ -25,6 +26,15 @@ def smaller(png, colours=96):
     return reduced if len(reduced) < .67 * len(png) else png
 
 
+def as_jpeg(png, quality=60, large=50_000):
+    "A large PNG in base64 as a JPEG, if that makes it smaller by half; else None"
+    if len(png) < large: return None
+    out = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').save(out, 'JPEG', quality=quality)
+    reduced = base64.b64encode(out.getvalue()).decode()
+    return reduced if len(reduced) < .5 * len(png) else None
+
+
 def tidy(notebook):
     "What is worth keeping of a notebook's outputs"
     for cell in notebook.cells:
@@ -33,7 +43,11 @@ def tidy(notebook):
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
         for output in cell.outputs:
             png = output.get('data', {}).get('image/png')
-            if png: output.data['image/png'] = smaller(png.replace('\n', ''))
+            if not png: continue
+            output.data['image/png'] = png = smaller(png.replace('\n', ''))
+            if jpeg := as_jpeg(png):
+                del output.data['image/png']
+                output.data['image/jpeg'] = jpeg
     return notebook
 
 
