@@ -1,8 +1,7 @@
 """`make outputs NAMES="07_affectnet index"`: execute notebooks and keep what they show.
 
 It is made small enough for git: progress bars are dropped, pictures lose colours that nobody sees,
-large ones become JPEG,
-and execution counts go with nbdev_clean. No NAMES: all notebooks.
+large ones become JPEG, and execution counts go with nbdev_clean. No NAMES: all notebooks.
 """
 import base64
 import io
@@ -26,13 +25,13 @@ def smaller(png, colours=96):
     return reduced if len(reduced) < .67 * len(png) else png
 
 
-def as_jpeg(png, quality=60, large=50_000):
-    "A large PNG in base64 as a JPEG, if that makes it smaller by half; else None"
+def as_jpeg(png, quality=30, large=60_000):
+    "A large PNG in base64 as a JPEG, if that makes it smaller by a quarter; else None"
     if len(png) < large: return None
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').save(out, 'JPEG', quality=quality)
+    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').save(out, 'JPEG', quality=quality, optimize=True)
     reduced = base64.b64encode(out.getvalue()).decode()
-    return reduced if len(reduced) < .5 * len(png) else None
+    return reduced if len(reduced) < .75 * len(png) else None
 
 
 def tidy(notebook):
