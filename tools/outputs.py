@@ -29,7 +29,8 @@ def as_jpeg(png, quality=30, large=60_000):
     "A large PNG in base64 as a JPEG, if that makes it smaller by a quarter; else None"
     if len(png) < large: return None
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').save(out, 'JPEG', quality=quality, optimize=True)
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
+    image.save(out, 'JPEG', quality=quality, optimize=True)
     reduced = base64.b64encode(out.getvalue()).decode()
     return reduced if len(reduced) < .75 * len(png) else None
 
