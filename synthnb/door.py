@@ -77,15 +77,16 @@ def tried(item:tuple, size:int) -> tuple: # (picture, box) -> (pixels or None, r
     except Exception as e: return None, why_not(item[0], e), False
     return pixels, '', several
 
-# %% ../nbs/05b_door.ipynb #98a35ea2
+# %% ../nbs/05b_door.ipynb #4f90af6d
 class Found(NamedTuple):
     "Pictures somewhere, not yet decoded."
-    rows: pd.DataFrame # name, label (a class, None: without), split ('' : none given), group (or None)
-    pictures: Callable # (sorted rows, first) -> from the first on: path, bytes or pixels; box or None
+    rows: pd.DataFrame # name; label: a class or None; split, '' for none; group, or None
+    pictures: Callable # (sorted rows, first) -> from the first on: (path, bytes or pixels; box)
     content: Callable # rows -> what names their content
     root: str = '' # the folder that the names are relative to
     classes: tuple = () # in the order of the source; empty: sorted
     columns: dict = {} # name -> numbers (n, ...), a pool's
+    grouped: str = '' # the column that the groups are from
 
 # %% ../nbs/05b_door.ipynb #c1ebdc98
 def long_hash(values) -> str: # of any number of strings or numbers
@@ -101,27 +102,28 @@ def files_hash(paths:np.ndarray) -> str:
         if len(core.REMEMBERED) > 200_000: core.REMEMBERED.clear()
     return hash_of(found)
 
-# %% ../nbs/05b_door.ipynb #df74c2fa
+# %% ../nbs/05b_door.ipynb #6a723b32
 def table_of(name, label, split='', group=None) -> pd.DataFrame: # all (n,), or one for all
     "The rows of a `Found`."
-    n = len(name)
-    own = lambda v: np.full(n, v, object) if v is None or isinstance(v, str) else np.asarray(v, object)
+    n, one = len(name), lambda v: v is None or isinstance(v, str)
+    own = lambda v: np.full(n, v, object) if one(v) else np.asarray(v, object)
     t = pd.DataFrame(dict(name=np.asarray(name, object), label=own(label), split=own(split)))
     group = pd.Series(own(group), dtype=object)
     blank = group.isna() | group.map(lambda g: str(g).strip() == '')
     return t.assign(group=group.map(str).where(~blank, None))
 
 def found_files(records:pd.DataFrame, # path, label (a class), perhaps split, person and a box
-                root, classes=(), columns=None) -> Found:
+                root, classes=(), columns=None, grouped='') -> Found: # see `Found`
     "Files in a list."
     paths = records.path.to_numpy(object)
     boxes = records[BOX].to_numpy(float) if 'left' in records else None
     at = lambda r: (paths[r], None if boxes is None else boxes[r])
     pictures = lambda rows, first: map(at, rows[first:])
-    content = lambda rows: [files_hash(paths[rows]), None if boxes is None else hash_of(boxes[rows])]
+    boxed = lambda rows: None if boxes is None else hash_of(boxes[rows])
+    content = lambda rows: [files_hash(paths[rows]), boxed(rows)]
     more = {k: records[c] for k, c in (('split', 'split'), ('group', 'person')) if c in records}
     return Found(table_of(paths, records.label, **more), pictures, content, str(root),
-                 tuple(classes), columns or {})
+                 tuple(classes), columns or {}, grouped)
 
 # %% ../nbs/05b_door.ipynb #a38fdf66
 def with_names(records:pd.DataFrame, classes) -> pd.DataFrame:
@@ -173,7 +175,7 @@ def number_columns(t:pd.DataFrame) -> dict: # name -> (n,)
         if values.notna().sum() == t[c].notna().sum() > 0: out[name] = values.to_numpy()
     return {k: v for k, v in out.items() if v.dtype.kind in 'biuf'}
 
-# %% ../nbs/05b_door.ipynb #43ce7c57
+# %% ../nbs/05b_door.ipynb #be4ad6fb
 def found_csv(path:Path, classes=None) -> Found:
     "A CSV of paths and labels; paths are relative to its own folder."
     have = pd.read_csv(path, dtype=str, nrows=0).columns if path.is_file() else ()
@@ -190,9 +192,9 @@ def found_csv(path:Path, classes=None) -> Found:
     if 'split' in t: records['split'] = read_splits(t, path)
     if group: records['person'] = t[group]
     columns = number_columns(t.drop(columns=[file, label, *({'split'} & {*t})]))
-    return found_files(records, path.parent, (), columns)
+    return found_files(records, path.parent, (), columns, group or '')
 
-# %% ../nbs/05b_door.ipynb #6d217fad
+# %% ../nbs/05b_door.ipynb #d163a6a7
 def table_pieces(path:Path, # Parquet, or a stream or file of Arrow
                  columns:list, wanted:np.ndarray, # rows of the file, sorted
                  piece:int=64) -> Iterator: # of (first row, a batch of rows)
@@ -211,7 +213,8 @@ def table_pieces(path:Path, # Parquet, or a stream or file of Arrow
     with pa.OSFile(str(path)) as f:
         for b in arrow_batches(f):
             for i in range(0, len(b), piece):
-                if has(at + i, min(piece, len(b) - i)): yield at + i, b.slice(i, piece).select(columns)
+                if has(at + i, min(piece, len(b) - i)):
+                    yield at + i, b.slice(i, piece).select(columns)
             at += len(b)
 
 # %% ../nbs/05b_door.ipynb #e7b6559e
@@ -242,7 +245,7 @@ def table_columns(path:Path, columns:list) -> pd.DataFrame:
         parts = [b.select(columns).to_pandas() for b in arrow_batches(f)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
-# %% ../nbs/05b_door.ipynb #83feb16e
+# %% ../nbs/05b_door.ipynb #fb4227a9
 def features_of(schema:pa.Schema, path:Path) -> dict: # column -> what datasets says about it
     "The notes of `datasets`, in the table itself or beside it."
     said = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
@@ -260,15 +263,17 @@ def picture_column(schema:pa.Schema, features:dict, path:Path) -> str:
     "The column with the pictures, as bytes or as paths."
     named = [k for k, v in features.items() if v.get('_type') == 'Image']
     byte = [f.name for f in schema if holds_bytes(f.type)]
-    text = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    words = pa.types.is_string, pa.types.is_large_string
+    text = [f.name for f in schema if any(is_words(f.type) for is_words in words)]
     found = (called(named, ('image', 'img')) or next(iter(named), None)
              or called(byte, ('image', 'img', 'picture', 'bytes')) or next(iter(byte), None)
              or called(text, PATHS))
     if not found: raise ValueError(
-        f"{path} has no column of pictures; it has {', '.join(schema.names)}. Expected one with the "
-        "bytes of image files, called 'image', or one of paths, called 'path'")
+        f"{path} has no column of pictures; it has {', '.join(schema.names)}. Expected one with "
+        "the bytes of image files, called 'image', or one of paths, called 'path'")
     return found
 
+# %% ../nbs/05b_door.ipynb #3163d34a
 def label_column(schema:pa.Schema, features:dict, path:Path) -> str:
     "The column with the labels."
     named = [k for k, v in features.items() if v.get('_type') == 'ClassLabel']
@@ -277,17 +282,19 @@ def label_column(schema:pa.Schema, features:dict, path:Path) -> str:
         f"{path} has no column of labels; it has {', '.join(schema.names)}. Call it 'label'")
     return found
 
-# %% ../nbs/05b_door.ipynb #106fb519
+# %% ../nbs/05b_door.ipynb #bd17916c
 def label_names(values:pd.Series, names, # of ClassLabel, or None
                 path) -> np.ndarray: # (n,) of classes; None: without
     "Labels as classes, by the names that the file has for its numbers."
-    if names is None: return np.array([None if pd.isna(v) else class_name(v) for v in values], object)
+    if names is None:
+        return np.array([None if pd.isna(v) else class_name(v) for v in values], object)
     number = pd.to_numeric(values, errors='coerce').fillna(-1).astype(int)
     if number.max() >= len(names): raise ValueError(
         f'{path} has the label {number.max()}, and names for 0 to {len(names) - 1} only')
     return np.array([class_name(names[i]) if i >= 0 else None for i in number], object)
 
-def one_table(path:Path, split:str='') -> tuple: # rows, columns of numbers, classes, picture column
+# %% ../nbs/05b_door.ipynb #03db98b9
+def one_table(path:Path, split:str='') -> tuple: # rows; columns; classes; pictures', groups' column
     "All of a table but its pictures."
     schema = table_schema(path)
     features = features_of(schema, path)
@@ -303,9 +310,9 @@ def one_table(path:Path, split:str='') -> tuple: # rows, columns of numbers, cla
                     read_splits(t.rename(columns={own: 'split'}), path) if own else split,
                     t[group] if group else None)
     columns = number_columns(t.drop(columns=[c for c in (label, own) if c]))
-    return rows, columns, [class_name(n) for n in names or ()], picture
+    return rows, columns, [class_name(n) for n in names or ()], picture, group
 
-# %% ../nbs/05b_door.ipynb #520a9489
+# %% ../nbs/05b_door.ipynb #01f79345
 def picture_in(value, # of a row
                folder:Path): # that paths are relative to -> path, bytes, or None
     "The picture of one row of a table."
@@ -316,7 +323,7 @@ def found_tables(files:list, # of (path, split)
                  root:Path) -> Found:
     "Tables, one after the other."
     parts = [one_table(Path(p), s) for p, s in files]
-    if len({(tuple(c), picture) for _, _, c, picture in parts}) > 1: raise ValueError(
+    if len({(tuple(c), picture) for _, _, c, picture, _ in parts}) > 1: raise ValueError(
         f'{root}: its tables differ in their classes or in their column of pictures')
     paths, picture = [Path(p) for p, _ in files], parts[0][3]
     ends = np.cumsum([0] + [len(rows) for rows, *_ in parts])
@@ -330,7 +337,7 @@ def found_tables(files:list, # of (path, split)
     columns = {k: np.concatenate([c[k] for _, c, *_ in parts]) for k in sorted(same)}
     content = lambda rows: [hash_of(paths), long_hash(rows)]
     return Found(pd.concat([rows for rows, *_ in parts], ignore_index=True), pictures, content,
-                 str(root), tuple(parts[0][2]), columns)
+                 str(root), tuple(parts[0][2]), columns, parts[0][4] or '')
 
 # %% ../nbs/05b_door.ipynb #2ac64169
 def parquet_files(root:Path) -> list: # of (path, split)
@@ -353,10 +360,10 @@ def saved_files(root:Path) -> list: # of (path, split)
         f'{root} is a selection of rows of another table; save it again after flatten_indices()')
     return [(existing(root/f['filename'], 'a table of datasets'), '') for f in about['_data_files']]
 
-# %% ../nbs/05b_door.ipynb #f7031f8e
+# %% ../nbs/05b_door.ipynb #c8b18fb1
 def advice(kind:str, low:float, high:float) -> str: # of the type; least and largest value
     "The line that turns numbers into pixels."
-    if low < 0: return f'(images + {-low:g})*{255/(high - low):g}' if low < -1.5 else '(images + 1)/2'
+    if low < 0: return '(images + 1)/2' if low >= -1 else '(images - low)/(high - low)'
     if kind == 'f' and high <= 16: return f'images/{high:g}'
     if high <= 16: return f'(images*{255//max(int(high), 1)}).astype(np.uint8)'
     if high <= 255: return 'images.astype(np.uint8)'
@@ -371,8 +378,8 @@ def pixel_scale(dtype:np.dtype, low:float, high:float, whole:bool, where:str) ->
         print(f"{where}: whole numbers from 0 to 16, as in scikit-learn's digits; taken as such")
         return 255/16
     raise ValueError(
-        f'{where}: {dtype} from {low:g} to {high:g} are no pixels. Expected uint8 from 0 to 255, or '
-        f'floats from 0 to 1; try {advice(dtype.kind, low, high)}')
+        f'{where}: {dtype} from {low:g} to {high:g} are no pixels. Expected uint8 from 0 to 255, '
+        f'or floats from 0 to 1; try {advice(dtype.kind, low, high)}')
 
 # %% ../nbs/05b_door.ipynb #d63b7943
 class NpzArray:
@@ -392,7 +399,7 @@ class NpzArray:
             'np.ascontiguousarray and a type of numbers')
         return shape, dtype
 
-# %% ../nbs/05b_door.ipynb #1ef9683f
+# %% ../nbs/05b_door.ipynb #f773bea3
 def blocks_of(x, # an array (n, ...), or an NpzArray
               piece:int=256) -> Iterator[np.ndarray]: # some rows at a time, in order
     "An array in pieces."
@@ -415,16 +422,19 @@ def check_shape(x, where:str): # an array or an NpzArray
     if len(rest) == 3 and rest[0] in (1, 3, 4): hint = 'try images.transpose(0, 2, 3, 1)'
     elif len(rest) == 1 and side*side == rest[0]: hint = f'try images.reshape(-1, {side}, {side})'
     else: hint = 'give one array for all images'
-    raise ValueError(f'{where}: images of shape {tuple(x.shape)}; expected (n, h, w) or (n, h, w, c) '
-                     f'with 1, 3 or 4 channels; {hint}')
+    raise ValueError(f'{where}: images of shape {tuple(x.shape)}; expected (n, h, w), or '
+                     f'(n, h, w, c) with 1, 3 or 4 channels; {hint}')
 
-# %% ../nbs/05b_door.ipynb #ec5e5a98
+# %% ../nbs/05b_door.ipynb #e6464610
 def plain_array(x): # an array, a tensor, or what is made of numbers
     "An array as NumPy has it."
     if isinstance(x, NpzArray): return x
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else (
-        x if isinstance(x, np.ndarray) else np.asarray(x))
+    if isinstance(x, torch.Tensor): return x.detach().cpu().numpy()
+    try: return x if isinstance(x, np.ndarray) else np.asarray(x)
+    except ValueError as e: raise ValueError(
+        'images of several shapes are no array: make them one size, or give files') from e
 
+# %% ../nbs/05b_door.ipynb #1ef3aceb
 def array_labels(y, n:int, where:str) -> np.ndarray: # (n,) of classes
     "Labels of an array, numbers or names, as classes."
     y = plain_array(y)
@@ -439,7 +449,7 @@ def array_labels(y, n:int, where:str) -> np.ndarray: # (n,) of classes
         raise ValueError(f'{where}: labels from {y.min():g} to {y.max():g} are no whole numbers')
     return np.array([class_name(v) for v in y.tolist()], object)
 
-def look_through(x, where:str) -> tuple[float, str]: # an array -> its scale; its content's name
+def look_through(x, where:str) -> tuple: # an array -> least, largest, all whole; its content's name
     "One pass over an array: what its numbers are, and a name for them."
     low, high, whole, seen = np.inf, -np.inf, True, hashlib.blake2b(digest_size=16)
     for b in blocks_of(x):
@@ -448,31 +458,33 @@ def look_through(x, where:str) -> tuple[float, str]: # an array -> its scale; it
             raise ValueError(f'{where}: some pixels are NaN or infinite')
         low, high = min(low, float(b.min())), max(high, float(b.max()))
         whole = whole and (b.dtype.kind != 'f' or bool((b == b.round()).all()))
-    scale = pixel_scale(x.dtype, low, high, whole, where)
-    return scale, hash_of([list(x.shape), x.dtype.str, seen.hexdigest()])
+    return low, high, whole, hash_of([list(x.shape), x.dtype.str, seen.hexdigest()])
 
-# %% ../nbs/05b_door.ipynb #f00db5db
+# %% ../nbs/05b_door.ipynb #003db617
 def found_arrays(parts:dict, # split -> (images, labels)
                  name:str='array') -> Found: # what rows are called after: a path, or 'array'
     "Arrays, one split after the other."
-    rows, scales, names, arrays = [], [], [], []
-    for s, (x, y) in parts.items():
-        where, x = f'{name}, {s}' if s else name, plain_array(x)
+    rows, arrays = [], [plain_array(x) for x, _ in parts.values()]
+    for (s, (_, y)), x in zip(parts.items(), arrays):
+        where = f'{name}, {s}' if s else name
         if not len(x): raise ValueError(f'{where}: no images')
         check_shape(x, where)
-        label = array_labels(y, len(x), where)
-        scale, content = look_through(x, where)
-        called = f'{name}#' if not s else f'{s}#' if name == 'array' else f'{name}#{s}'
-        rows.append(table_of([f'{called}{i}' for i in range(len(x))], label, split_name(s) or ''))
-        arrays, scales, names = arrays + [x], scales + [scale], names + [content]
+        start = f'{name}#' if not s else f'{s}#' if name == 'array' else f'{name}#{s}'
+        rows.append(table_of([f'{start}{i}' for i in range(len(x))],
+                             array_labels(y, len(x), where), split_name(s) or ''))
+    low, high, whole, names = zip(*(look_through(x, name) for x in arrays))
+    scale = pixel_scale(arrays[0].dtype, min(low), max(high), all(whole), name)
+    if len({x.dtype for x in arrays}) > 1: raise ValueError(f'{name}: splits of several types')
     ends = np.cumsum([0] + [len(r) for r in rows])
     def pictures(rows, first):
-        for x, scale, low, high in zip(arrays, scales, ends, ends[1:]):
+        for x, low, high in zip(arrays, ends, ends[1:]):
             own = rows[first:][(rows[first:] >= low) & (rows[first:] < high)] - low
             yield from ((p, None) for p in array_rows(x, own, scale))
-    root = str(Path(name).parent) if name != 'array' else ''
-    return Found(pd.concat(rows, ignore_index=True), pictures, lambda r: [names, long_hash(r)], root)
+    content = lambda r: [list(names), long_hash(r)]
+    root = '' if name == 'array' else Path(name).parent
+    return Found(pd.concat(rows, ignore_index=True), pictures, content, str(root))
 
+# %% ../nbs/05b_door.ipynb #e3201c2f
 def array_rows(x, rows:np.ndarray, scale:float) -> Iterator[np.ndarray]: # uint8 (h, w[, c])
     "Some rows of an array, as pixels."
     at = 0
@@ -482,7 +494,7 @@ def array_rows(x, rows:np.ndarray, scale:float) -> Iterator[np.ndarray]: # uint8
             yield from b[own] if scale == 1 else (b[own]*scale).round().astype(np.uint8)
         at += len(b)
 
-# %% ../nbs/05b_door.ipynb #eab9896f
+# %% ../nbs/05b_door.ipynb #1ee6e030
 KINDS = dict(images='x image images img imgs data pixels', labels='y label labels target targets')
 
 def array_parts(have:dict, # key -> array
@@ -503,6 +515,7 @@ def array_parts(have:dict, # key -> array
         'x_train, y_train, x_test, y_test')
     return whole
 
+# %% ../nbs/05b_door.ipynb #3ac74c62
 def found_npz(path:Path, classes=None) -> Found:
     "An .npz file."
     try:
@@ -510,7 +523,8 @@ def found_npz(path:Path, classes=None) -> Found:
     except zipfile.BadZipFile as e: raise ValueError(f'{path} is no whole .npz file ({e})') from e
     parts = array_parts({k: k for k in keys}, str(path))
     with np.load(path) as z:
-        return found_arrays({s: (NpzArray(path, x), z[y]) for s, (x, y) in parts.items()}, str(path))
+        whole = {s: (NpzArray(path, x), z[y]) for s, (x, y) in parts.items()}
+    return found_arrays(whole, str(path))
 
 # %% ../nbs/05b_door.ipynb #adcd4d28
 def found_sets(parts:dict, # split -> image set, of the same classes
@@ -535,7 +549,7 @@ def found_sets(parts:dict, # split -> image set, of the same classes
     return Found(pd.concat(rows, ignore_index=True), pictures, content, '',
                  tuple(class_name(c) for c in sets[0].classes), columns or {})
 
-# %% ../nbs/05b_door.ipynb #0f6b70fb
+# %% ../nbs/05b_door.ipynb #e9cb520a
 PIECE = 256 # images decoded between two notes of progress
 
 def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
@@ -548,6 +562,7 @@ def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
             if not waiting: return
             if len(waiting) > 1 or not part: yield list(waiting.popleft())
 
+# %% ../nbs/05b_door.ipynb #3d645ff4
 def stream_into(writer:ImageSetWriter, pictures:Callable, # see `Found`
                 rows:np.ndarray, labels:np.ndarray, size:int) -> tuple[list, list]:
     "Decode what the writer has not yet -> [number, reason] of the unreadable; who has several."
@@ -583,30 +598,30 @@ def finish(writer:ImageSetWriter, names:np.ndarray, # of all rows
     writer.close()
     return stay
 
-# %% ../nbs/05b_door.ipynb #f19157e3
+# %% ../nbs/05b_door.ipynb #ef4fd4eb
 def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
                  labels:np.ndarray, classes:list, size:int, # of these rows; their names; pixels
                  kind:str, max_unreadable:float, # 'real' or 'pool'; as in `read_real`
                 ) -> ImageSet: # with the columns of `found`; of real images split and group
     "Import pictures as an artefact, named by their content."
-    of, names = found.rows.iloc[rows], found.rows.name.to_numpy(object)[rows]
-    short = names_below(names, found.root)[0] if found.root else names
-    meta, made = dict(kind=kind, size=size), []
+    of, made, pictures, root = found.rows.iloc[rows], [], found.pictures, found.root
+    names, columns = of.name.to_numpy(object), {k: v[rows] for k, v in found.columns.items()}
+    short = names_below(names, root)[0] if root else names
     what = dict(content=found.content(rows), names=long_hash(short), labels=labels, classes=classes,
-                size=size, kind=kind, columns={k: v[rows] for k, v in found.columns.items()})
+                size=size, kind=kind, columns=columns)
     if kind == 'real': what['known'] = [long_hash(of.split), long_hash(of.group.map(str))]
+    meta = dict(kind=kind, size=size, name=hash_of(what))
     def make(folder):
         made.append(True)
-        writer = ImageSetWriter(folder, len(rows), size, classes, meta=meta | dict(name=hash_of(what)))
-        bad, several = stream_into(writer, found.pictures, rows, labels, size)
-        stay = finish(writer, names, found.root, bad, several, max_unreadable)
+        writer = ImageSetWriter(folder, len(rows), size, classes, meta=meta)
+        bad, several = stream_into(writer, pictures, rows, labels, size)
+        stay = finish(writer, names, root, bad, several, max_unreadable)
         add_columns(ImageSet(folder), of.iloc[stay], kind,
-                    {k: v[rows[stay]] for k, v in found.columns.items()})
+                    {k: v[stay] for k, v in columns.items()})
     s = ImageSet(artefact('door', make, what))
-    s.root = os.path.abspath(found.root) if found.root else '' # where the files lie now
-    lost = unreadable_files(s)
-    if len(lost) and not made: report_unreadable(lost.to_numpy().tolist(), len(rows), s.folder,
-                                                 max_unreadable)
+    s.root = os.path.abspath(root) if root else '' # where the files lie now
+    lost = [] if made else unreadable_files(s).to_numpy().tolist()
+    report_unreadable(lost, len(rows), s.folder, max_unreadable)
     return s
 
 # %% ../nbs/05b_door.ipynb #b90c4d6c
@@ -622,12 +637,13 @@ def add_columns(s:ImageSet, of:pd.DataFrame, kind:str, columns:dict): # rows tha
     s.add_column('group', person_numbers(same))
     s.add_column('split', np.array([SPLIT_CODES.index(v) for v in of.split], np.uint8))
 
-# %% ../nbs/05b_door.ipynb #c6dd3a00
+# %% ../nbs/05b_door.ipynb #2d890aa8
 def unreadable_files(s:ImageSet, # from `read_real` or `read_pool`
                     ) -> pd.DataFrame: # path, reason
     "What an import could not read."
     path = s.folder/'unreadable.csv'
-    return pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame(columns=['path', 'reason'])
+    if path.exists(): return pd.read_csv(path, dtype=str)
+    return pd.DataFrame(columns=['path', 'reason'])
 
 # %% ../nbs/05b_door.ipynb #aea07790
 def sampled(strata:np.ndarray, # (m,), what each row is
@@ -650,7 +666,7 @@ class Real(NamedTuple):
     split: np.ndarray # (n,) of 'train', 'valid', 'test'; all '' where no splits were given
     group: np.ndarray # int64 (n,): who or where it is from; the unknown have a number of their own
 
-# %% ../nbs/05b_door.ipynb #5cf1eaf4
+# %% ../nbs/05b_door.ipynb #1ee74907
 def kind_at(path:Path) -> str: # 'affectnet', 'folder', 'csv', 'parquet', 'datasets', 'arrays'
     "What lies at a path."
     kinds = {'.csv': 'csv', '.parquet': 'parquet', '.arrow': 'datasets', '.npz': 'arrays'}
@@ -660,12 +676,12 @@ def kind_at(path:Path) -> str: # 'affectnet', 'folder', 'csv', 'parquet', 'datas
                          f"read; expected a folder, or one of {', '.join(kinds)}")
     if (path/'Manually_Annotated_file_lists').is_dir(): return 'affectnet'
     if any((path/name).exists() for name in ('dataset_dict.json', 'state.json')): return 'datasets'
-    if next(path.rglob('*.parquet'), None): return 'parquet'
+    if any(next(path.glob(at), None) for at in ('*.parquet', '*/*.parquet')): return 'parquet'
     return 'csv' if (path/'metadata.csv').exists() else 'folder'
 
 def found_at(path, data:str, classes, folder:Callable) -> Found: # how a folder is read
     "Pictures at a path."
-    path = existing(path, 'a folder with one folder for each class, a CSV, Parquet, or an .npz file')
+    path = existing(path, 'a folder with one folder for each class, a CSV, Parquet, or .npz file')
     kind = kind_at(path) if data == 'auto' else data
     kinds = dict(
         affectnet=real_affectnet, folder=folder, arrays=found_npz,
@@ -676,7 +692,7 @@ def found_at(path, data:str, classes, folder:Callable) -> Found: # how a folder 
         f"unknown data {kind!r}: choose one of auto, {', '.join(sorted(kinds))}")
     return kinds[kind](path, classes)
 
-# %% ../nbs/05b_door.ipynb #c1940e9c
+# %% ../nbs/05b_door.ipynb #344ef466
 def found_real(real, data:str, classes) -> Found:
     "Your real images, whatever you gave."
     if isinstance(real, ImageSet): return found_sets({'': real})
@@ -688,9 +704,10 @@ def found_real(real, data:str, classes) -> Found:
     if isinstance(real, (tuple, list)) and len(real) == 2: return found_arrays({'': real})
     if isinstance(real, (str, os.PathLike)) and str(real):
         return found_at(Path(real), data, classes, real_folder)
-    raise ValueError(f'a real set of the type {type(real).__name__} ({str(real)[:60]!r}): expected a '
-                     'path, (images, labels), or a dict of splits with one of these for each')
+    raise ValueError(f'a real set of the type {type(real).__name__} ({str(real)[:60]!r}): expected '
+                     'a path, (images, labels), or a dict of splits with one of these for each')
 
+# %% ../nbs/05b_door.ipynb #f58f7179
 def check_split_names(parts:dict) -> dict: # the same, its keys 'train', 'valid', 'test'
     "Refuse a dict whose keys are no splits."
     names = [split_name(k) for k in parts]
@@ -724,7 +741,7 @@ def settled_splits(split:np.ndarray) -> np.ndarray: # the same, with a test set 
     if 'test' not in have: split = np.where(split == 'valid', 'test', split)
     return split
 
-# %% ../nbs/05b_door.ipynb #15a28fb1
+# %% ../nbs/05b_door.ipynb #1c54e4ca
 def read_real(
     real, # a path, (images, labels), a dict of splits, image sets as of `load_data`, or a Real
     classes=None, # names to keep, in this order; of numbered labels their names; None: all
@@ -738,24 +755,31 @@ def read_real(
     if isinstance(real, Real): return real
     found = named_numbers(found_real(real, data, classes), classes)
     classes = choose_classes(class_order(found), classes)
-    found = found._replace(columns={}, rows=found.rows.assign(
-        split=settled_splits(found.rows.split.to_numpy(object))))
-    labels = found.rows.label.map({c: i for i, c in enumerate(classes)})
-    say_unlabelled(found)
-    rows = np.flatnonzero(labels.notna())
-    labels = labels.fillna(-1).to_numpy(np.int64)
-    strata = labels[rows]*4 + found.rows.split.map(SPLIT_CODES.index).to_numpy()[rows]
-    rows = rows[sampled(strata, n, seed)]
+    split = settled_splits(found.rows.split.to_numpy(object))
+    found = found._replace(columns={}, rows=found.rows.assign(split=split))
+    labels = found.rows.label.map({c: i for i, c in enumerate(classes)}).fillna(-1)
+    labels, code = labels.to_numpy(np.int64), found.rows.split.map(SPLIT_CODES.index).to_numpy()
+    rows = np.flatnonzero((labels >= 0) & ((code > 0) | (code == 0).all()))
+    say_real(found, len(rows), split)
+    rows = rows[sampled(labels[rows]*4 + code[rows], n, seed)]
     s = import_found(found, rows, labels[rows], classes, size or own_size(real),
                      'real', max_unreadable)
     return Real(s, np.array(SPLIT_CODES)[s.column('split')], s.column('group').astype(np.int64))
 
-# %% ../nbs/05b_door.ipynb #28151f2c
+# %% ../nbs/05b_door.ipynb #5d9e2d7c
 def say_unlabelled(found:Found):
     "Say how many rows are left out for having no label."
     if none := int(found.rows.label.isna().sum()):
         print(f'{none:,} of {len(found.rows):,} pictures have no label and are left out, e.g. '
               f'{found.rows.name[found.rows.label.isna().to_numpy()].iloc[0]}')
+
+def say_real(found:Found, n:int, split:np.ndarray): # images that stay
+    "Say what a real set is without, and what keeps its images together."
+    say_unlabelled(found)
+    if (split != '').any() and (none := int((split == '').sum())):
+        print(f'{none:,} pictures are of no split, beside others that are, and are left out')
+    if found.grouped: print(f'images of one {found.grouped} stay on one side of every split')
+    if not n: raise ValueError('no images are left')
 
 def own_size(given) -> int: # pixels
     "The size that images have already; 64 for files."
@@ -764,7 +788,7 @@ def own_size(given) -> int: # pixels
     pair = parts[0] if isinstance(parts[0], (tuple, list)) else None
     return 64 if pair is None else max(plain_array(pair[0]).shape[1:3])
 
-# %% ../nbs/05b_door.ipynb #f46315d8
+# %% ../nbs/05b_door.ipynb #f19aec4a
 def offered(have:list, real:list) -> dict: # of the pool; of the real set -> pool's: real's or None
     "A mapping that is worth a look."
     plain = {c.casefold(): c for c in real}
@@ -778,22 +802,25 @@ def offered(have:list, real:list) -> dict: # of the pool; of the real set -> poo
         return plain.get(c.casefold()) or (plain[close[0]] if close else None)
     return {c: near(c) for c in odd}
 
+# %% ../nbs/05b_door.ipynb #e035d5ff
 def matched(have:list, real:list, # the pool's classes; the real set's
             mapping:dict|None) -> dict: # pool's class -> the real set's, or None: left out
     "Which class of a pool is which of the real set; an error offers what to give."
-    given = {class_name(k): None if v is None else class_name(v) for k, v in (mapping or {}).items()}
+    meant = lambda v: None if v is None else class_name(v)
+    given = {class_name(k): meant(v) for k, v in (mapping or {}).items()}
     if odd := [v for v in given.values() if v not in (None, *real)]: raise ValueError(
         f"mapping leads to {', '.join(odd)}: the real set has {', '.join(real)}")
     if odd := [k for k in given if k not in have]: raise ValueError(
         f"mapping speaks of {', '.join(odd)}: the pool has {', '.join(have)}")
     rest = [c for c in have if c not in given and c not in real]
     if rest:
-        paste = offered([c for c in have if c not in given], real)
-        said = ', '.join(f'{k if k.isdigit() else repr(k)}: {v!r}' for k, v in (given | paste).items())
+        paste = given | offered([c for c in have if c not in given], real)
+        key = lambda c: c if re.fullmatch('0|[1-9][0-9]*', c) else repr(c)
+        offer = ', '.join(f'{key(k)}: {v!r}' for k, v in paste.items())
         raise ValueError(
-            f"the pool has the classes {', '.join(have)}, and the real set {', '.join(real)}: what is "
-            f"{', '.join(rest)}? Look at this, correct it, and give mapping={{{said}}}; None leaves "
-            'a class out')
+            f"the pool has the classes {', '.join(have)}, the real set {', '.join(real)}: what "
+            f"is {', '.join(rest)}? Look at this, correct it, and give mapping={{{offer}}}; None "
+            'leaves a class out')
     return {c: given.get(c, c) for c in have}
 
 # %% ../nbs/05b_door.ipynb #d95da1e1
@@ -818,7 +845,7 @@ def made_pixels(images, n:int, who:str) -> np.ndarray: # uint8 (n, h, w, 3)
         f'{who} gave {x.dtype} {x.shape} for {n} labels; expected uint8 ({n}, h, w, 3)')
     return x
 
-# %% ../nbs/05b_door.ipynb #ec21b7a0
+# %% ../nbs/05b_door.ipynb #d3327ae5
 def object_name(pool, probe:Callable): # () -> some of its images
     "What names a generator: its content; of what has none that can be told, its first images."
     try: return hash_of(pool)
@@ -826,13 +853,13 @@ def object_name(pool, probe:Callable): # () -> some of its images
 
 def asked(pool, codes:np.ndarray, at:int, seed:int, images=None) -> np.ndarray: # uint8 (b, h, w, 3)
     "One batch of a generator's: the labels from row `at` on."
-    part = codes[at:at + BATCH]
-    if images is None:
-        luck = int(hash_of(seed, at)[:7], 16)
-        return made_pixels(pool.sample(part, luck), len(part), f'{type(pool).__name__}.sample')
-    return made_pixels(pool.translate(images, torch.from_numpy(part) if part.dtype.kind == 'i' else part),
-                       len(part), f'{type(pool).__name__}.translate')
+    part, who = codes[at:at + BATCH], type(pool).__name__
+    if images is not None:
+        return made_pixels(pool.translate(images, part), len(part), f'{who}.translate')
+    luck = int(hash_of(seed, at)[:7], 16)
+    return made_pixels(pool.sample(part, luck), len(part), f'{who}.sample')
 
+# %% ../nbs/05b_door.ipynb #ae480422
 def found_object(pool, real:Real, mapping, n, seed) -> tuple: # a Found; the labels of its rows
     "A generator's images, made as they are asked for."
     s, (codes, to) = real.images, object_codes(pool, real.images, mapping)
@@ -848,7 +875,8 @@ def found_object(pool, real:Real, mapping, n, seed) -> tuple: # a Found; the lab
         source, which = source[keep], which[keep]
     asked_for, labels = np.asarray(codes)[which], np.asarray(to, np.int64)[which]
     def batch(at):
-        return asked(pool, asked_for, at, seed, None if samples else s.gather(source[at:at + BATCH]))
+        images = None if samples else s.gather(source[at:at + BATCH]).numpy()
+        return asked(pool, asked_for, at, seed, images)
     def pictures(rows, first): # all rows, from a multiple of BATCH on
         for at in range(first, len(rows), BATCH): yield from ((p, None) for p in batch(at))
     name = object_name(pool, lambda: batch(0))
@@ -856,7 +884,7 @@ def found_object(pool, real:Real, mapping, n, seed) -> tuple: # a Found; the lab
     rows = table_of([f'{type(pool).__name__}#{i}' for i in range(len(labels))], '')
     return Found(rows, pictures, content, columns={} if samples else dict(source=source)), labels
 
-# %% ../nbs/05b_door.ipynb #251c1265
+# %% ../nbs/05b_door.ipynb #2fdd5825
 def found_pool(pool) -> Found:
     "A pool's pictures, whatever you gave."
     if isinstance(pool, ImageSet):
@@ -866,19 +894,20 @@ def found_pool(pool) -> Found:
     if isinstance(pool, (str, os.PathLike)) and str(pool):
         return found_at(Path(pool), 'auto', None, pool_folder)
     raise ValueError(
-        f'a pool of the type {type(pool).__name__} ({str(pool)[:60]!r}): expected a path, (images, '
-        'labels), an image set, or an object with sample(labels, seed) or translate(images, labels)')
+        f'a pool of the type {type(pool).__name__} ({str(pool)[:60]!r}): expected a path, '
+        '(images, labels), an image set, or an object with sample(labels, seed) or '
+        'translate(images, labels)')
 
+# %% ../nbs/05b_door.ipynb #95dddf05
 def true_sources(columns:dict, real:Real) -> dict: # the same, or `source` under another name
     "A column `source` counts rows of the real set; one that cannot is renamed."
     if 'source' not in columns: return columns
-    rows = columns['source']
-    if rows.dtype.kind in 'iu' and (not len(rows) or 0 <= rows.min() <= rows.max() < len(real.images)):
-        return columns
+    rows, n = columns['source'], len(real.images)
+    if rows.dtype.kind in 'iu' and not ((rows < 0) | (rows >= n)).any(): return columns
     print("the column 'source' holds no rows of the real set and is called 'source_given'")
     return {'source_given' if k == 'source' else k: v for k, v in columns.items()}
 
-# %% ../nbs/05b_door.ipynb #e045722b
+# %% ../nbs/05b_door.ipynb #3b87f5ab
 def read_pool(
     pool, # a path, (images, labels), an image set, or what can `sample` or `translate`
     real:Real, # from `read_real`: its classes and its size are the pool's
@@ -898,17 +927,18 @@ def read_pool(
         found, labels, rows = labelled_pool(found_pool(pool), s.classes, mapping)
         rows = rows[sampled(labels[rows], n, seed)]
     found = found._replace(columns=true_sources(found.columns, real))
-    if not len(rows): raise ValueError('the pool has no images of the classes ' + ', '.join(s.classes))
     made = import_found(found, rows, labels[rows], s.classes, s.size, 'pool', max_unreadable)
     if lacking := [c for c, k in zip(made.classes, made.counts) if not k]:
         print(f"the pool has no images of {', '.join(lacking)}")
     return made
 
-# %% ../nbs/05b_door.ipynb #67678a3a
+# %% ../nbs/05b_door.ipynb #2ff9c957
 def labelled_pool(found:Found, classes:list, mapping) -> tuple: # the same; labels; rows that stay
     "A pool's labels as numbers of the real set's classes."
-    say_unlabelled(found)
     to = matched(class_order(found), classes, mapping)
     number = {c: classes.index(v) for c, v in to.items() if v is not None}
     labels = found.rows.label.map(number).fillna(-1).to_numpy(np.int64)
+    say_unlabelled(found)
+    if not (labels >= 0).any():
+        raise ValueError(f"no image of the pool is of {', '.join(classes)}")
     return found, labels, np.flatnonzero(labels >= 0)
