@@ -715,10 +715,10 @@ def check_split_names(parts:dict) -> dict: # the same, its keys 'train', 'valid'
         f"a dict with {', '.join(map(str, parts))}: expected the splits train, test, perhaps valid")
     return dict(zip(names, parts.values()))
 
-# %% ../nbs/05b_door.ipynb #505cbb05
+# %% ../nbs/05b_door.ipynb #802ba80b
 def class_order(found:Found) -> list: # the classes that occur
     "Classes in the order of the source, else sorted; numbers by their value."
-    have = {c for c in found.rows.label.unique() if c is not None}
+    have = {*found.rows.label.dropna().unique()}
     rest = have - {*found.classes}
     numbers = all(re.fullmatch(r'-?\d+', c) for c in rest)
     return [c for c in found.classes if c in have] + sorted(rest, key=int if numbers else None)
@@ -907,7 +907,13 @@ def true_sources(columns:dict, real:Real) -> dict: # the same, or `source` under
     print("the column 'source' holds no rows of the real set and is called 'source_given'")
     return {'source_given' if k == 'source' else k: v for k, v in columns.items()}
 
-# %% ../nbs/05b_door.ipynb #3b87f5ab
+# %% ../nbs/05b_door.ipynb #899bb862
+def makes_images(pool) -> bool:
+    "Whether it is a generator; a path has a `translate` too, which is Python's for letters."
+    given = (str, os.PathLike, dict, tuple, list, ImageSet, np.ndarray)
+    return not isinstance(pool, given) and any(hasattr(pool, m) for m in ('sample', 'translate'))
+
+# %% ../nbs/05b_door.ipynb #74878402
 def read_pool(
     pool, # a path, (images, labels), an image set, or what can `sample` or `translate`
     real:Real, # from `read_real`: its classes and its size are the pool's
@@ -920,7 +926,7 @@ def read_pool(
     s, known = real.images, isinstance(pool, ImageSet)
     same = known and (pool.classes, pool.size) == (s.classes, s.size) and not mapping
     if same and (n is None or n >= len(pool)): return pool
-    if not known and (hasattr(pool, 'sample') or hasattr(pool, 'translate')):
+    if makes_images(pool):
         found, labels = found_object(pool, real, mapping, n, seed)
         rows = np.arange(len(labels))
     else:
