@@ -1,4 +1,4 @@
-"""Importing a folder of JPEGs against the bare decoder, and whether its memory grows with the files.
+"""Importing a folder of JPEGs against the bare decoder, and whether memory grows with the files.
 
 `python tools/bench_door.py --images 1000000` measures both on so many images of 256 px.
 """
@@ -62,30 +62,30 @@ def bench_rate(root:Path, n:int=1000, size:int=64, repeats:int=3, # images, stor
     return dict(bare=plain, door=ours, ratio=ours/plain)
 
 
-def import_peak(folder:str, size:int=64) -> int: # bytes
-    "The peak of memory of importing a folder as a pool, in a process of its own."
+def import_peaks(folders:list, size:int=64) -> list: # bytes, after each
+    "The peak of memory of importing folders as pools, one after the other."
     torch.set_num_threads(1)
     grey = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)
-    read_pool(folder, read_real((grey, ['cat', 'dog']*4), size=size))
-    return resident_peak()
+    real, peaks = read_real((grey, ['cat', 'dog']*4), size=size), []
+    for folder in folders:
+        read_pool(folder, real)
+        peaks.append(resident_peak())
+    return peaks
 
 
 def bench_memory(root:Path, sizes:tuple=(1000, 8000), # images
                  size:int=256, # pixels of the files
                 ) -> dict: # {images: peak bytes}
-    "The peak memory of importing folders of different sizes, each in a fresh process."
-    peaks = {}
-    for n in sizes:
-        folder = root/f'images-{n}'
+    "The peak memory of importing folders, the smallest first, in a process of its own."
+    folders = [root/f'images-{n}' for n in sizes]
+    for n, folder in zip(sizes, folders):
         if not folder.exists(): bench_folder(root, n, size)
-        env = os.environ | dict(PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path),
-                                SYNTHNB_RUNS=str(root/f'runs-of-{n}'))
-        child = subprocess.run([sys.executable, __file__, '--peak', str(folder)],
-                               capture_output=True, text=True, env=env)
-        if child.returncode:
-            raise RuntimeError(f'importing {n:,} images failed: {child.stderr[-500:]}')
-        peaks[n] = int(child.stdout.split()[-1])
-    return peaks
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path),
+                            SYNTHNB_RUNS=str(root/'runs-of-memory'))
+    child = subprocess.run([sys.executable, __file__, '--peak', *map(str, folders)],
+                           capture_output=True, text=True, env=env)
+    if child.returncode: raise RuntimeError(f'the imports failed: {child.stderr[-500:]}')
+    return dict(zip(sizes, map(int, child.stdout.splitlines()[-1].split())))
 
 
 def bench_door(n:int=1000, sizes:tuple=(1000, 8000), repeats:int=3, size:int=256,
@@ -106,10 +106,10 @@ def rows(device): return bench_door()
 
 if __name__ == '__main__':
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument('--peak', help='import this folder and print the peak of memory, in bytes')
+    options.add_argument('--peak', nargs='+', help='import these folders, print peaks in bytes')
     options.add_argument('--images', type=int, default=8000)
     options = options.parse_args()
-    if options.peak: print(import_peak(options.peak))
+    if options.peak: print(*import_peaks(options.peak))
     else:
         n = options.images
         for measure, value, wanted in bench_door(n, (max(16, n//8), n), repeats=1):
