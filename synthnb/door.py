@@ -101,29 +101,30 @@ class Found(NamedTuple):
     columns: dict = {} # name -> numbers (n, ...), a pool's
     grouped: str = '' # the column that the groups are from
 
-# %% ../nbs/05b_door.ipynb #c1ebdc98
+# %% ../nbs/05b_door.ipynb #8e746cbc
 def long_hash(values) -> str: # of any number of strings or numbers
     "A name for a long list, made in pieces."
-    values = np.asarray(values)
-    return hash_of([hash_of(values[i:i + 65536].tolist()) for i in range(0, len(values), 65536)])
+    if not isinstance(values, np.ndarray): values = np.asarray(values, object)
+    return hash_of([hash_of(values[i:i + 16384].tolist()) for i in range(0, len(values), 16384)])
 
 def files_hash(paths:np.ndarray) -> str:
     "A name for the content of files; what it remembers does not grow with them."
     found = []
-    for i in range(0, len(paths), 65536):
-        found.append(hash_of(file_digests(paths[i:i + 65536].tolist())))
-        if len(core.REMEMBERED) > 200_000: core.REMEMBERED.clear()
+    for i in range(0, len(paths), 16384):
+        found.append(hash_of(file_digests(paths[i:i + 16384].tolist())))
+        if len(core.REMEMBERED) > 50_000: core.REMEMBERED.clear()
     return hash_of(found)
 
-# %% ../nbs/05b_door.ipynb #6a723b32
+# %% ../nbs/05b_door.ipynb #49d435ab
 def table_of(name, label, split='', group=None) -> pd.DataFrame: # all (n,), or one for all
     "The rows of a `Found`."
     n, one = len(name), lambda v: v is None or isinstance(v, str)
-    own = lambda v: np.full(n, v, object) if one(v) else np.asarray(v, object)
-    t = pd.DataFrame(dict(name=np.asarray(name, object), label=own(label), split=own(split)))
-    group = pd.Series(own(group), dtype=object)
-    blank = group.isna() | group.map(lambda g: str(g).strip() == '')
-    return t.assign(group=group.map(str).where(~blank, None))
+    own = lambda v: np.full(n, v, object) if one(v) else np.array(v, object)
+    known = pd.notna(group := own(group)) # the same strings, not copies of them
+    known[known] = [str(g).strip() != '' for g in group[known]]
+    group[known], group[~known] = [str(g) for g in group[known]], None
+    return pd.DataFrame(dict(name=np.asarray(name, object), label=own(label), split=own(split),
+                             group=group), dtype=object)
 
 def found_files(records:pd.DataFrame, # path, label (a class), perhaps split, person and a box
                 root, classes=(), columns=None, grouped='') -> Found: # see `Found`
