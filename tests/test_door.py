@@ -70,7 +70,7 @@ def test_a_folder_with_and_without_splits(tmp_path):
     r = read_real(parts, size=16)
     assert all(s in f for s, f in zip(r.split, r.images.files(relative=True)))
     r = read_real(tree(tmp_path/'c', 'train/cat', 'train/dog', 'val/cat', 'val/dog'), size=16)
-    assert sorted({*r.split}) == ['test', 'train'], 'of train and valid alone, valid is the test set'
+    assert sorted({*r.split}) == ['test', 'train'], 'valid alone is the test set'
 
 
 def test_a_csv_with_its_splits_persons_and_odd_names(tmp_path):
@@ -230,7 +230,8 @@ def test_a_pool_of_one_class_in_every_form(tmp_path, real, capsys):
     pq.write_table(t, tmp_path/'p.parquet')
     x = LUCK.integers(0, 256, (6, 9, 9), np.uint8)
     np.savez(tmp_path/'p.npz', images=x, labels=['dog']*6)
-    for pool in (tmp_path/'p', str(tmp_path/'p'), tmp_path/'p.csv', tmp_path/'p.npz', (x, ['dog']*6)):
+    files = (tmp_path/name for name in ('p', 'p.csv', 'p.npz'))
+    for pool in (*files, str(tmp_path/'p'), (x, ['dog']*6)):
         assert read_pool(pool, real).counts.tolist() == [0, 6]
         assert 'the pool has no images of cat' in capsys.readouterr().out
     pool = read_pool(tmp_path/'p.parquet', real, dict(cat=None))
