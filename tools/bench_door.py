@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def bench_folder(root:Path, n:int, size:int=256, # files, in two classes; their 
 
 
 def bench_rate(root:Path, n:int=1000, size:int=64, repeats:int=3, # images, stored pixels
-              ) -> dict: # images a second, of both, and their ratio
+              ) -> dict: # images a second, of both, their ratio; and that of processor time
     "Reading, hashing, decoding and writing a folder, and the decoder alone, in turns."
     folder, cpu = bench_folder(root, n), torch.device('cpu')
     paths, usual = sorted(map(str, folder.rglob('*.jpg'))), os.environ.get('SYNTHNB_RUNS', '')
@@ -52,14 +53,17 @@ def bench_rate(root:Path, n:int=1000, size:int=64, repeats:int=3, # images, stor
     def whole():
         core.REMEMBERED.clear()
         read_real(folder, size=size)
+    def rate(work): # images a second; a second of the processors'
+        began = time.process_time()
+        return n/seconds(work, cpu), n/(time.process_time() - began)
     bare()
     rates = []
     for i in range(repeats):
         os.environ['SYNTHNB_RUNS'] = str(root/f'runs-{i}')
-        try: rates.append((n/seconds(bare, cpu), n/seconds(whole, cpu)))
+        try: rates.append(rate(bare) + rate(whole))
         finally: os.environ['SYNTHNB_RUNS'] = usual
-    plain, ours = np.array(rates).max(0).tolist()
-    return dict(bare=plain, door=ours, ratio=ours/plain)
+    plain, plain_cpu, ours, ours_cpu = np.array(rates).max(0).tolist()
+    return dict(bare=plain, door=ours, ratio=ours/plain, cpu_ratio=ours_cpu/plain_cpu)
 
 
 def import_peaks(folders:list, size:int=64) -> list: # bytes, after each
@@ -97,6 +101,7 @@ def bench_door(n:int=1000, sizes:tuple=(1000, 8000), repeats:int=3, size:int=256
     yield f'decoding JPEGs of {size} px to 64 px, images/s', rate['bare'], ''
     yield 'importing them: read, named, decoded and written, images/s', rate['door'], ''
     yield 'importing / decoding alone', rate['ratio'], '>= 0.8'
+    yield 'importing / decoding alone, by processor time', rate['cpu_ratio'], '>= 0.8'
     for m, peak in zip(sizes, peaks): yield f'peak memory importing {m:,} images, MB', peak/1e6, ''
     yield 'peak memory, largest / smallest', peaks[-1]/peaks[0], '<= 1.05'
     each = (peaks[-1] - peaks[0])/(sizes[-1] - sizes[0])
