@@ -563,7 +563,7 @@ def found_sets(parts:dict, # split -> image set, of the same classes
     return Found(pd.concat(rows, ignore_index=True), pictures, content, '',
                  tuple(class_name(c) for c in sets[0].classes), columns or {})
 
-# %% ../nbs/05b_door.ipynb #e9cb520a
+# %% ../nbs/05b_door.ipynb #c27ae63a
 PIECE = 256 # images decoded between two notes of progress
 
 def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
@@ -572,9 +572,10 @@ def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
     with ThreadPoolExecutor() as pool:
         while True:
             part = list(islice(pictures, PIECE))
-            if part: waiting.append(pool.map(lambda item: tried(item, size), part))
+            few = [part[i:i + 8] for i in range(0, len(part), 8)] # a thread's turn
+            if part: waiting.append(pool.map(lambda items: [tried(i, size) for i in items], few))
             if not waiting: return
-            if len(waiting) > 1 or not part: yield list(waiting.popleft())
+            if len(waiting) > 1 or not part: yield [r for done in waiting.popleft() for r in done]
 
 # %% ../nbs/05b_door.ipynb #3d645ff4
 def stream_into(writer:ImageSetWriter, pictures:Callable, # see `Found`
