@@ -6,8 +6,8 @@
 __all__ = ['contrasts', 'blanks', 'altered', 'Natural', 'scaled', 'calibrate', 'near_duplicates', 'repeats', 'class_bounds',
            'suspects', 'authenticity', 'copying', 'Look', 'first_look']
 
-# %% ../nbs/05d_look.ipynb #c10115b5
-import io, math
+# %% ../nbs/05d_look.ipynb #a5e84842
+import io, math, warnings
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,22 +36,22 @@ def contrasts(s:ImageSet) -> np.ndarray: # float64 (n,), levels of 255
         found.append(torch.where(spread(x) > 12**2, spread(x), places.clamp(min=0)).sqrt())
     return torch.cat(found).double().numpy()
 
-# %% ../nbs/05d_look.ipynb #f8498176
+# %% ../nbs/05d_look.ipynb #6b232601
 def blanks(s:ImageSet, # a pool
            real=None, # contrasts of real images, (m,), so that faint ones are no blanks
           ) -> np.ndarray: # bool (n,)
     "Which pictures show nothing: one colour, noise or not. [ours]"
-    bound = .7 + 12/s.size # the latter since few pixels tell noise badly
+    bound = 1.15 + 8/s.size # the latter since few pixels tell noise badly
     if real is not None and len(real): bound = min(bound, max(.5, .5*np.quantile(real, .01)))
     return contrasts(s) < bound
 
-# %% ../nbs/05d_look.ipynb #4ad058c9
+# %% ../nbs/05d_look.ipynb #a20d2852
 SIDE = 32 # pixels at which pictures are compared, at most
 
 def as_views(pixels:Tensor, # uint8 (n, h, w, c)
             side:int) -> Tensor: # float32 (n, 3, side, side), each of mean 0
     "Pictures as they are compared: small, slightly blurred, without their mean."
-    tap = math.exp(-2) # a Gaussian of half a pixel
+    tap = math.exp(-2 if side < 24 else -1) # a Gaussian of .5 pixels, or of .7
     tap = torch.tensor([tap, 1, tap])/(1 + 2*tap)
     kernel = (tap[:, None]*tap).expand(3, 1, 3, 3)
     x = F.pad(255*resized(pixels, side), (1, 1, 1, 1), mode='replicate')
@@ -60,12 +60,14 @@ def as_views(pixels:Tensor, # uint8 (n, h, w, c)
 
 def views_of(s:ImageSet, rows=None) -> Tensor: # float32 (n, 3, w, w)
     "The same of a set's rows."
-    rows, side, found = np.arange(len(s)) if rows is None else rows, min(SIDE, s.size), []
+    rows, side = np.arange(len(s)) if rows is None else rows, min(SIDE, s.size)
+    if not len(rows): return torch.empty(0, 3, side, side)
+    found = []
     for part in np.array_split(rows, max(1, -(-len(rows)//1024))):
         found.append(as_views(s.gather(part), side))
     return torch.cat(found)
 
-# %% ../nbs/05d_look.ipynb #3ab9328d
+# %% ../nbs/05d_look.ipynb #6116e78e
 STEPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)] # down, right, pixels
 
 def overlap(x:Tensor, dy:int, dx:int) -> Tensor: # (n, 3, h, w)
@@ -81,7 +83,13 @@ def correlation(u:Tensor, v:Tensor, # (p, 3, h, w), of pairs
     rho = (u*v).mean((1, 2, 3))/(var[0]*var[1]).sqrt().clamp(min=1e-6)
     return torch.where(torch.minimum(*var) > 1, rho, 0)
 
-# %% ../nbs/05d_look.ipynb #fecf85a2
+def windows(x:Tensor, side:int) -> Tensor: # (p, w, w) -> (p, 3, 3)
+    "The means of the nine windows of a side."
+    for axis in (1, 2):
+        x = torch.stack([x.narrow(axis, at, side).mean(axis) for at in range(3)], axis)
+    return x
+
+# %% ../nbs/05d_look.ipynb #977defa8
 def fitted(a:Tensor, b:Tensor, # views (p, 3, w, w), of pairs
           ) -> Tensor: # (p,), correlations from 0 to 1
     "The best correlation over shifts by a pixel."
@@ -91,7 +99,7 @@ def fitted(a:Tensor, b:Tensor, # views (p, 3, w, w), of pairs
     core = overlap(overlap(b, 1, 1), -1, -1) # the middle of b on all of a
     core = core - core.mean((1, 2, 3), keepdim=True)
     side, best = core.shape[2], torch.zeros(len(a))
-    mean, square = (F.avg_pool2d(v.mean(1, keepdim=True), side, 1)[:, 0] for v in (a, a*a))
+    mean, square = (windows(v.mean(1), side) for v in (a, a*a))
     var, own = (square - mean**2).clamp(min=0), core.square().mean((1, 2, 3))
     for dy, dx in STEPS:
         v = var[:, 1 + dy, 1 + dx]
@@ -149,7 +157,7 @@ def correlations(a:list, b:list, rows:slice) -> Tensor: # (rows, m)
     for u, v in zip(a[1:], b[-2::-1]): best = torch.maximum(best, u[rows] @ v.T)
     return best
 
-# %% ../nbs/05d_look.ipynb #709b4426
+# %% ../nbs/05d_look.ipynb #3096b84f
 CLOSE = .8 # correlation at a glance, below which a pair is not looked at more closely
 
 class Nearest(NamedTuple):
@@ -158,30 +166,37 @@ class Nearest(NamedTuple):
     distance: np.ndarray # float64 (n,), 0 to 1
     mirrored: np.ndarray # bool (n,)
 
+def closer(a:Tensor, b:Tensor, # views (n, 3, w, w), (m, 3, w, w)
+           rho:Tensor, index:Tensor, # (n,): correlation with a candidate at a glance; its row of b
+          ) -> np.ndarray: # (n,)
+    "The distances of candidates, aligned where they look alike at all; 2 where they are barred."
+    d = (1 - rho.clamp(0, 1)**2).sqrt()
+    alike = (rho > CLOSE).nonzero()[:, 0]
+    d[alike] = aligned(a[alike], b[index[alike]])
+    return np.where(rho < -1, 2., d.double().numpy())
+
+# %% ../nbs/05d_look.ipynb #cc695368
 def nearest_view(a:Tensor, b:Tensor, # views (n, 3, w, w), (m, 3, w, w)
                  barred=None, # (slice of rows of a) -> bool (rows, m): pairs that do not count
                  mirror:bool=True, # look at the mirror image as well
                  candidates:int=2, chunk:int=1024) -> Nearest:
     "The nearest picture in b of each in a, by a glance and then aligned. [ours]"
-    of, best = np.full(len(a), -1), np.ones(len(a))
-    turned, theirs = np.zeros(len(a), bool), glances(b)
+    found = Nearest(np.full(len(a), -1), np.ones(len(a)), np.zeros(len(a), bool))
+    if not len(a) or not len(b): return found
+    theirs = glances(b)
     for flip in (False, True)[:1 + mirror]:
         own = a.flip(3) if flip else a
         seen = glances(own)
-        for at in range(0, len(a) if len(b) else 0, chunk):
+        for at in range(0, len(a), chunk):
             rows = slice(at, min(at + chunk, len(a)))
             rho = correlations(seen, theirs, rows)
             if barred is not None: rho[barred(rows)] = -2
-            value, index = rho.topk(min(candidates, len(b)), 1)
-            for k in range(value.shape[1]):
-                d = (1 - value[:, k].clamp(0, 1)**2).sqrt()
-                close = (value[:, k] > CLOSE).nonzero()[:, 0]
-                d[close] = aligned(own[rows][close], b[index[close, k]])
-                d = np.where(value[:, k] < -1, 2., d.double().numpy())
-                better = np.flatnonzero(d < best[rows])
-                of[at + better], best[at + better] = index[better, k].numpy(), d[better]
-                turned[at + better] = flip
-    return Nearest(of, best, turned)
+            for value, index in zip(*(v.T for v in rho.topk(min(candidates, len(b)), 1))):
+                d = closer(own[rows], b, value, index)
+                better = np.flatnonzero(d < found.distance[rows])
+                found.row[at + better], found.mirrored[at + better] = index[better].numpy(), flip
+                found.distance[at + better] = d[better]
+    return found
 
 # %% ../nbs/05d_look.ipynb #13273219
 class Natural(NamedTuple):
@@ -199,7 +214,7 @@ def scaled(found:Nearest, room:np.ndarray, # (m,), of the set that was searched
     return np.where(found.row < 0, np.inf,
                     found.distance/np.sqrt(room[found.row].clip(low, high)) if len(room) else 1)
 
-# %% ../nbs/05d_look.ipynb #82489534
+# %% ../nbs/05d_look.ipynb #e230f3bb
 def room_of(views:Tensor, others:Tensor|None=None) -> np.ndarray: # (n,)
     "How far each picture's nearest other one is, in its own set or in another one."
     if others is not None: return nearest_view(views, others, mirror=False).distance
@@ -209,9 +224,9 @@ def room_of(views:Tensor, others:Tensor|None=None) -> np.ndarray: # (n,)
 
 def without_copies(natural:np.ndarray, near:float) -> np.ndarray: # those that are left
     "Natural neighbours, without a few that lie below a gap: the same picture twice."
-    far = natural[natural > near]
-    apart = len(far) > 20 and np.quantile(far, .005) > 1.4*near
-    return far if apart and len(far) > .8*len(natural) else natural
+    low = np.sort(natural).clip(.02)[:max(2, len(natural)//5)]
+    gaps = np.flatnonzero((low[1:] > 1.5*low[:-1]) & (low[:-1] < near))
+    return natural[natural > low[gaps[-1]]] if len(gaps) else natural
 
 # %% ../nbs/05d_look.ipynb #15b9c4fb
 def altered_distances(real:ImageSet, rows, views:Tensor, # of these rows
@@ -397,54 +412,69 @@ def near_twins(views:Tensor, labels:np.ndarray, room:np.ndarray, natural:Natural
         twin[rows] = np.where(found >= 0, rows[found], -1)
     return twin
 
-# %% ../nbs/05d_look.ipynb #7fcd0b4f
+# %% ../nbs/05d_look.ipynb #44741be1
+def against_real(pool:ImageSet, blank:np.ndarray, # a bool an image
+                 sides:dict, # 'leak' and 'copy' -> (rows of the real set, their views, room)
+                 natural:Natural) -> tuple: # marks; distance to a training image; the pool's views
+    "What a pool repeats of real images, in pieces."
+    marks = {k: np.full(len(pool), -1) for k in sides}
+    marks['mirrored'], away, kept = np.zeros(len(pool), bool), np.ones(len(pool)), []
+    for part in np.array_split(np.arange(len(pool)), -(-len(pool)//8192)):
+        views, shows = views_of(pool, part), ~blank[part]
+        if len(pool) <= MOST: kept.append(views)
+        for name, (rows, theirs, room) in sides.items():
+            near = nearest_view(views, theirs)
+            found, turned = repeats(near, room, natural)
+            hit = (found >= 0) & shows
+            marks[name][part[hit]] = rows[found[hit]]
+            marks['mirrored'][part] |= turned & shows
+            if name == 'copy': away[part] = near.distance
+    return marks, away, torch.cat(kept) if kept else None
+
+# %% ../nbs/05d_look.ipynb #2d08fac9
 def repeated(real, pool:ImageSet, train, test, blank, seed:int) -> tuple: # marks, Natural
     "Which pool images repeat test images, training images, or each other."
     a, b = views_of(real.images, train), views_of(real.images, test)
-    natural, few = calibrate(real.images, train, test, seed, (a, b)), len(pool) <= MOST
-    marks = {k: np.full(len(pool), -1) for k in ('twin', 'leak', 'copy')}
-    marks['mirrored'], room = np.zeros(len(pool), bool), np.ones(len(pool))
-    rooms = room_of(b), room_of(a)
-    kept = []
-    for part in np.array_split(np.arange(len(pool)), -(-len(pool)//8192)):
-        views = views_of(pool, part)
-        if few: kept.append(views)
-        for name, rows, others, own in zip(('leak', 'copy'), (test, train), (b, a), rooms):
-            near = nearest_view(views, others)
-            found, turned = repeats(near, own, natural)
-            marks[name][part] = np.where((found >= 0) & ~blank[part], rows[found], -1)
-            marks['mirrored'][part] |= turned & ~blank[part]
-        room[part] = near.distance # to the nearest training image
-    marks['twin'] = exact_twins(pool)
-    if few:
-        near = near_twins(torch.cat(kept), np.asarray(pool.labels), room, natural)
-        marks['twin'] = np.where(marks['twin'] < 0, near, marks['twin'])
-    marks['twin'][blank] = -1
-    return marks, natural
+    natural = calibrate(real.images, train, test, seed, (a, b))
+    sides = dict(leak=(test, b, room_of(b)), copy=(train, a, room_of(a)))
+    marks, away, views = against_real(pool, blank, sides, natural)
+    twin = exact_twins(pool)
+    if views is not None:
+        near = near_twins(views, np.asarray(pool.labels), away, natural)
+        twin = np.where(twin < 0, near, twin)
+    return dict(twin=np.where(blank, -1, twin)) | marks, natural
 
-# %% ../nbs/05d_look.ipynb #50eda922
-def doubted(real, train, real_x, pool_x, labels, seed:int) -> tuple: # marks; rows of real
+# %% ../nbs/05d_look.ipynb #f9440f77
+def doubted(real, train, real_x, pool_x, labels, seed:int) -> tuple: # marks; facts
     "What a probe of real training images says of the pool, and of these images themselves."
     classes, y = list(real.images.classes), np.asarray(real.images.labels)[train]
-    if len(np.unique(y)) < 2: return dict(own=np.nan, says='', suspect=False), None
+    told = dict(probe_accuracy=None, suspect_of_real=None, real_suspects=None)
+    if len(np.unique(y)) < 2: return dict(own=np.nan, says='', suspect=False), told
     held = held_out_proba(real_x[train], y, np.asarray(real.group)[train], classes, seed)
     proba = fit_probe(real_x[train], y, classes).predict_proba(pool_x)
-    bounds = class_bounds(proba if held is None else held, labels if held is None else y)
+    bounds = class_bounds(proba, labels) if held is None else class_bounds(held, y)
     marks = dict(own=proba[np.arange(len(labels)), labels],
                  says=[classes[c] for c in proba.argmax(1)],
                  suspect=suspects(proba, labels, bounds))
-    return marks, None if held is None else train[suspects(held, y, bounds)]
+    if held is not None:
+        odd = suspects(held, y, bounds)
+        told = dict(probe_accuracy=float((held.argmax(1) == y).mean()),
+                    suspect_of_real=float(odd.mean()),
+                    real_suspects=train[odd][held[odd, y[odd]].argsort()].tolist())
+    return marks, told
 
-# %% ../nbs/05d_look.ipynb #90a3ecc1
+# %% ../nbs/05d_look.ipynb #acc46ed5
 def covered(real_x, real_y, pool_x, pool_y, classes:list, k:int=5) -> dict: # {class: share or None}
     "How much of each class of training images the pool of that class covers. [Naeem 2020]"
     found = {}
     for c, name in enumerate(classes):
         a, b = real_x[real_y == c], pool_x[pool_y == c]
-        found[name] = prdc(a, b, k)['coverage'] if len(a) > k and len(b) > k else None
+        with warnings.catch_warnings(): # of twins in the pool, which coverage does not mind
+            warnings.simplefilter('ignore')
+            found[name] = prdc(a, b, k)['coverage'] if len(a) > k and len(b) > k else None
     return found
 
-# %% ../nbs/05d_look.ipynb #6baac2c9
+# %% ../nbs/05d_look.ipynb #bd1b0e41
 def unreadable(s:ImageSet) -> int:
     "How many files could not be read when a set was imported."
     path = s.folder/'unreadable.csv'
@@ -459,54 +489,75 @@ def facts_of(real, pool:ImageSet, train, test, real_x, pool_x, marks, natural, s
         blank=float(marks.blank.mean()), suspect=float(marks.suspect.mean()),
         authenticity=authenticity(tr, x) if len(x) else None,
         authenticity_of_test=authenticity(tr, te) if len(te) else None,
-        copying=copying(tr, te, x, seed=seed),
+        copying=float(copying(tr, te, x, seed=seed)),
         coverage=covered(tr, y[train], x, np.asarray(pool.labels)[usable], real.images.classes),
         size=pool.size, train=len(train), test=len(test), pool=len(pool),
         unreadable_real=unreadable(real.images), unreadable_pool=unreadable(pool),
         natural=natural._asdict())
 
-# %% ../nbs/05d_look.ipynb #e31ca328
-def counted(n:int, total:int, what:str) -> str:
+# %% ../nbs/05d_look.ipynb #10d731db
+def counted(n:int, total:int, what:str, does:str) -> str: # the verb for many, for one
     "A number of pool images, with its share."
-    return f'{n:,} pool image{"s"*(n != 1)} ({n/max(total, 1):.1%}) {what}'
+    one, many = does.split('/')
+    return (f'{n:,} pool image{"s"*(n != 1)} ({n/max(total, 1):.1%}) {one if n == 1 else many} '
+            f'{what}')
 
+def of_labels(marks:pd.DataFrame, facts:dict) -> str: # a sentence, or nothing
+    "What the probe thinks of the pool's labels, beside what it thinks of real ones."
+    n, right, usual = len(marks), facts['probe_accuracy'], facts['suspect_of_real']
+    k = int((marks.suspect.astype(bool) & ~marks.blank).sum())
+    if not k: return ''
+    text = counted(k, n, 'another class than the label, says a probe', 'shows/show')
+    if right is None: return f'{text} that could not be tested: too few real images.'
+    return (f'{text} that is right on {right:.0%} of real images; by the same rule it doubts '
+            f'{usual:.1%} of those.')
+
+# %% ../nbs/05d_look.ipynb #2e65e574
 def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     "The look in plain words, the most important first."
     n, said = len(marks), []
-    def tell(column, what, of=lambda v: v >= 0):
-        if k := int(of(marks[column]).sum()): said.append(counted(k, n, what))
-    tell('leak', 'repeat a real test image: trained on, they make the test a lie.')
+    def tell(column, what, does='repeats/repeat', of=lambda v: v >= 0):
+        if k := int(of(marks[column]).sum()): said.append(counted(k, n, what, does))
+    tell('leak', 'a real test image: trained on, they make the test a lie.')
     if k := facts['natural']['real_pairs']: said.append(
         f'{k:,} real images stand in training and in test alike, or nearly: part them anew.')
     gone = counts[counts.missing != '']
     said += [f'The class {c!r} has no image in: {m}.' for c, m in zip(gone['class'], gone.missing)]
-    tell('blank', 'show nothing.', of=lambda v: v)
-    tell('suspect', 'show another class than their label, says the probe.', of=lambda v: v)
-    tell('copy', 'repeat a real training image, and add little.')
-    tell('twin', 'repeat an earlier one of the same label.')
+    tell('blank', 'nothing.', 'shows/show', lambda v: v)
+    labels, usual = of_labels(marks, facts), facts['suspect_of_real']
+    matters = facts['suspect'] > 1.5*(usual or 0) + .01
+    said += [labels]*bool(labels and matters)
+    tell('copy', 'a real training image, and add little.' if (marks['copy'] >= 0).sum() > 1 else
+         'a real training image, and adds little.')
+    tell('twin', 'an earlier one of the same label.')
+    said += [labels]*bool(labels and not matters)
     return said + further(facts)
 
-# %% ../nbs/05d_look.ipynb #f24d74f7
+# %% ../nbs/05d_look.ipynb #a253fb0c
 def further(facts:dict) -> list: # of sentences
     "What is good to know."
-    said, c, doubted = [], facts['copying'], facts.get('real_suspects')
-    if doubted: said.append(f'{len(doubted):,} real training images look like another class than '
-                            'their label.')
-    if c < -3: said.append(f'C_T is {c:.1f}: the pool lies nearer to training images than test '
-                           'images do, as copies would.')
-    if c > 3: said.append(f'C_T is {c:.1f}: the pool lies farther from training images than test '
-                          'images do.')
+    said, c = [], facts['copying']
+    a, b = facts['authenticity'], facts['authenticity_of_test']
+    if facts['real_suspects'] and facts['suspect_of_real'] < .2:
+        doubted = facts['real_suspects'] # where a probe doubts more, it knows too little
+        said.append(f'{len(doubted):,} real training images look like another class than theirs.')
+    if None not in (a, b) and a < b - .1: said.append(
+        f'By features, {1 - a:.0%} of the pool are as near to a training image as a copy would be, '
+        f'and of real test images {1 - b:.0%}.')
+    where = 'nearer to' if c < 0 else 'farther from'
+    if abs(c) > 3: said.append(f'C_T is {c:.1f}: the pool lies {where} training images than test '
+                               'images do.')
     poor = [f'{k} {v:.0%}' for k, v in facts['coverage'].items() if v is not None and v < .5]
     if poor: said.append(f'The pool covers little of: {", ".join(poor)}.')
     if found := facts['unreadable_real'] + facts['unreadable_pool']:
         said.append(f'{found:,} files could not be read.')
-    if facts['natural']['found'] < .95: said.append(
-        f"Different pictures are so much alike here that {facts['natural']['found']:.0%} of "
-        'altered copies would be found.')
+    if (found := facts['natural']['found']) < .95: said.append(
+        f'Different pictures are so much alike here that only {found:.0%} of altered copies would '
+        'be found.')
     if not said: said.append('Beyond that nothing stands out.')
     return said + [f"Labels and coverage are judged by {facts['extractor']}."]
 
-# %% ../nbs/05d_look.ipynb #7d51ba3a
+# %% ../nbs/05d_look.ipynb #bdfe953c
 def first_look(real, # has images (an ImageSet), split and group, (n,) each
                pool:ImageSet, # generated images, labelled as real.images
                train, test, # rows of real.images
@@ -523,12 +574,11 @@ def first_look(real, # has images (an ImageSet), split and group, (n,) each
     counts, labels = class_counts(real, pool, train, test), np.asarray(pool.labels)
     blank = blanks(pool, contrasts(real.images))
     marks, natural = repeated(real, pool, train, test, blank, seed)
-    beliefs, of_real = doubted(real, train, x, z, labels, seed)
+    beliefs, told = doubted(real, train, x, z, labels, seed)
     marks = pd.DataFrame(dict(label=[pool.classes[c] for c in labels], blank=blank) | marks
                          | beliefs)
     facts = facts_of(real, pool, train, test, x, z, marks, natural, seed)
-    facts |= dict(real_suspects=None if of_real is None else of_real.tolist(),
-                  extractor=getattr(real_seen, 'extractor', 'the given features'))
+    facts |= told | dict(extractor=getattr(real_seen, 'extractor', 'the given features'))
     return Look(counts, marks, facts, sentences(counts, marks, facts))
 
 # %% ../nbs/05d_look.ipynb #2b03d131
