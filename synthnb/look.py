@@ -6,7 +6,7 @@
 __all__ = ['contrasts', 'blanks', 'altered', 'Natural', 'scaled', 'calibrate', 'near_duplicates', 'repeats', 'class_bounds',
            'suspects', 'authenticity', 'copying', 'Look', 'first_look']
 
-# %% ../nbs/05d_look.ipynb #a5e84842
+# %% ../nbs/05d_look.ipynb #3db527c3
 import io, math, warnings
 from typing import NamedTuple
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from .core import show_images
 from .data import ImageSet
 from .features import fit_probe, resized
 from .metrics import distance_blocks, prdc
-from .scores import make_folds
+from .scores import make_folds, wilson_interval
 
 # %% ../nbs/05d_look.ipynb #60c0470d
 def contrasts(s:ImageSet) -> np.ndarray: # float64 (n,), levels of 255
@@ -198,7 +198,7 @@ def nearest_view(a:Tensor, b:Tensor, # views (n, 3, w, w), (m, 3, w, w)
                 found.distance[at + better] = d[better]
     return found
 
-# %% ../nbs/05d_look.ipynb #13273219
+# %% ../nbs/05d_look.ipynb #c290e1de
 class Natural(NamedTuple):
     "How near different pictures of this data come, and how far altered copies."
     threshold: float # of distance over root of room: below is a copy
@@ -206,6 +206,7 @@ class Natural(NamedTuple):
     high: float # and at most this
     found: float # share of altered copies that lie below the threshold
     false_alarms: float # share of natural neighbours that do
+    by_chance: float # the most that this share may be, by its 95% interval
     real_pairs: int # real images left out as copies of each other
 
 def scaled(found:Nearest, room:np.ndarray, # (m,), of the set that was searched
@@ -243,7 +244,7 @@ def altered_distances(real:ImageSet, rows, views:Tensor, # of these rows
         found.append(aligned(x, views[some]).double().numpy())
     return some, np.stack(found, 1)
 
-# %% ../nbs/05d_look.ipynb #69acd931
+# %% ../nbs/05d_look.ipynb #81e79186
 def calibrate(real:ImageSet, # all real images
               train, test, # rows
               seed:int=0, # of the alterations
@@ -266,7 +267,9 @@ def calibrate(real:ImageSet, # all real images
     far = np.quantile(left, .0025)
     bound = math.sqrt(near*far) if near < far else far
     return Natural(float(bound), float(low), float(high), float((copies < bound).mean()),
-                   float((left < bound).mean()), len(natural) - len(left))
+                   float((left < bound).mean()),
+                   float(wilson_interval((left < bound).sum(), len(left))[1]),
+                   len(natural) - len(left))
 
 # %% ../nbs/05d_look.ipynb #fc487122
 def near_duplicates(a:ImageSet, # a pool
@@ -512,13 +515,17 @@ def of_labels(marks:pd.DataFrame, facts:dict) -> str: # a sentence, or nothing
     return (f'{text} that is right on {right:.0%} of real images; by the same rule it doubts '
             f'{usual:.1%} of those.')
 
-# %% ../nbs/05d_look.ipynb #2e65e574
+# %% ../nbs/05d_look.ipynb #0de9b867
 def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     "The look in plain words, the most important first."
     n, said = len(marks), []
     def tell(column, what, does='repeats/repeat', of=lambda v: v >= 0):
         if k := int(of(marks[column]).sum()): said.append(counted(k, n, what, does))
-    tell('leak', 'a real test image: trained on, they make the test a lie.')
+    chance, k = facts['natural']['by_chance'], int((marks.leak >= 0).sum())
+    if k > chance*n:
+        tell('leak', 'a real test image: trained on, they make the test a lie.')
+    elif k: said.append(counted(k, n, f'like a real test image, and up to {chance:.1%} do by chance'
+                                ', so much alike are pictures here: see for yourself.', 'looks/look'))
     if k := facts['natural']['real_pairs']: said.append(
         f'{k:,} real images stand in training and in test alike, or nearly: part them anew.')
     gone = counts[counts.missing != '']
@@ -533,14 +540,15 @@ def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     said += [labels]*bool(labels and not matters)
     return said + further(facts)
 
-# %% ../nbs/05d_look.ipynb #a253fb0c
+# %% ../nbs/05d_look.ipynb #721eeb32
 def further(facts:dict) -> list: # of sentences
     "What is good to know."
     said, c = [], facts['copying']
     a, b = facts['authenticity'], facts['authenticity_of_test']
     if facts['real_suspects'] and facts['suspect_of_real'] < .2:
         doubted = facts['real_suspects'] # where a probe doubts more, it knows too little
-        said.append(f'{len(doubted):,} real training images look like another class than theirs.')
+        said.append(f'{len(doubted):,} real training image{"s look"*(len(doubted) > 1) or " looks"} '
+                    'like another class than its label.')
     if None not in (a, b) and a < b - .1: said.append(
         f'By features, {1 - a:.0%} of the pool are as near to a training image as a copy would be, '
         f'and of real test images {1 - b:.0%}.')

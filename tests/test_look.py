@@ -237,3 +237,12 @@ def test_statistics_of_copies():
     copies = train[rng.permutation(300)] + .01*rng.normal(size=(300, 6))
     assert authenticity(train, copies) < .05 < .3 < authenticity(train, fresh)
     assert copying(train, test, copies) < -3 < copying(train, test, fresh) < 3
+
+
+def test_a_clean_pool_of_pictures_that_are_much_alike_is_not_accused(digits, tmp_path):
+    rng = np.random.default_rng(2101)
+    train, test, rest = np.split(rng.permutation(len(digits)), [700, 1100])
+    pool = written(tmp_path/'clean', digits.images[rest], digits.labels[rest], digits.classes)
+    look = looked(given(digits), pool, train, test)
+    assert (look.marks.leak >= 0).mean() <= look.facts['natural']['by_chance'] < .02
+    assert not any('a lie' in said for said in look.said)
