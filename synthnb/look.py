@@ -198,7 +198,7 @@ def nearest_view(a:Tensor, b:Tensor, # views (n, 3, w, w), (m, 3, w, w)
                 found.distance[at + better] = d[better]
     return found
 
-# %% ../nbs/05d_look.ipynb #c290e1de
+# %% ../nbs/05d_look.ipynb #248c8771
 class Natural(NamedTuple):
     "How near different pictures of this data come, and how far altered copies."
     threshold: float # of distance over root of room: below is a copy
@@ -206,7 +206,7 @@ class Natural(NamedTuple):
     high: float # and at most this
     found: float # share of altered copies that lie below the threshold
     false_alarms: float # share of natural neighbours that do
-    by_chance: float # the most that this share may be, by its 95% interval
+    by_chance: float # the share of a clean pool that may; 0 where copies lie clearly apart
     real_pairs: int # real images left out as copies of each other
 
 def scaled(found:Nearest, room:np.ndarray, # (m,), of the set that was searched
@@ -244,7 +244,7 @@ def altered_distances(real:ImageSet, rows, views:Tensor, # of these rows
         found.append(aligned(x, views[some]).double().numpy())
     return some, np.stack(found, 1)
 
-# %% ../nbs/05d_look.ipynb #81e79186
+# %% ../nbs/05d_look.ipynb #a05bc542
 def calibrate(real:ImageSet, # all real images
               train, test, # rows
               seed:int=0, # of the alterations
@@ -262,13 +262,12 @@ def calibrate(real:ImageSet, # all real images
                               for pair, room in (((a, b), rooms[1]), ((b, a), rooms[0]))])
     some, d = altered_distances(real, test, b, seed)
     copies = (d/np.sqrt(rooms[1][some].clip(low, high)[:, None])).ravel()
-    near = np.quantile(copies, .99)
-    left = without_copies(natural, near)
+    left = without_copies(natural, near := np.quantile(copies, .99))
     far = np.quantile(left, .0025)
     bound = math.sqrt(near*far) if near < far else far
-    return Natural(float(bound), float(low), float(high), float((copies < bound).mean()),
-                   float((left < bound).mean()),
-                   float(wilson_interval((left < bound).sum(), len(left))[1]),
+    alarms = (left < bound).mean()
+    chance = max(.01, wilson_interval(alarms*len(left), len(left))[1])*(far < 1.5*near)
+    return Natural(*map(float, (bound, low, high, (copies < bound).mean(), alarms, chance)),
                    len(natural) - len(left))
 
 # %% ../nbs/05d_look.ipynb #fc487122
@@ -515,17 +514,16 @@ def of_labels(marks:pd.DataFrame, facts:dict) -> str: # a sentence, or nothing
     return (f'{text} that is right on {right:.0%} of real images; by the same rule it doubts '
             f'{usual:.1%} of those.')
 
-# %% ../nbs/05d_look.ipynb #0de9b867
+# %% ../nbs/05d_look.ipynb #bfd5d83e
 def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     "The look in plain words, the most important first."
     n, said = len(marks), []
     def tell(column, what, does='repeats/repeat', of=lambda v: v >= 0):
         if k := int(of(marks[column]).sum()): said.append(counted(k, n, what, does))
     chance, k = facts['natural']['by_chance'], int((marks.leak >= 0).sum())
-    if k > chance*n:
-        tell('leak', 'a real test image: trained on, they make the test a lie.')
-    elif k: said.append(counted(k, n, f'like a real test image, and up to {chance:.1%} do by chance'
-                                ', so much alike are pictures here: see for yourself.', 'looks/look'))
+    if k > chance*n: tell('leak', 'a real test image: trained on, they make the test a lie.')
+    elif k: said.append(counted(k, n, 'like a real test image; where pictures are so much alike, up '
+                                f'to {chance:.1%} do so by chance. See for yourself.', 'looks/look'))
     if k := facts['natural']['real_pairs']: said.append(
         f'{k:,} real images stand in training and in test alike, or nearly: part them anew.')
     gone = counts[counts.missing != '']
@@ -540,15 +538,14 @@ def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     said += [labels]*bool(labels and not matters)
     return said + further(facts)
 
-# %% ../nbs/05d_look.ipynb #721eeb32
+# %% ../nbs/05d_look.ipynb #41d1b9d0
 def further(facts:dict) -> list: # of sentences
     "What is good to know."
     said, c = [], facts['copying']
     a, b = facts['authenticity'], facts['authenticity_of_test']
     if facts['real_suspects'] and facts['suspect_of_real'] < .2:
         doubted = facts['real_suspects'] # where a probe doubts more, it knows too little
-        said.append(f'{len(doubted):,} real training image{"s look"*(len(doubted) > 1) or " looks"} '
-                    'like another class than its label.')
+        said.append(f'Real training images that look like another class: {len(doubted):,}.')
     if None not in (a, b) and a < b - .1: said.append(
         f'By features, {1 - a:.0%} of the pool are as near to a training image as a copy would be, '
         f'and of real test images {1 - b:.0%}.')
