@@ -514,7 +514,7 @@ def of_labels(marks:pd.DataFrame, facts:dict) -> str: # a sentence, or nothing
     return (f'{text} that is right on {right:.0%} of real images; by the same rule it doubts '
             f'{usual:.1%} of those.')
 
-# %% ../nbs/05d_look.ipynb #bfd5d83e
+# %% ../nbs/05d_look.ipynb #9289a000
 def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
     "The look in plain words, the most important first."
     n, said = len(marks), []
@@ -522,8 +522,9 @@ def sentences(counts:pd.DataFrame, marks:pd.DataFrame, facts:dict) -> list:
         if k := int(of(marks[column]).sum()): said.append(counted(k, n, what, does))
     chance, k = facts['natural']['by_chance'], int((marks.leak >= 0).sum())
     if k > chance*n: tell('leak', 'a real test image: trained on, they make the test a lie.')
-    elif k: said.append(counted(k, n, 'like a real test image; where pictures are so much alike, up '
-                                f'to {chance:.1%} do so by chance. See for yourself.', 'looks/look'))
+    elif k:
+        tell('leak', 'like a real test image; where pictures are so much alike, up to '
+             f'{chance:.1%} do so by chance. See for yourself.', 'looks/look')
     if k := facts['natural']['real_pairs']: said.append(
         f'{k:,} real images stand in training and in test alike, or nearly: part them anew.')
     gone = counts[counts.missing != '']
