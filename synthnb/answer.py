@@ -9,7 +9,7 @@ __all__ = ['WORDS', 'USUAL', 'VIEW_NAMES', 'CONTROLS_ARE', 'Plan', 'plan_of', 'F
            'answer_in_words', 'agreement_of', 'plateau_judge', 'tuned_judge', 'ask_trained', 'Answer', 'question_of',
            'judge_pool']
 
-# %% ../nbs/05e_answer.ipynb #a6f5f902
+# %% ../nbs/05e_answer.ipynb #6cb5e085
 import contextlib, html, io, itertools, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from scipy.special import logsumexp
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 import synthnb.beyond # noqa: F401, registers its samplers
 from .arms import corrected_interval, interval_text, seeds_to_decide
@@ -167,7 +167,7 @@ def table_for(rows, # of the real images that may say what the main directions a
     return Table(basis(real), np.asarray(labels), basis(pool), np.asarray(pool_labels),
                  {name: basis(v) for name, v in views.items()}, list(classes))
 
-# %% ../nbs/05e_answer.ipynb #03a8fcf0
+# %% ../nbs/05e_answer.ipynb #6aea185e
 STRENGTHS = .0003, .003, .03, .3, 3. # what C may be
 
 def rows_fed(table:Table, fed:Fed) -> tuple: # features, labels
@@ -177,8 +177,9 @@ def rows_fed(table:Table, fed:Fed) -> tuple: # features, labels
     return np.concatenate(x), np.concatenate(y)
 
 def probed(table:Table, fed:Fed, C:float):
-    "The probe of an arm."
-    return fit_probe(*rows_fed(table, fed), table.classes, C, fed.balanced)
+    "The probe of an arm, on one thread: its matrices are too small for two."
+    with threadpool_limits(1):
+        return fit_probe(*rows_fed(table, fed), table.classes, C, fed.balanced)
 
 # %% ../nbs/05e_answer.ipynb #9bc7348c
 TEMPERATURES = 2.**np.arange(-6, 5)
@@ -522,13 +523,14 @@ def ask_probe(q:Question) -> Heard:
         said.append(kept_seed(q, s, named, lambda: probe_seed(q, s, *ready(s), strengths)))
     return as_heard(q.plan, q.labels, q.group, said)
 
-# %% ../nbs/05e_answer.ipynb #3c44dfce
+# %% ../nbs/05e_answer.ipynb #89e9de86
 def changed(pixels, # uint8 (b, h, w, c)
             name:str, *key): # of a view; what luck depends on -> uint8 (b, h, w, c)
     "Mirrored, or shifted by up to a sixteenth."
     if name == 'mirrored': return pixels.flip(2)
     size, most = pixels.shape[1], max(1, pixels.shape[1]//16)
-    x = F.pad(pixels.permute(0, 3, 1, 2).float(), (most,)*4, 'replicate').permute(0, 2, 3, 1).byte()
+    x = torch.nn.functional.pad(pixels.permute(0, 3, 1, 2).float(), (most,)*4, 'replicate')
+    x = x.permute(0, 2, 3, 1).byte()
     corner = torch.randint(2*most + 1, (len(x), 2), generator=generator(name, *key))
     return crop_at(x, size, corner, torch.zeros(len(x), dtype=torch.bool))
 
