@@ -116,15 +116,18 @@ def learn_centres(net:PatchNet, x:Tensor, # pictures (n, 3, s, s) in [0, 1]
     net.centres.copy_(torch.from_numpy(k.cluster_centers_))
 
 # %% ../nbs/05c_features.ipynb #df57311e
-def learn_axes(net:PatchNet, x:Tensor): # pictures (n, 3, s, s) in [0, 1]
-    "Fill in the standardisation and the directions of largest variance, their signs fixed."
+def learn_axes(net:PatchNet, x:Tensor, # pictures (n, 3, s, s) in [0, 1]
+               seed:int): # of the turn
+    "Fill in the standardisation and the directions of largest variance, turned. [ours]"
     f = torch.cat([net.pooled(part) for part in x.split(256)]).double()
     scale = f.std(0).clamp(min=1e-3*f.std(0).max().clamp(min=1e-12))
     values, vectors = torch.linalg.eigh(torch.cov(((f - f.mean(0))/scale).T))
     axes = vectors.flip(1)[:, :net.axes.shape[1]]
     axes = axes*axes.gather(0, axes.abs().argmax(0)[None]).sign()
+    luck = torch.randn(axes.shape[1], axes.shape[1], generator=generator(seed, 'turn'))
+    turn = torch.linalg.qr(luck.double())[0] # or standardised features would be white
     net.mean.copy_(f.mean(0))
-    net.axes.copy_(axes/scale[:, None])
+    net.axes.copy_(axes @ turn/scale[:, None])
 
 # %% ../nbs/05c_features.ipynb #09a6be58
 def learn_patches(real:ImageSet, # whose labels are not read
@@ -141,7 +144,7 @@ def learn_patches(real:ImageSet, # whose labels are not read
     net = PatchNet(k, min(dim, 4*k, max(1, len(x) - 1)))
     with torch.inference_mode():
         learn_centres(net, x, seed)
-        learn_axes(net, x)
+        learn_axes(net, x, seed)
     return net
 
 # %% ../nbs/05c_features.ipynb #d6496c75
@@ -458,11 +461,13 @@ def fit_probe(x, # features, (n, d)
              ) -> Probe:
     "Fit a logistic regression to features. [Alain 2016]"
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
     x, y = checked_features(x, y, classes)
     mean, scale = x.mean(0), x.std(0)
     scale[scale < 1e-6*scale.max(initial=0)] = np.inf # a constant feature says nothing
     found = LogisticRegression(C=C, max_iter=1000, class_weight='balanced' if balanced else None)
-    found.fit((x - mean)/scale, y)
+    with threadpool_limits(1): # beside other work, many threads wait for each other
+        found.fit((x - mean)/scale, y)
     w, b, have = found.coef_, found.intercept_, found.classes_
     if len(have) == 2: w, b = np.concatenate([-w, w])/2, np.concatenate([-b, b])/2
     net = nn.Linear(x.shape[1], len(classes))

@@ -306,18 +306,22 @@ def suspects(proba:np.ndarray, # (n, k)
     return (sure.max(1) > 0) & (sure.argmax(1) != np.asarray(labels))
 
 # %% ../nbs/05d_look.ipynb #aa4b1649
-def held_out_proba(x:np.ndarray, labels, groups, classes, seed:int) -> np.ndarray|None: # (n, k)
-    "Probabilities of real images, each by a probe that has not seen it; None: too few images."
+STRENGTHS = 1., .1, .01, .001 # of a probe: the inverse of its weight decay
+
+def held_out_proba(x:np.ndarray, labels, groups, classes, seed:int) -> tuple: # (n, k); strength
+    "Probabilities of real images by probes that have not seen them; None: too few images."
     fewest = np.bincount(labels)[np.unique(labels)].min()
     folds = min(5, fewest)
-    if folds < 2 or len(np.unique(labels)) < 2: return None
+    if folds < 2 or len(np.unique(labels)) < 2: return None, 1.
     try: fold = make_folds(labels, folds, seed, groups)
-    except ValueError: return None # the groups allow no folds
-    proba = np.empty((len(labels), len(classes)))
-    for f in range(folds):
-        probe = fit_probe(x[fold != f], labels[fold != f], classes)
-        proba[fold == f] = probe.predict_proba(x[fold == f])
-    return proba
+    except ValueError: return None, 1. # the groups allow no folds
+    proba = np.empty((len(STRENGTHS), len(labels), len(classes)))
+    for p, C in zip(proba, STRENGTHS):
+        for f in range(folds):
+            probe = fit_probe(x[fold != f], labels[fold != f], classes, C)
+            p[fold == f] = probe.predict_proba(x[fold == f])
+    loss = [-np.log(p[np.arange(len(labels)), labels].clip(1e-9)).mean() for p in proba]
+    return proba[np.argmin(loss)], STRENGTHS[np.argmin(loss)]
 
 # %% ../nbs/05d_look.ipynb #a8cbb87f
 def nearest_rows(a, b, itself:bool=False) -> tuple: # distance (n,), row of b (n,)
@@ -452,8 +456,8 @@ def doubted(real, train, real_x, pool_x, labels, seed:int) -> tuple: # marks; fa
     classes, y = list(real.images.classes), np.asarray(real.images.labels)[train]
     told = dict(probe_accuracy=None, suspect_of_real=None, real_suspects=None)
     if len(np.unique(y)) < 2: return dict(own=np.nan, says='', suspect=False), told
-    held = held_out_proba(real_x[train], y, np.asarray(real.group)[train], classes, seed)
-    proba = fit_probe(real_x[train], y, classes).predict_proba(pool_x)
+    held, C = held_out_proba(real_x[train], y, np.asarray(real.group)[train], classes, seed)
+    proba = fit_probe(real_x[train], y, classes, C).predict_proba(pool_x)
     bounds = class_bounds(proba, labels) if held is None else class_bounds(held, y)
     marks = dict(own=proba[np.arange(len(labels)), labels],
                  says=[classes[c] for c in proba.argmax(1)],
