@@ -632,9 +632,9 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
     "Import pictures as an artefact, named by their content."
     of, made, pictures, root = found.rows.iloc[rows], [], found.pictures, found.root
     names, columns = of.name.to_numpy(object), {k: v[rows] for k, v in found.columns.items()}
-    short = names_below(names, root)[0] if root else names
-    what = dict(content=found.content(rows), names=long_hash(short), labels=labels, classes=classes,
-                size=size, kind=kind, columns=columns)
+    short = lambda: names_below(names, root)[0] if root else names # not held
+    what = dict(content=found.content(rows), names=long_hash(short()), labels=labels,
+                classes=classes, size=size, kind=kind, columns=columns)
     if kind == 'real': what['known'] = [long_hash(of.split), long_hash(of.group.map(str))]
     meta = dict(kind=kind, size=size, name=hash_of(what))
     def make(folder):
