@@ -23,7 +23,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from . import core
-from .core import artefact, atomic_path, file_digests, hash_of, load_json, progress
+from .core import artefact, atomic_path, file_digests, hash_of, load_json, progress, stamp_of
 from .data import (BOX, ImageSet, ImageSetWriter, choose_classes, class_folders, class_name,
                           csv_table, decode, existing, folder_parts, names_below, one_spelling,
                           opaque, person_numbers, read_affectnet, read_folder, read_identities,
@@ -107,13 +107,24 @@ def long_hash(values) -> str: # of any number of strings or numbers
     if not isinstance(values, np.ndarray): values = np.asarray(values, object)
     return hash_of([hash_of(values[i:i + 16384].tolist()) for i in range(0, len(values), 16384)])
 
+# %% ../nbs/05b_door.ipynb #afdd934d
+HASHED = {} # name of the stamps of 16,384 files or fewer -> of their content, in this process
+
+def piece_hash(paths:list) -> str:
+    "A name for the content of some files, in memory for a turn of them."
+    turns, digests, settled = [paths[i:i + 1024] for i in range(0, len(paths), 1024)], [], True
+    key = hash_of([hash_of([stamp_of(p) for p in turn]) for turn in turns])
+    if key in HASHED: return HASHED[key]
+    for turn in turns:
+        digests += file_digests(turn)
+        settled &= all([core.REMEMBERED.pop(s, None) for s in {*map(stamp_of, turn)}])
+    made = hash_of(digests)
+    if settled: HASHED[key] = made # else a file is missing, or so fresh that it may yet change
+    return made
+
 def files_hash(paths:np.ndarray) -> str:
-    "A name for the content of files; what it remembers does not grow with them."
-    found = []
-    for i in range(0, len(paths), 16384):
-        found.append(hash_of(file_digests(paths[i:i + 16384].tolist())))
-        if len(core.REMEMBERED) > 50_000: core.REMEMBERED.clear()
-    return hash_of(found)
+    "A name for the content of files; neither making nor remembering it grows with them."
+    return hash_of([piece_hash(paths[i:i + 16384].tolist()) for i in range(0, len(paths), 16384)])
 
 # %% ../nbs/05b_door.ipynb #49d435ab
 def table_of(name, label, split='', group=None) -> pd.DataFrame: # all (n,), or one for all
@@ -621,9 +632,9 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
     "Import pictures as an artefact, named by their content."
     of, made, pictures, root = found.rows.iloc[rows], [], found.pictures, found.root
     names, columns = of.name.to_numpy(object), {k: v[rows] for k, v in found.columns.items()}
-    short = names_below(names, root)[0] if root else names
-    what = dict(content=found.content(rows), names=long_hash(short), labels=labels, classes=classes,
-                size=size, kind=kind, columns=columns)
+    short = lambda: names_below(names, root)[0] if root else names # not held
+    what = dict(content=found.content(rows), names=long_hash(short()), labels=labels,
+                classes=classes, size=size, kind=kind, columns=columns)
     if kind == 'real': what['known'] = [long_hash(of.split), long_hash(of.group.map(str))]
     meta = dict(kind=kind, size=size, name=hash_of(what))
     def make(folder):

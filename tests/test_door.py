@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from synthnb import data, door
+from synthnb import core, data, door
 from synthnb.data import AFFECTNET_COLUMNS, Images, ImageSetWriter, decode
 from synthnb.door import Real, read_pool, read_real, unreadable_files
 from synthnb.gan import StarGANConfig, train_stargan
@@ -472,6 +472,24 @@ def test_a_process_that_dies_leaves_what_the_next_goes_on_from(tmp_path):
         s = read_real(tmp_path/'t.npz', size=200).images
     assert len(asked) == 1500 - done and len(s) == 1500 and s.images[:done].sum() == held
     assert s.folder.name == before.stem
+
+
+def test_files_are_read_in_turns_and_remembered_by_one_name(tmp_path, monkeypatch):
+    paths = np.array([str(tmp_path/f'{i}.jpg') for i in range(1030)], object)
+    for p in paths: Path(p).write_text(p)
+    asked, known = [], {**core.REMEMBERED}
+    monkeypatch.setattr(door, 'file_digests', lambda part: asked.append(len(part)) or
+                        core.file_digests(part))
+    fresh = [door.files_hash(paths) for _ in range(2)] # what may yet change is read each time
+    assert asked == [1024, 6]*2
+    monkeypatch.setattr(core, 'SETTLED', -1e18)
+    names = [door.files_hash(paths) for _ in range(2)]
+    assert asked == [1024, 6]*3 and core.REMEMBERED == known
+    assert {*fresh, *names} == {core.hash_of([core.hash_of(core.file_digests(paths.tolist()))])}
+    Path(paths[7]).write_text('another')
+    Path(paths[8]).unlink()
+    others = [door.files_hash(paths) for _ in range(2)] # one is missing
+    assert others[0] == others[1] != names[0] and asked == [1024, 6]*5
 
 
 def test_memory_does_not_grow_with_the_files(tmp_path):
