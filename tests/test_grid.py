@@ -128,6 +128,8 @@ def test_an_experiment_without_samplers_is_one_run_a_seed(tmp_path):
     kinds = [{n for n in names if 'root=' in n}, {n for n in names if 'scale=gpu' in n}]
     assert [len(kind) for kind in kinds] == [5, 3] and names - kinds[0] - kinds[1] == {
         '15_when/' + (f'seed={s}' if s else 'default') for s in range(20)}
+    names = listed(tmp_path, 'table=yours') # its samplers stand in one run
+    assert names == {'16_yours/' + (f'seed={s}' if s else 'default') for s in range(5)}
     names = listed(tmp_path, 'table=latent,overfitting,latent-wildfaces',
                    f"root={faces(tmp_path/'wildfaces')}")
     wild = {name for name in names if 'root=wildfaces' in name}

@@ -15,7 +15,7 @@ import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / 'nbs').glob('*.ipynb'))
-EXPERIMENTS = (*range(7, 16),)
+EXPERIMENTS = (*range(7, 17),)
 
 
 def load(notebook): return json.loads(notebook.read_text(encoding='utf-8'))

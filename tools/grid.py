@@ -118,7 +118,7 @@ def follows(run):
     experiment, params = run
     sampler = params.get('sampler', 'none') # an experiment without samplers is one run a seed
     def again(**new): return experiment, params | new
-    if sampler == 'none': return None
+    if sampler == 'none' or 'protocol' not in params: return None # 16_yours has all its arms in one
     if sampler == 'rl-top': return again(sampler='rl', ratio=1)
     if params.get('exposure') == 'fixed' and sampler != 'random': return again(sampler='random')
     if params['ratio'] != 1 and sampler not in PLAIN: return again(ratio=1)
