@@ -585,14 +585,15 @@ of one folder a class, and for <code>datasets.load_dataset</code>.</li></ul></se
 </main></body></html>
 '''
 
-# %% ../nbs/05f_page.ipynb #fae9366d
+# %% ../nbs/05f_page.ipynb #67bf11a9
 def shown(v) -> tuple: # text, whether it is a number
     "One cell."
     if isinstance(v, (bool, np.bool_)): return ('yes' if v else 'no'), False
     if v is None or v is pd.NaT or v != v: return '', True
     if isinstance(v, (int, np.integer)): return f'{v:,}', True
     if not isinstance(v, (float, np.floating)): return str(v), False
-    return (f'{v:,.0f}' if 100 <= abs(v) < np.inf else f'{v:.3g}'), True
+    digits = ',.0f' if 100 <= abs(v) < np.inf else '.1f' if 10 <= abs(v) < 100 else '.3g'
+    return f'{v:{digits}}', True
 
 def as_grid(table:pd.DataFrame) -> dict: # head, and rows of `shown`
     "A table for the page."
