@@ -812,10 +812,11 @@ def file_names(s:ImageSet, rows, most:int=5) -> str: # of some images
     if not (s.folder/'files.csv').exists(): return 'rows ' + ', '.join(map(str, rows[:most]))
     more = f' and {len(rows) - most:,} more' if len(rows) > most else ''
     return ', '.join(s.files(rows[:most])) + more
-def refuse_leaks(marks:pd.DataFrame, real:Real, pool:ImageSet, allowed:bool):
+def refuse_leaks(marks:pd.DataFrame, real:Real, pool:ImageSet, allowed:bool,
+                 chance:float=0.): # the share of a clean pool that looks so
     "An error where pool images repeat test images, unless that was allowed."
     rows = np.flatnonzero(marks.leak >= 0)
-    if allowed or not len(rows): return
+    if allowed or len(rows) <= chance*len(pool): return # these are left out, and said
     theirs = marks.leak.to_numpy()[rows]
     raise ValueError(
         f'{len(rows):,} of {len(pool):,} pool images repeat test images, so a test would test '
@@ -950,7 +951,7 @@ def answered(real:Real, pool:ImageSet, names:tuple, sampler, judge, features, we
     plan = plan_of(real.images.labels, real.split, real.group, folds,
                    seeds or (20 if judge == 'probe' else 5), seed, real.images.classes)
     looked, seen, net = looked_at(real, pool, plan, features, weights, device, seed, judge)
-    refuse_leaks(looked.marks, real, pool, allow_leaks)
+    refuse_leaks(looked.marks, real, pool, allow_leaks, looked.facts['natural']['by_chance'])
     q = question_of(real, pool, plan, looked.marks, *seen[:2], names, seen[2], ratio, seed)
     heard = heard_by(q, judge, real, pool, features, weights, device, recipe)
     facts = dict(judge=judge, features=net.name, plan=plan.said, margin=margin, ratio=ratio,
