@@ -481,7 +481,8 @@ def fit_probe(x, # features, (n, d)
 # %% ../nbs/05c_features.ipynb #08ce2dc7
 NEED_MORE = {**dict.fromkeys(('cr-sam', 'drs', 'gold'), 'a GAN with its critic'),
              **dict.fromkeys(('oracle', 'right'), 'a judge of the true labels'),
-             **dict.fromkeys(('aum', 'rl', 'rl-top'), 'pixels, on which it trains a network')}
+             **dict.fromkeys(('aum', 'rl', 'rl-top'), 'pixels, on which it trains a network'),
+             'qd-archive': 'the columns of an archive'}
 
 def probe_samplers() -> list[str]:
     "The registered samplers that can choose by features and a probe."
