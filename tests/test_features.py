@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 import synthnb.beyond  # noqa: F401, registers the samplers after the paper
+import synthnb.qdgs  # noqa: F401, registers qd-archive
 import synthnb.rl  # noqa: F401, registers the samplers rl and rl-top
 from synthnb import features
 from synthnb.data import ImageSetWriter
