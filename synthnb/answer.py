@@ -21,16 +21,15 @@ import torch
 from fastcore.basics import patch
 from scipy.special import logsumexp
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 
 import synthnb.beyond # noqa: F401, registers its samplers
 from .arms import corrected_interval, interval_text, seeds_to_decide
 from .core import (artefact, code_of, generator, hash_of, load_json, progress, save_json)
 from .data import ImageSet, ImageSetWriter, check_folds, crop_at, parted, person_folds
 from .door import Real, read_pool, read_real
-from .features import (NEED_MORE, Seen, extractor, fit_probe, probe_samplers,
-                              seen as seen_by)
-from .look import Look, first_look
+from .features import (NEED_MORE, Seen, extractor, finish_seen, fit_probe,
+                              probe_samplers, seen as seen_by)
+from .look import Look, first_look, refusals_of
 from .metrics import check_level, paired_seeds
 from .plateau import Arm, train_arms
 from .samplers import (Scoring, Selection, get_sampler, in_words, make_scores, select)
@@ -177,9 +176,8 @@ def rows_fed(table:Table, fed:Fed) -> tuple: # features, labels
     return np.concatenate(x), np.concatenate(y)
 
 def probed(table:Table, fed:Fed, C:float):
-    "The probe of an arm, on one thread: its matrices are too small for two."
-    with threadpool_limits(1):
-        return fit_probe(*rows_fed(table, fed), table.classes, C, fed.balanced)
+    "The probe of an arm."
+    return fit_probe(*rows_fed(table, fed), table.classes, C, fed.balanced)
 
 # %% ../nbs/05e_answer.ipynb #9bc7348c
 TEMPERATURES = 2.**np.arange(-6, 5)
@@ -328,9 +326,7 @@ def seen_part(features, labels, classes, size:int=0) -> Seen: # (n, q), (n,), na
                  labels=np.asarray(labels, np.int64), classes=list(classes))
     def make(folder):
         np.save(folder/'features.npy', found['features'])
-        np.save(folder/'labels.npy', found['labels'])
-        save_json(folder/'set.json', dict(classes=found['classes'], size=size,
-                                          extractor='main directions of features'))
+        finish_seen(folder, labels, found['classes'], size, 'main directions of features')
     return Seen(artefact('seen-part', make, found, quiet=True))
 
 # %% ../nbs/05e_answer.ipynb #c1eb5750
@@ -509,16 +505,22 @@ def kept_seed(q:Question, s:int, named:dict, say) -> dict: # `say` () -> arm -> 
     folder = artefact('said', make, named | dict(s=s), quiet=True)
     with np.load(folder/'said.npz') as held: return {a: held[a].astype(int) for a in held}
 
+# %% ../nbs/05e_answer.ipynb #c4005e01
+def stages_of(q:Question, C:float): # of the probe that scores -> seed or fold -> Stage, selections
+    "What each seed chooses from and what was chosen: one for all seeds where there are no folds."
+    found = []
+    def ready(s):
+        if q.plan.folds or not found:
+            where = stage_of(q, s)
+            found[:] = [where, chosen_by(q, where, C)[0]]
+        return found
+    return ready
+
 # %% ../nbs/05e_answer.ipynb #df955965
 def ask_probe(q:Question) -> Heard:
     "The probe judge: what its probes say, all seeds and all arms."
-    strengths, said, found = strengths_of(q), [], []
-    named = q.named() | dict(strengths=strengths)
-    def ready(s): # the same for all seeds where there are no folds
-        if q.plan.folds or not found:
-            where = stage_of(q, s)
-            found[:] = [where, chosen_by(q, where, strengths['C']['none'])[0]]
-        return found
+    strengths, said = strengths_of(q), []
+    named, ready = q.named() | dict(strengths=strengths), stages_of(q, strengths['C']['none'])
     for s in progress(range(len(q.plan.train)), desc='folds' if q.plan.folds else 'seeds', delay=1):
         said.append(kept_seed(q, s, named, lambda: probe_seed(q, s, *ready(s), strengths)))
     return as_heard(q.plan, q.labels, q.group, said)
@@ -761,12 +763,9 @@ def judged_arch(features:str, weights) -> dict: # 'torchvision:resnet18' -> arch
 def ask_trained(q:Question, judge, # of `plateau_judge` or `tuned_judge`, its settings filled in
                 real:ImageSet, pool:ImageSet) -> Heard:
     "A judge that trains: what its networks say, all seeds and all arms."
-    strengths, said, stage = strengths_of(q), [], None
+    ready, said = stages_of(q, strengths_of(q)['C']['none']), []
     for s in range(len(q.plan.train)):
-        if q.plan.folds or stage is None:
-            stage = stage_of(q, s)
-            kept = chosen_by(q, stage, strengths['C']['none'])[0]
-        feds, valid = trained_feds(q, s, stage, kept)
+        feds, valid = trained_feds(q, s, *ready(s))
         sets = (rows_of(real, rows, 'part') for rows in (valid, q.plan.test[s]))
         said.append(judge(feds, real, pool, *sets, seed=100*q.seed + s))
     return as_heard(q.plan, q.labels, q.group, said)
@@ -899,7 +898,7 @@ def question_of(real:Real, pool:ImageSet, plan:Plan, marks:pd.DataFrame, real_se
                 pool_seen:Seen, names:tuple, views:dict, # samplers; name -> Seen
                 ratio:float=1., seed:int=0) -> Question:
     "Everything that a judge needs, from what was read, seen and looked at."
-    refused = marks.blank.to_numpy(bool) | (marks[['twin', 'leak']].to_numpy() >= 0).any(1)
+    refused = refusals_of(marks) != ''
     key = hash_of(real_seen.fingerprint, pool_seen.fingerprint, real.group,
                   {k: v.fingerprint for k, v in views.items()})
     columns = {s[3:]: pool.column(s[3:]) for s in names if s.startswith('by:')}

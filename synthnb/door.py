@@ -337,13 +337,20 @@ def one_table(path:Path, split:str='') -> tuple: # rows; columns; classes; pictu
     columns = number_columns(t.drop(columns=[c for c in (label, own) if c]))
     return rows, columns, [class_name(n) for n in names or ()], picture, group
 
-# %% ../nbs/05b_door.ipynb #01f79345
+# %% ../nbs/05b_door.ipynb #c4005b01
 def picture_in(value, # of a row
                folder:Path): # that paths are relative to -> path, bytes, or None
     "The picture of one row of a table."
     if isinstance(value, dict): value = value.get('bytes') or value.get('path')
     return str(folder/value) if isinstance(value, str) else value or None
 
+def own_rows(parts, ends:np.ndarray, # m of them; (m + 1,), where each begins and the last ends
+             rows:np.ndarray) -> Iterator: # sorted, of all -> of (part, those of its rows)
+    "Each of several parts that stand one after the other, with the rows that are its own."
+    for part, low, high in zip(parts, ends, ends[1:]):
+        yield part, rows[(rows >= low) & (rows < high)] - low
+
+# %% ../nbs/05b_door.ipynb #01f79345
 def found_tables(files:list, # of (path, split)
                  root:Path) -> Found:
     "Tables, one after the other."
@@ -353,8 +360,7 @@ def found_tables(files:list, # of (path, split)
     paths, picture = [Path(p) for p, _ in files], parts[0][3]
     ends = np.cumsum([0] + [len(rows) for rows, *_ in parts])
     def pictures(rows, first):
-        for path, low, high in zip(paths, ends, ends[1:]):
-            own = rows[first:][(rows[first:] >= low) & (rows[first:] < high)] - low
+        for path, own in own_rows(paths, ends, rows[first:]):
             for at, batch in table_pieces(path, [picture], own) if len(own) else ():
                 for r in own[np.searchsorted(own, at):np.searchsorted(own, at + len(batch))]:
                     yield picture_in(batch.column(0)[int(r - at)].as_py(), path.parent), None
@@ -502,8 +508,7 @@ def found_arrays(parts:dict, # split -> (images, labels)
     if len({x.dtype for x in arrays}) > 1: raise ValueError(f'{name}: splits of several types')
     ends = np.cumsum([0] + [len(r) for r in rows])
     def pictures(rows, first):
-        for x, low, high in zip(arrays, ends, ends[1:]):
-            own = rows[first:][(rows[first:] >= low) & (rows[first:] < high)] - low
+        for x, own in own_rows(arrays, ends, rows[first:]):
             yield from ((p, None) for p in array_rows(x, own, scale))
     content = lambda r: [list(names), long_hash(r)]
     root = '' if name == 'array' else Path(name).parent
@@ -552,6 +557,11 @@ def found_npz(path:Path, classes=None) -> Found:
     return found_arrays(whole, str(path))
 
 # %% ../nbs/05b_door.ipynb #adcd4d28
+def image_names(s:ImageSet, what:str) -> list[str]: # a name an image
+    "The files of a set; of a set without any, 'pool#17'."
+    named = (s.folder/'files.csv').exists()
+    return s.files() if named else [f'{what}#{i}' for i in range(len(s))]
+
 def found_sets(parts:dict, # split -> image set, of the same classes
                columns=None) -> Found: # see `Found`
     "Image sets, one after the other."
@@ -559,15 +569,12 @@ def found_sets(parts:dict, # split -> image set, of the same classes
         'the splits differ in their classes: ' + '; '.join(f'{k} has {s.classes}'
                                                            for k, s in parts.items()))
     sets, ends = [*parts.values()], np.cumsum([0] + [len(s) for s in parts.values()])
-    named = lambda k, s: s.files() if (s.folder/'files.csv').exists() else [
-        f'{k or s.folder.name}#{i}' for i in range(len(s))]
     person = lambda s: s.column('person') if 'person' in s.columns() else None
     label = lambda s: np.asarray([class_name(c) for c in s.classes], object)[s.labels]
-    rows = [table_of(named(k, s), label(s), split_name(k) or '', person(s))
+    rows = [table_of(image_names(s, k or s.folder.name), label(s), split_name(k) or '', person(s))
             for k, s in parts.items()]
     def pictures(rows, first):
-        for s, low, high in zip(sets, ends, ends[1:]):
-            own = rows[first:][(rows[first:] >= low) & (rows[first:] < high)] - low
+        for s, own in own_rows(sets, ends, rows[first:]):
             for i in range(0, len(own), 256):
                 yield from ((p, None) for p in s.gather(own[i:i + 256]).numpy())
     content = lambda r: [[s.fingerprint for s in sets], long_hash(r)]

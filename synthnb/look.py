@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['contrasts', 'blanks', 'altered', 'Natural', 'scaled', 'calibrate', 'near_duplicates', 'repeats', 'class_bounds',
-           'suspects', 'authenticity', 'copying', 'Look', 'first_look']
+           'suspects', 'authenticity', 'copying', 'Look', 'refusals_of', 'first_look']
 
 # %% ../nbs/05d_look.ipynb #3db527c3
 import io, math, warnings
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .core import show_images
 from .data import ImageSet
+from .door import unreadable_files
 from .features import fit_probe, resized
 from .metrics import distance_blocks, prdc
 from .scores import make_folds, wilson_interval
@@ -380,6 +381,18 @@ class Look(NamedTuple):
     said: list # sentences, the most important first
     def __repr__(self): return '\n'.join(self.said)
 
+# %% ../nbs/05d_look.ipynb #58de3817
+def refusals_of(marks:pd.DataFrame, # n rows, as of `Look`, or fewer columns
+                allowed:tuple=(), # reasons that refuse nothing here
+               ) -> np.ndarray: # n texts: '' or 'leak', 'blank', 'twin', separated by blanks
+    "Why an image may not be chosen. [ours]"
+    why = np.full(len(marks), '', object)
+    for name in ('leak', 'blank', 'twin'):
+        if name not in marks or name in allowed: continue
+        bad = marks[name].to_numpy() if name == 'blank' else marks[name].to_numpy() >= 0
+        why[bad] = [f'{w} {name}'.strip() for w in why[bad]]
+    return why
+
 # %% ../nbs/05d_look.ipynb #46116734
 def class_counts(real, pool:ImageSet, train, test) -> pd.DataFrame:
     "How many images a class has on each side, and what is missing."
@@ -481,11 +494,6 @@ def covered(real_x, real_y, pool_x, pool_y, classes:list, k:int=5) -> dict: # {c
     return found
 
 # %% ../nbs/05d_look.ipynb #bd1b0e41
-def unreadable(s:ImageSet) -> int:
-    "How many files could not be read when a set was imported."
-    path = s.folder/'unreadable.csv'
-    return len(pd.read_csv(path)) if path.exists() else 0
-
 def facts_of(real, pool:ImageSet, train, test, real_x, pool_x, marks, natural, seed) -> dict:
     "Shares, statistics and sizes."
     y, usable = np.asarray(real.images.labels), ~marks.blank.to_numpy()
@@ -498,7 +506,8 @@ def facts_of(real, pool:ImageSet, train, test, real_x, pool_x, marks, natural, s
         copying=float(copying(tr, te, x, seed=seed)),
         coverage=covered(tr, y[train], x, np.asarray(pool.labels)[usable], real.images.classes),
         size=pool.size, train=len(train), test=len(test), pool=len(pool),
-        unreadable_real=unreadable(real.images), unreadable_pool=unreadable(pool),
+        unreadable_real=len(unreadable_files(real.images)),
+        unreadable_pool=len(unreadable_files(pool)),
         natural=natural._asdict())
 
 # %% ../nbs/05d_look.ipynb #10d731db
