@@ -228,7 +228,7 @@ def shown(self:Shelf, f:Filters, made:dict|None=None) -> Shown: # as of `found`
     return Shown(part, n, pages, page, '; '.join(said + [v for k, v in self.failed.items()
                                                          if k == f.of]))
 
-# %% ../nbs/05g_browse.ipynb #586fd6e1
+# %% ../nbs/05g_browse.ipynb #61c3364b
 def as_colour(pixels:np.ndarray) -> np.ndarray: # uint8 (m, h, w, c) -> (m, h, w, 3)
     "Grey pictures in three channels; what is transparent is not read."
     return np.repeat(pixels, 3, 3) if pixels.shape[3] == 1 else pixels[..., :3]
@@ -266,7 +266,8 @@ def as_jpeg(picture, quality:int=88) -> bytes: # pixels, or an image
     "A JPEG; where it is to be good, its colours are as sharp as its light."
     out = io.BytesIO()
     if isinstance(picture, np.ndarray): picture = Image.fromarray(picture)
-    picture.save(out, 'JPEG', quality=quality, subsampling=0 if quality > 80 else 2, optimize=True)
+    fine = quality > 80
+    picture.save(out, 'JPEG', quality=quality, subsampling=0 if fine else 2, optimize=not fine)
     return out.getvalue()
 
 # %% ../nbs/05g_browse.ipynb #b46db41a
@@ -321,11 +322,15 @@ def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
     said = '; '.join(f"{t or 'pictures'}: {len(r)}" for t, r in groups.items())
     return Sheet(whole, f'a sheet of {said}')
 
-# %% ../nbs/05g_browse.ipynb #af47cae5
+# %% ../nbs/05g_browse.ipynb #1bde9132
 def pool_mark(pool:ImageSet) -> str: # 12 hexadecimal digits
     "What tells a pool from another, from a few of its pictures: not all need to be read."
     some = np.unique(np.linspace(0, len(pool) - 1, 64).astype(int)) if len(pool) else []
     return hash_of(pool.classes, np.asarray(pool.labels, np.int64), pool.gather(some).numpy())
+
+def told(name) -> str: # a name that may be no Unicode
+    "What JSON and a browser can hold of it."
+    return str(name).encode(errors='replace').decode()
 
 def choice_table(pool:ImageSet, names:list, made:dict) -> pd.DataFrame: # made: as of `found`
     "What was chosen, a row an image."
@@ -334,7 +339,7 @@ def choice_table(pool:ImageSet, names:list, made:dict) -> pd.DataFrame: # made: 
                              action=[made[r][0] for r in rows],
                              label=[made[r][1] for r in rows])).astype({'row': np.int64})
 
-# %% ../nbs/05g_browse.ipynb #ef81257d
+# %% ../nbs/05g_browse.ipynb #62a0544f
 def write_choices(path:Path, pool:ImageSet, names:list, made:dict, mark:str):
     "Choices as a CSV, atomically."
     with atomic_path(path) as p: choice_table(pool, names, made).assign(pool=mark).to_csv(
@@ -352,9 +357,9 @@ def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row 
         t[['row', 'path', 'action', 'label', 'pool']].itertuples(index=False)):
         if own != mark: wrong(i, f'chosen in another pool ({own}, this is {mark}): its row {row} is'
                                  ' another picture. Open that pool, or give another file')
-        if not (row.isdigit() and int(row) < len(pool)):
+        if not (row.isdecimal() and int(row) < len(pool)):
             wrong(i, f'row {row!r} is not there: the pool has the rows 0 to {len(pool) - 1:,}')
-        if names[int(row)] != name: wrong(i, f'row {row} is {names[int(row)]}, not {name}')
+        if name not in (names[int(row)], told(names[int(row)])): wrong(i, f'row {row} is {names[int(row)]}, not {name}')
         if action not in MADE: wrong(i, f"{action!r}: expected {', '.join(MADE)}")
         if action == 'relabel' and label not in pool.classes:
             wrong(i, f"label {label!r}: the pool has {', '.join(pool.classes)}")
@@ -413,13 +418,13 @@ function listen(grid, act, turn) { // act(cell, '' or what key it was), turn(+1 
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #c8d87af0
+# %% ../nbs/05g_browse.ipynb #1ed98bb0
 CELL_STYLE = '''
 .cells { display: flex; flex-wrap: wrap; gap: 2px; padding: 3px }
 .cells button { position: relative; padding: 0; border: 3px solid transparent; line-height: 0;
   background: none; border-radius: 3px; cursor: pointer; margin: 0 }
 .cells .pic { display: block; background-repeat: no-repeat }
-.cells button:hover { border-color: #9995 }
+.cells [data-sign=""]:hover { border-color: #9995 }
 .cells button:focus-visible { outline: 3px solid #f0a020; outline-offset: 0; z-index: 1 }
 .cells [data-sign=keep] { border-color: #00a070 }
 .cells [data-sign=refuse] { border: 3px dashed #d83a2e }
@@ -727,7 +732,7 @@ def browse(pool, # an Answer, Findings, an image set, a folder, a CSV, Parquet, 
     if filters: b.show(**filters)
     return b
 
-# %% ../nbs/05g_browse.ipynb #4d8ecb8b
+# %% ../nbs/05g_browse.ipynb #f0c94cb0
 def some_of_each(s:Shelf, most:int) -> np.ndarray: # rows, at most so many
     "As many rows of one class as of another, spread over the first score."
     counts = np.bincount(s.labels, minlength=len(s.pool.classes))
@@ -742,9 +747,6 @@ def bits(mask) -> str: return ''.join('01'[int(v)] for v in mask)
 
 def numbers(v, form:str) -> list: # of Python's, None where there is none
     return [float(format(x, form)) if np.isfinite(x) else None for x in v.tolist()]
-
-def told(name) -> str: # what JSON and a browser can hold, of a name that may be no Unicode
-    return str(name).encode(errors='replace').decode()
 
 # %% ../nbs/05g_browse.ipynb #7f71e3cc
 def page_data(s:Shelf, rows:np.ndarray, names:list, made:dict, px:int) -> dict: # JSON-able
@@ -855,12 +857,12 @@ function tell() {
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #48d6082c
+# %% ../nbs/05g_browse.ipynb #493d884d
 SCRIPT += '''
 function act(cell, key) {
-  const row = +cell.dataset.row, at = /^[1-9]$/.test(key) ? key - 1 : +$('to').value
-  const action = at !== +$('to').value || /^[1-9]$/.test(key) ? 'relabel'
-    : key || document.querySelector('[name=act]:checked').value
+  const row = +cell.dataset.row, named = /^[1-9]$/.test(key)
+  const at = named ? key - 1 : +$('to').value
+  const action = named ? 'relabel' : key || document.querySelector('[name=act]:checked').value
   if (at >= D.classes.length) return
   const choice = [action, action === 'relabel' ? D.classes[at] : '']
   if (action === 'undo' || String(made.get(row)) === String(choice)) made.delete(row)
@@ -910,10 +912,10 @@ select, button, input { font: inherit; max-width: 16rem } #cells { min-height: 2
   .cells [data-sign=relabel] { border-color: #8ab8f0 } }
 '''
 
-# %% ../nbs/05g_browse.ipynb #ceeffe26
+# %% ../nbs/05g_browse.ipynb #0ac99546
 BROWSER = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data: blob:;
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src blob:;
  style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><style>{{ style }}</style></head><body>
@@ -925,8 +927,8 @@ turns the page. {% if back %}<a href="index.html">The answer</a>{% endif %}</p><
 {% endmacro %}<div id="controls"><div class="bar">{{ pick('label', 'made as', labels) }}
 {{ pick('of', 'of', of) }}{{ pick('mark', 'marked', marks) }}{{ pick('score', 'score', scores) }}
 {{ pick('order', 'order', [('up', 'lowest first'), ('down', 'highest first')]) }}</div>
-<div class="bar"><label>percentile in its class, from <input id="low" type="range" value="0"></label>
-<label>up to <input id="high" type="range" value="100"></label><output id="between"></output>
+<div class="bar"><label>percentile in its class, from <input id="low" type="range" value="0">
+</label><label>up to <input id="high" type="range" value="100"></label><output id="between"></output>
 {{ pick('n', 'pictures', sizes) }}{% if source %}<label><input id="source" type="checkbox"> source
 </label>{% endif %}<button id="back" type="button">◀ page</button>
 <button id="on" type="button">page ▶</button></div>
@@ -968,7 +970,7 @@ def browser_page(s:Shelf, names:list, made:dict, most:int, px:int, title:str, ba
         scores=[*((c, c) for c in s.values), ('', 'none')],
         sizes=[(160, 160), (80, 80), (320, 320), (2000, 'all')])
 
-# %% ../nbs/05g_browse.ipynb #59dcaa75
+# %% ../nbs/05g_browse.ipynb #16c1e247
 def write_browser(pool, # a Browser, an Answer, Findings, or what `browse` takes
                   path:Path, # an .html file, or a folder, which gets browse.html
                   real=None, # as of `browse`
@@ -983,7 +985,8 @@ def write_browser(pool, # a Browser, an Answer, Findings, or what `browse` takes
     else:
         s, made = Shelf(all_known(pool, real), **options), {}
         names = image_names(s.pool, 'pool')
-    path = Path(path) if Path(path).suffix.lower() in ('.html', '.htm') else Path(path)/'browse.html'
+    path = Path(path)
+    if path.suffix.lower() not in ('.html', '.htm'): path = path/'browse.html'
     text = browser_page(s, names, made, most, px, title, back)
     with atomic_path(path) as p: p.write_text(text, 'utf-8')
     return path
