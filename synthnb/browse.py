@@ -732,7 +732,7 @@ def browse(pool, # an Answer, Findings, an image set, a folder, a CSV, Parquet, 
     if filters: b.show(**filters)
     return b
 
-# %% ../nbs/05g_browse.ipynb #f0c94cb0
+# %% ../nbs/05g_browse.ipynb #ee05f015
 def some_of_each(s:Shelf, most:int) -> np.ndarray: # rows, at most so many
     "As many rows of one class as of another, spread over the first score."
     counts = np.bincount(s.labels, minlength=len(s.pool.classes))
@@ -743,12 +743,16 @@ def some_of_each(s:Shelf, most:int) -> np.ndarray: # rows, at most so many
              for k in range(len(counts)) if len(own := by[s.labels[by] == k])]
     return np.sort(np.concatenate(parts))[:most] if parts else by[:0]
 
+def places(v) -> list: # ints: scores in their order, equal ones alike
+    "What to sort by: values are rounded for the page, and rounded ones would not do."
+    return np.unique(np.where(np.isfinite(v), v, np.nan), return_inverse=True)[1].tolist()
+
 def bits(mask) -> str: return ''.join('01'[int(v)] for v in mask)
 
 def numbers(v, form:str) -> list: # of Python's, None where there is none
     return [float(format(x, form)) if np.isfinite(x) else None for x in v.tolist()]
 
-# %% ../nbs/05g_browse.ipynb #7f71e3cc
+# %% ../nbs/05g_browse.ipynb #a71e89f4
 def page_data(s:Shelf, rows:np.ndarray, names:list, made:dict, px:int) -> dict: # JSON-able
     "What the page knows: the pictures of some rows, and numbers about them."
     per, cells = 400, smaller(cells_of(s.pool, rows), px)
@@ -765,7 +769,8 @@ def page_data(s:Shelf, rows:np.ndarray, names:list, made:dict, px:int) -> dict: 
         shape=dict(ncols=20, high=h, wide=h, zoom=max(1, 60/h), per=per), row=rows.tolist(),
         path=[told(names[r]) for r in rows], label=s.labels[rows].tolist(),
         values={c: numbers(v[rows], '.4g') for c, v in s.values.items()},
-        ranks={c: numbers(s.percentile(c)[rows], '.2f') for c in s.values},
+        ranks={c: numbers(s.percentile(c)[rows], '.8g') for c in s.values},
+        places={c: places(v[rows]) for c, v in s.values.items()},
         kept={n: bits(k[rows]) for n, k in kept.items()}, failed=[*s.failed.values()],
         marks={m: bits(v[rows]) for m, v in s.marks.items()},
         made={str(r): v for r, v in made.items()})
@@ -798,12 +803,12 @@ function passes(i, f) {
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #6810dccf
+# %% ../nbs/05g_browse.ipynb #d586ae8a
 SCRIPT += '''
 function found(f) { // numbers of pictures on this page, in their order
-  const v = D.values[f.score], all = [...D.row.keys()].filter(i => passes(i, f))
-  const turn = f.up ? 1 : -1
-  if (v) all.sort((a, b) => (v[a] === null) - (v[b] === null) || turn * (v[a] - v[b]) || a - b)
+  const v = D.values[f.score], p = D.places[f.score], turn = f.up ? 1 : -1
+  const all = [...D.row.keys()].filter(i => passes(i, f))
+  if (v) all.sort((a, b) => (v[a] === null) - (v[b] === null) || turn * (p[a] - p[b]) || a - b)
   else if (!f.up) all.reverse()
   return all
 }
