@@ -339,7 +339,7 @@ def choice_table(pool:ImageSet, names:list, made:dict) -> pd.DataFrame: # made: 
                              action=[made[r][0] for r in rows],
                              label=[made[r][1] for r in rows])).astype({'row': np.int64})
 
-# %% ../nbs/05g_browse.ipynb #62a0544f
+# %% ../nbs/05g_browse.ipynb #6af966b4
 def write_choices(path:Path, pool:ImageSet, names:list, made:dict, mark:str):
     "Choices as a CSV, atomically."
     with atomic_path(path) as p: choice_table(pool, names, made).assign(pool=mark).to_csv(
@@ -347,7 +347,8 @@ def write_choices(path:Path, pool:ImageSet, names:list, made:dict, mark:str):
 
 def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row -> (action, label)
     "Choices from a CSV; those of another pool, or of a row that is not there, are refused."
-    t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='surrogateescape')
+    try: t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='surrogateescape')
+    except ValueError as e: raise ValueError(f'{path} is no CSV of choices: {e}') from e
     if missing := {'row', 'path', 'action', 'label', 'pool'} - {*t.columns}: raise ValueError(
         f"{path}: no column {', '.join(sorted(missing))}; expected a file of choices, as "
         'browse(pool, choices=...) writes it')
@@ -355,11 +356,12 @@ def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row 
     made = {}
     for i, (row, name, action, label, own) in enumerate(
         t[['row', 'path', 'action', 'label', 'pool']].itertuples(index=False)):
-        if own != mark: wrong(i, f'chosen in another pool ({own}, this is {mark}): its row {row} is'
-                                 ' another picture. Open that pool, or give another file')
+        if own != mark: wrong(i, f'chosen in another pool ({own}, this is {mark}): its row {row} '
+                                 'is another picture. Open that pool, or give another file')
         if not (row.isdecimal() and int(row) < len(pool)):
             wrong(i, f'row {row!r} is not there: the pool has the rows 0 to {len(pool) - 1:,}')
-        if name not in (names[int(row)], told(names[int(row)])): wrong(i, f'row {row} is {names[int(row)]}, not {name}')
+        own = names[int(row)]
+        if name not in (own, told(own)): wrong(i, f'row {row} is {own}, not {name}')
         if action not in MADE: wrong(i, f"{action!r}: expected {', '.join(MADE)}")
         if action == 'relabel' and label not in pool.classes:
             wrong(i, f"label {label!r}: the pool has {', '.join(pool.classes)}")
@@ -662,6 +664,38 @@ def choose(self:Browser, row:int, action:str, # 'keep', 'refuse', 'relabel' or '
     if row in self.grid.rows: self.grid.signs = [self.sign_of(r) for r in self.grid.rows]
     self.tell()
 
+# %% ../nbs/05g_browse.ipynb #6637ff96
+@patch
+def sheet(self:Browser) -> Sheet:
+    "What is on this page as a picture that stays."
+    f, s = self.filters, self.shelf
+    real = s.real if f.source and 'source' in s.pool.columns() else None
+    return contact_sheet(s.pool, self.rows, real=real, made=self.made)
+
+@patch
+def _repr_mimebundle_(self:Browser, **kwargs):
+    "The widget, and the sheet for whoever shows no widgets."
+    bundle = w.VBox._repr_mimebundle_(self, **kwargs)
+    return (bundle or {}) | self.sheet()._repr_mimebundle_()
+
+# %% ../nbs/05g_browse.ipynb #4266a759
+def browse(pool, # an Answer, Findings, an image set, a folder, a CSV, Parquet, arrays
+           real=None, # shows sources; names classes and size of what is read: as of `read_real`
+           choices:Path|None=None, # choices.csv: read where it is there, written at every click
+           look=None, # a Look at this pool, for its marks
+           samplers=None, # names; None: all that have their score
+           columns:dict|None=None, # sampler -> another column than its own
+           budget:int|None=None, # images that a sampler keeps; None: half of the pool
+           mapping:dict|None=None, # of `read_pool`
+           size:int|None=None, # pixels, of files without a real set
+           **filters, # of `Filters`: what is shown first
+          ) -> Browser:
+    "Look at a pool in JupyterLab, and choose by clicking. [ours]"
+    shelf = Shelf(all_known(pool, real, look, mapping, size), samplers, columns, budget)
+    b = Browser(shelf, choices)
+    if filters: b.show(**filters)
+    return b
+
 # %% ../nbs/05g_browse.ipynb #c238c8a1
 @patch
 def selection(self:Browser, of:str|None=None, # a sampler, 'pool', or 'clicked': your own alone
@@ -699,38 +733,6 @@ def save(self:Browser, folder, # made where it is missing; an answer's own folde
         t.to_csv(p, index=False, float_format='%.6g', errors='surrogateescape')
     print(f"{len(t):,} images in {folder/'selected.csv'}")
     return folder/'selected.csv'
-
-# %% ../nbs/05g_browse.ipynb #6637ff96
-@patch
-def sheet(self:Browser) -> Sheet:
-    "What is on this page as a picture that stays."
-    f, s = self.filters, self.shelf
-    real = s.real if f.source and 'source' in s.pool.columns() else None
-    return contact_sheet(s.pool, self.rows, real=real, made=self.made)
-
-@patch
-def _repr_mimebundle_(self:Browser, **kwargs):
-    "The widget, and the sheet for whoever shows no widgets."
-    bundle = w.VBox._repr_mimebundle_(self, **kwargs)
-    return (bundle or {}) | self.sheet()._repr_mimebundle_()
-
-# %% ../nbs/05g_browse.ipynb #4266a759
-def browse(pool, # an Answer, Findings, an image set, a folder, a CSV, Parquet, arrays
-           real=None, # shows sources; names classes and size of what is read: as of `read_real`
-           choices:Path|None=None, # choices.csv: read where it is there, written at every click
-           look=None, # a Look at this pool, for its marks
-           samplers=None, # names; None: all that have their score
-           columns:dict|None=None, # sampler -> another column than its own
-           budget:int|None=None, # images that a sampler keeps; None: half of the pool
-           mapping:dict|None=None, # of `read_pool`
-           size:int|None=None, # pixels, of files without a real set
-           **filters, # of `Filters`: what is shown first
-          ) -> Browser:
-    "Look at a pool in JupyterLab, and choose by clicking. [ours]"
-    shelf = Shelf(all_known(pool, real, look, mapping, size), samplers, columns, budget)
-    b = Browser(shelf, choices)
-    if filters: b.show(**filters)
-    return b
 
 # %% ../nbs/05g_browse.ipynb #ee05f015
 def some_of_each(s:Shelf, most:int) -> np.ndarray: # rows, at most so many
@@ -917,7 +919,7 @@ select, button, input { font: inherit; max-width: 16rem } #cells { min-height: 2
   .cells [data-sign=relabel] { border-color: #8ab8f0 } }
 '''
 
-# %% ../nbs/05g_browse.ipynb #0ac99546
+# %% ../nbs/05g_browse.ipynb #12f8c452
 BROWSER = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src blob:;
@@ -933,7 +935,8 @@ turns the page. {% if back %}<a href="index.html">The answer</a>{% endif %}</p><
 {{ pick('of', 'of', of) }}{{ pick('mark', 'marked', marks) }}{{ pick('score', 'score', scores) }}
 {{ pick('order', 'order', [('up', 'lowest first'), ('down', 'highest first')]) }}</div>
 <div class="bar"><label>percentile in its class, from <input id="low" type="range" value="0">
-</label><label>up to <input id="high" type="range" value="100"></label><output id="between"></output>
+</label><label>up to <input id="high" type="range" value="100"></label>
+<output id="between"></output>
 {{ pick('n', 'pictures', sizes) }}{% if source %}<label><input id="source" type="checkbox"> source
 </label>{% endif %}<button id="back" type="button">◀ page</button>
 <button id="on" type="button">page ▶</button></div>

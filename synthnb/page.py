@@ -568,8 +568,8 @@ knows your real images doubts the label. Blue: your real images.
 <section id="files"><h2>What lies beside this page</h2><ul>
 <li><code>selected.csv</code>: what {{ f.sampler }} kept, to train on.</li>
 <li><code>pool.csv</code>: every image, its scores, its marks, who kept it, why nobody may.</li>
-{% if browse %}<li><a href="browse.html">browse.html</a>: the pool to filter by class, score, sampler
-and mark, and to keep, refuse or relabel by a click.</li>{% endif %}
+{% if browse %}<li><a href="browse.html">browse.html</a>: the pool to filter by class, score,
+sampler and mark, and to keep, refuse or relabel by a click.</li>{% endif %}
 <li><code>links/</code> and <code>dataset/</code>, where you asked for them: the same as a folder
 of one folder a class, and for <code>datasets.load_dataset</code>.</li></ul></section>
 </main></body></html>
