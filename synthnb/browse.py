@@ -201,7 +201,7 @@ def found(self:Shelf, f:Filters, # what is asked
     order = self.order(f.score, f.up)
     return order[on[order]]
 
-# %% ../nbs/05g_browse.ipynb #b3748769
+# %% ../nbs/05g_browse.ipynb #7580c3de
 class Shown(NamedTuple):
     "What stands on a page."
     rows: np.ndarray # of the pool, in their order
@@ -223,8 +223,8 @@ def shown(self:Shelf, f:Filters, made:dict|None=None) -> Shown: # as of `found`
         v, without = v[np.isfinite(v)], int((~np.isfinite(v)).sum())
         if len(v): said.append(f'{f.score} from {v.min():.3g} to {v.max():.3g}')
         if without: said.append(f'{without:,} have no {f.score}')
-    if pages > 1: said.append((f'every {pages}th, ' if f.spread else '')
-                              + f'page {page + 1:,} of {pages:,}')
+    if pages > 1: said.append(
+        f'page {page + 1:,} of {pages:,}' + ', each spread over all'*f.spread)
     return Shown(part, n, pages, page, '; '.join(said + [v for k, v in self.failed.items()
                                                          if k == f.of]))
 
@@ -296,10 +296,10 @@ def frame(draw, box:tuple, action:str): # left, top, right, bottom
                  relabel=[at((.4, 1.5), (2.6, 1.5)), at((1.7, .6), (2.6, 1.5), (1.7, 2.4))])
     for line in lines[action]: draw.line(line, fill='white', width=max(1, s//3 + 1))
 
-# %% ../nbs/05g_browse.ipynb #cdc93d17
+# %% ../nbs/05g_browse.ipynb #839cf346
 def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
-                  ncols:int=20, # pictures side by side
-                  px:int=44, # height of a picture, about: small ones are shown 2, 3, ... times
+                  ncols:int=14, # pictures side by side
+                  px:int=60, # height of a picture, about: small ones are shown 2, 3, ... times
                   real:ImageSet|None=None, # shows what each was made of, by the column 'source'
                   made:dict|None=None, # row -> (action, label), framed
                  ) -> Sheet:
@@ -308,13 +308,14 @@ def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
     groups = {t: row_numbers(r, len(pool), 'the pool') for t, r in groups.items()}
     zoom, parts = max(1, round(px/pool.size)), []
     for title, own in groups.items():
-        page = paged(cells_of(pool, own, real), ncols).repeat(zoom, 0).repeat(zoom, 1)
-        im = Image.new('RGB', (page.shape[1], page.shape[0] + 22*bool(title)), 'white')
-        im.paste(Image.fromarray(page), (0, 22*bool(title)))
+        page = Image.fromarray(paged(cells_of(pool, own, real), ncols))
+        page = page.resize((page.width*zoom, page.height*zoom), Image.Resampling.LANCZOS)
+        im = Image.new('RGB', (page.width, page.height + 22*bool(title)), 'white')
+        im.paste(page, (0, 22*bool(title)))
         draw, side = ImageDraw.Draw(im), pool.size*zoom
         draw.text((2, 3), title, '#222', ImageFont.load_default(14))
         for i, r in enumerate(own):
-            y, x = i//ncols*side + 22*bool(title), i % ncols*(wide := page.shape[1]//ncols)
+            y, x = i//ncols*side + 22*bool(title), i % ncols*(wide := page.width//ncols)
             if (made or {}).get(int(r)): frame(draw, (x, y, x + wide, y + side), made[int(r)][0])
         parts.append(im)
     whole = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white')
@@ -664,13 +665,13 @@ def choose(self:Browser, row:int, action:str, # 'keep', 'refuse', 'relabel' or '
     if row in self.grid.rows: self.grid.signs = [self.sign_of(r) for r in self.grid.rows]
     self.tell()
 
-# %% ../nbs/05g_browse.ipynb #6637ff96
+# %% ../nbs/05g_browse.ipynb #b7ede12a
 @patch
 def sheet(self:Browser) -> Sheet:
     "What is on this page as a picture that stays."
     f, s = self.filters, self.shelf
     real = s.real if f.source and 'source' in s.pool.columns() else None
-    return contact_sheet(s.pool, self.rows, real=real, made=self.made)
+    return contact_sheet(s.pool, self.rows, 20, 44, real, self.made)
 
 @patch
 def _repr_mimebundle_(self:Browser, **kwargs):
