@@ -228,7 +228,7 @@ def shown(self:Shelf, f:Filters, made:dict|None=None) -> Shown: # as of `found`
     return Shown(part, n, pages, page, '; '.join(said + [v for k, v in self.failed.items()
                                                          if k == f.of]))
 
-# %% ../nbs/05g_browse.ipynb #61c3364b
+# %% ../nbs/05g_browse.ipynb #3c918d84
 def as_colour(pixels:np.ndarray) -> np.ndarray: # uint8 (m, h, w, c) -> (m, h, w, 3)
     "Grey pictures in three channels; what is transparent is not read."
     return np.repeat(pixels, 3, 3) if pixels.shape[3] == 1 else pixels[..., :3]
@@ -246,6 +246,7 @@ def cells_of(pool, rows, real=None) -> np.ndarray: # uint8 (m, h, w, 3), or (m, 
     if len(there): left[there] = made_of
     return np.concatenate([left, cells], 2)
 
+# %% ../nbs/05g_browse.ipynb #59a975f2
 def paged(cells:np.ndarray, ncols:int) -> np.ndarray: # uint8 (H, W, 3)
     "Pictures side by side, row by row."
     n, h, wide, _ = cells.shape
@@ -296,7 +297,7 @@ def frame(draw, box:tuple, action:str): # left, top, right, bottom
                  relabel=[at((.4, 1.5), (2.6, 1.5)), at((1.7, .6), (2.6, 1.5), (1.7, 2.4))])
     for line in lines[action]: draw.line(line, fill='white', width=max(1, s//3 + 1))
 
-# %% ../nbs/05g_browse.ipynb #839cf346
+# %% ../nbs/05g_browse.ipynb #95e2f8f1
 def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
                   ncols:int=14, # pictures side by side
                   px:int=60, # height of a picture, about: small ones are shown 2, 3, ... times
@@ -304,8 +305,8 @@ def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
                   made:dict|None=None, # row -> (action, label), framed
                  ) -> Sheet:
     "Pictures on one sheet, for those without a kernel. [ours]"
-    groups = rows if isinstance(rows, dict) else {'': rows}
-    groups = {t: row_numbers(r, len(pool), 'the pool') for t, r in groups.items()}
+    groups = {t: row_numbers(r, len(pool), 'the pool')
+              for t, r in (rows if isinstance(rows, dict) else {'': rows}).items()}
     zoom, parts = max(1, round(px/pool.size)), []
     for title, own in groups.items():
         page = Image.fromarray(paged(cells_of(pool, own, real), ncols))
@@ -320,8 +321,7 @@ def contact_sheet(pool:ImageSet, rows, # row numbers; or {title: row numbers}
         parts.append(im)
     whole = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white')
     for i, p in enumerate(parts): whole.paste(p, (0, sum(q.height for q in parts[:i])))
-    said = '; '.join(f"{t or 'pictures'}: {len(r)}" for t, r in groups.items())
-    return Sheet(whole, f'a sheet of {said}')
+    return Sheet(whole, '; '.join(f"{t or 'pictures'}: {len(r)}" for t, r in groups.items()))
 
 # %% ../nbs/05g_browse.ipynb #1bde9132
 def pool_mark(pool:ImageSet) -> str: # 12 hexadecimal digits
@@ -340,12 +340,13 @@ def choice_table(pool:ImageSet, names:list, made:dict) -> pd.DataFrame: # made: 
                              action=[made[r][0] for r in rows],
                              label=[made[r][1] for r in rows])).astype({'row': np.int64})
 
-# %% ../nbs/05g_browse.ipynb #6af966b4
+# %% ../nbs/05g_browse.ipynb #7cf5bba7
 def write_choices(path:Path, pool:ImageSet, names:list, made:dict, mark:str):
     "Choices as a CSV, atomically."
     with atomic_path(path) as p: choice_table(pool, names, made).assign(pool=mark).to_csv(
         p, index=False, errors='surrogateescape')
 
+# %% ../nbs/05g_browse.ipynb #3f45284c
 def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row -> (action, label)
     "Choices from a CSV; those of another pool, or of a row that is not there, are refused."
     try: t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='surrogateescape')
@@ -519,20 +520,28 @@ class Browser(w.VBox):
     choices = property(lambda self: choice_table(self.shelf.pool, self.names, self.made),
                        doc='What you chose: row, path, action, label.')
 
-# %% ../nbs/05g_browse.ipynb #fb601960
+# %% ../nbs/05g_browse.ipynb #374f0bd2
 READ = 'label', 'score', 'range', 'of', 'mark', 'n', 'up', 'spread', 'source' # make a new page
 
+def wide(px:int) -> w.Layout: return w.Layout(width=f'{px}px')
+
+def drop(options:list, name:str, px:int) -> w.Dropdown:
+    "A choice of one."
+    return w.Dropdown(options=options, description=name, layout=wide(px),
+                      style=dict(description_width='initial'))
+
+def press(kind, name:str, **options): # a class of buttons
+    "A button as wide as its words."
+    return kind(description=name, layout=w.Layout(width='auto'), **options)
+
+# %% ../nbs/05g_browse.ipynb #bec26fe2
 @patch
-def controls(self:Browser) -> dict: # name -> widget
-    "What one turns and presses."
-    s, wide = self.shelf, lambda px: w.Layout(width=f'{px}px')
-    drop = lambda options, name, px: w.Dropdown(
-        options=options, description=name, layout=wide(px), style=dict(description_width='initial'))
+def filtering(self:Browser) -> dict: # name -> widget
+    "What is turned to see something else."
+    s = self.shelf
     of = [('whole pool', ('', 'kept'))] + [(f'{how} by {n}', (n, how)) for n in s.names
                                            for how in ('kept', 'dropped')]
     chosen = [(f'you: {x}', x) for x in (*MADE, 'undecided')]
-    box = lambda name, tip, on: w.ToggleButton(on, description=name, tooltip=tip,
-                                               layout=w.Layout(width='auto'))
     return dict(
         label=drop([('all classes', ''), *((str(c), c) for c in s.pool.classes)], 'made as', 200),
         score=drop([('none', ''), *((c, c) for c in s.values)], 'score', 230),
@@ -541,17 +550,23 @@ def controls(self:Browser) -> dict: # name -> widget
         range=w.FloatRangeSlider(value=(0, 100), min=0, max=100, step=1, description='percentile',
                                  readout_format='.0f', layout=wide(420)),
         n=w.IntSlider(160, 20, 400, 20, description='pictures', layout=wide(280),
-                      continuous_update=False)) | dict(
+                      continuous_update=False))
+
+# %% ../nbs/05g_browse.ipynb #71855b3c
+@patch
+def controls(self:Browser) -> dict: # name -> widget
+    "All that is turned and pressed."
+    box = lambda name, tip, on: press(w.ToggleButton, name, tooltip=tip, value=on)
+    return self.filtering() | dict(
         up=box('lowest first', 'or the highest', True),
         spread=box('spread', 'a page is like the whole; else one page follows the other', True),
         source=box('source', 'the real image at the left of what was made of it', False),
-        back=w.Button(description='◀ page', layout=w.Layout(width='auto')),
-        on=w.Button(description='page ▶', layout=w.Layout(width='auto')),
+        back=press(w.Button, '◀ page'), on=press(w.Button, 'page ▶'),
         act=w.ToggleButtons(
             options=[('✓ keeps', 'keep'), ('✕ refuses', 'refuse'), ('→ says it is', 'relabel')],
             value='refuse', tooltips=['key k', 'key r', 'keys 1 to 9'],
             style=dict(button_width='95px')),
-        to=drop([str(c) for c in s.pool.classes], '', 180), note=w.HTML(), made=w.HTML(),
+        to=drop([str(c) for c in self.shelf.pool.classes], '', 180), note=w.HTML(), made=w.HTML(),
         click=w.Label('a click'))
 
 # %% ../nbs/05g_browse.ipynb #dbd4ab7b
@@ -594,7 +609,7 @@ def show(self:Browser, **filters): # of `Filters`, by name
     finally: self.busy = False
     self.draw(f)
 
-# %% ../nbs/05g_browse.ipynb #3882ad52
+# %% ../nbs/05g_browse.ipynb #c3d7e775
 @patch
 def draw(self:Browser, f:Filters):
     "Read what is on the page, and send it."
@@ -617,6 +632,7 @@ def draw(self:Browser, f:Filters):
     self.c['back'].disabled, self.c['on'].disabled = not shown.page, shown.page > shown.pages - 2
     self.tell()
 
+# %% ../nbs/05g_browse.ipynb #f312f823
 @patch
 def said_of(self:Browser, r:int) -> str: # a row
     "A picture in words."
@@ -778,7 +794,7 @@ def page_data(s:Shelf, rows:np.ndarray, names:list, made:dict, px:int) -> dict: 
         marks={m: bits(v[rows]) for m, v in s.marks.items()},
         made={str(r): v for r, v in made.items()})
 
-# %% ../nbs/05g_browse.ipynb #19adea01
+# %% ../nbs/05g_browse.ipynb #13394af8
 SCRIPT = CELLS + '''
 const D = JSON.parse(document.getElementById('data').textContent)
 const $ = id => document.getElementById(id), grid = $('cells')
@@ -795,6 +811,10 @@ function wanted() {
     of: of.join(' by '), mark: $('mark').value, label: $('label').value,
     up: $('order').value === 'up', n: +$('n').value }
 }
+'''
+
+# %% ../nbs/05g_browse.ipynb #41e57739
+SCRIPT += '''
 function passes(i, f) {
   const row = D.row[i], own = made.get(row), rank = f.score ? D.ranks[f.score][i] : 0
   if (f.label !== '' && D.label[i] !== +f.label) return false
@@ -806,7 +826,7 @@ function passes(i, f) {
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #d586ae8a
+# %% ../nbs/05g_browse.ipynb #fbd9fb9f
 SCRIPT += '''
 function found(f) { // numbers of pictures on this page, in their order
   const v = D.values[f.score], p = D.places[f.score], turn = f.up ? 1 : -1
@@ -823,6 +843,10 @@ function said(i, f) {
   const marks = Object.keys(D.marks).filter(m => D.marks[m][i] === '1').map(m => ', ' + m)
   return `${D.path[i]}, made as ${D.classes[D.label[i]]}${by}${marks.join('')}`
 }
+'''
+
+# %% ../nbs/05g_browse.ipynb #ce08de9d
+SCRIPT += '''
 function cellOf(i, f) {
   const of = Math.floor(i / D.shape.per), at = i % D.shape.per
   const nrows = Math.ceil(Math.min(D.shape.per, D.row.length - of * D.shape.per) / D.shape.ncols)
@@ -835,7 +859,7 @@ function cellOf(i, f) {
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #cabb6e12
+# %% ../nbs/05g_browse.ipynb #95f765f5
 SCRIPT += '''
 function draw() {
   const start = performance.now(), f = wanted(), all = found(f)
@@ -857,6 +881,10 @@ function draw() {
   tell()
   document.body.dataset.took = performance.now() - start
 }
+'''
+
+# %% ../nbs/05g_browse.ipynb #e05882ca
+SCRIPT += '''
 function tell() {
   const count = a => [...made.values()].filter(v => v[0] === a).length
   $('made').textContent = `${count('keep')} kept, ${count('refuse')} refused, `
@@ -865,7 +893,7 @@ function tell() {
 }
 '''
 
-# %% ../nbs/05g_browse.ipynb #493d884d
+# %% ../nbs/05g_browse.ipynb #506d568f
 SCRIPT += '''
 function act(cell, key) {
   const row = +cell.dataset.row, named = /^[1-9]$/.test(key)
@@ -880,6 +908,10 @@ function act(cell, key) {
   tell()
 }
 function turn(step) { page += step; draw(); grid.firstChild?.focus() }
+'''
+
+# %% ../nbs/05g_browse.ipynb #5dff527d
+SCRIPT += '''
 function choices() { // as `browse(pool, choices=...)` reads them
   const cell = v => /[",\\r\\n]/.test(v) ? '"' + String(v).replaceAll('"', '""') + '"' : v
   const path = new Map(D.row.map((r, i) => [r, D.path[i]]))
@@ -893,6 +925,10 @@ $('save').onclick = () => {
   link.download = 'choices.csv'
   link.click()
 }
+'''
+
+# %% ../nbs/05g_browse.ipynb #b83f1766
+SCRIPT += '''
 const again = () => { page = 0; draw() }
 for (const id of ['label', 'of', 'mark', 'order', 'n', 'score', 'low', 'high', 'source'])
   if ($(id)) $(id).oninput = again

@@ -568,10 +568,9 @@ knows your real images doubts the label. Blue: your real images.
 <section id="files"><h2>What lies beside this page</h2><ul>
 <li><code>selected.csv</code>: what {{ f.sampler }} kept, to train on.</li>
 <li><code>pool.csv</code>: every image, its scores, its marks, who kept it, why nobody may.</li>
-{% if browse %}<li><a href="browse.html">browse.html</a>: the pool to filter by class, score,
-sampler and mark, and to keep, refuse or relabel by a click.</li>{% endif %}
-<li><code>links/</code> and <code>dataset/</code>, where you asked for them: the same as a folder
-of one folder a class, and for <code>datasets.load_dataset</code>.</li></ul></section>
+{% if browse %}<li><a href="browse.html">browse.html</a>: look through the pool.</li>{% endif %}
+<li><code>links/</code>, <code>dataset/</code>, where you asked for them: the same as one folder a
+class, and for <code>datasets.load_dataset</code>.</li></ul></section>
 </main></body></html>
 '''
 
@@ -622,8 +621,7 @@ def shown_classes(counts:pd.DataFrame, most:int=60) -> list[int]: # at most so m
 def page_of(answer, # Findings, or an Answer
             title:str='Which of your generated images should you train on?',
             tile_count:int=900, # pictures of all sheets, about; each has some two kilobytes
-            margin:float=1., # as of `plot_gains`
-            browse:bool=False, # a link to browse.html beside it
+            margin:float=1., browse:bool=False, # as of `plot_gains`; a link to browse.html
            ) -> str: # HTML
     "The page as text. [ours]"
     f = as_findings(answer)
