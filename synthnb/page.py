@@ -568,8 +568,9 @@ knows your real images doubts the label. Blue: your real images.
 <section id="files"><h2>What lies beside this page</h2><ul>
 <li><code>selected.csv</code>: what {{ f.sampler }} kept, to train on.</li>
 <li><code>pool.csv</code>: every image, its scores, its marks, who kept it, why nobody may.</li>
-<li><code>links/</code> and <code>dataset/</code>, where you asked for them: the same as a folder
-of one folder a class, and for <code>datasets.load_dataset</code>.</li></ul></section>
+{% if browse %}<li><a href="browse.html">browse.html</a>: look through the pool.</li>{% endif %}
+<li><code>links/</code>, <code>dataset/</code>, where you asked for them: the same as one folder a
+class, and for <code>datasets.load_dataset</code>.</li></ul></section>
 </main></body></html>
 '''
 
@@ -620,7 +621,7 @@ def shown_classes(counts:pd.DataFrame, most:int=60) -> list[int]: # at most so m
 def page_of(answer, # Findings, or an Answer
             title:str='Which of your generated images should you train on?',
             tile_count:int=900, # pictures of all sheets, about; each has some two kilobytes
-            margin:float=1., # as of `plot_gains`
+            margin:float=1., browse:bool=False, # as of `plot_gains`; a link to browse.html
            ) -> str: # HTML
     "The page as text. [ours]"
     f = as_findings(answer)
@@ -639,7 +640,7 @@ def page_of(answer, # Findings, or an Answer
         f=f, title=title, style=Markup(STYLE), svg=Markup(svg), counts=as_grid(counts),
         links=links_to(f, repeated), verdict=None if table is None else as_grid(table),
         repeated=repeated, sheets=sheets, by=score_of(f), fine=f.pool.size <= 48,
-        hidden=len(f.pool.classes) - len(chosen), first=first, rest=' '.join(rest),
+        hidden=len(f.pool.classes) - len(chosen), first=first, rest=' '.join(rest), browse=browse,
         more=[(name, as_grid(t)) for name, t in f.tables.items()])
 
 # %% ../nbs/05f_page.ipynb #4e116cc2
@@ -657,13 +658,16 @@ def write_answer(answer, # Findings, or an Answer
                  folder:Path, # new, empty, or written here before
                  links:bool=False, # the folder of links, too
                  dataset:bool=False, # and the data set for `datasets`
+                 browse:bool=True, # and the pool to look through
                  **options, # of `page_of`
                 ) -> Path: # the same
     "The page and the lists; links and data set on request. [ours]"
+    from synthnb.browse import write_browser
     f = as_findings(answer)
     with our_folder(folder) as new:
         write_selected(f, new)
-        write_page(f, new, **options)
+        write_page(f, new, browse=browse, **options)
+        if browse: write_browser(f, new, title='The pool, image by image', back=True)
         if links: fill_links(f, new/'links')
         if dataset: fill_dataset(f, new/'dataset')
     return Path(folder)

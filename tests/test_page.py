@@ -177,7 +177,7 @@ def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='no space left .* Make room'):
         write_answer(f, out, links=True)
     assert sorted(p.name for p in out.iterdir() if p.name[0] != '.') == [
-        'index.html', 'pool.csv', 'selected.csv'] and not [*tmp_path.glob('.out*')]
+        'browse.html', 'index.html', 'pool.csv', 'selected.csv'] and not [*tmp_path.glob('.out*')]
 
 
 def test_a_folder_behind_a_link_stays_behind_it(tmp_path):

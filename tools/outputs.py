@@ -13,6 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+WIDGET = 'application/vnd.jupyter.widget-view+json'
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
 
 
@@ -37,11 +38,13 @@ def as_jpeg(png, quality=30, large=60_000):
 
 def tidy(notebook):
     "What is worth keeping of a notebook's outputs"
+    notebook.metadata.pop('widgets', None)
     for cell in notebook.cells:
         if cell.cell_type != 'code': continue
         cell.metadata.pop('execution', None)
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
         for output in cell.outputs:
+            output.get('data', {}).pop(WIDGET, None) # a stored widget has no state: an error
             png = output.get('data', {}).get('image/png')
             if not png: continue
             output.data['image/png'] = png = smaller(png.replace('\n', ''))
