@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from here import run_here
 
 from synthnb.core import save_checkpoint
 from synthnb.data import Images, ImageSetWriter
@@ -327,3 +328,14 @@ def test_it_goes_through_the_door_for_anybodys_pool(tmp_path, monkeypatch):
 def test_the_config_is_json_and_back():
     c = DiffusionConfig.preset('gpu')
     assert DiffusionConfig.of(**(asdict(c) | dict(widths=list(c.widths)))) == c
+
+
+def test_07_asks_for_it_by_name(tmp_path):
+    status, said = run_here(tmp_path, '07_affectnet', '-p', 'generator', 'diffusion',
+                            '-p', 'sampler', 'random')
+    assert status == 0, said
+    assert 'diffusion ' in said and 'gan ' not in said.replace('stargan', '')
+    assert [p.parent.name for p in tmp_path.glob('07_affectnet/*/metrics.json')] != []
+    status, said = run_here(tmp_path, '07_affectnet', '-p', 'generator', 'diffusion',
+                            '-p', 'sampler', 'cr-sam')
+    assert status and 'generator=diffusion has none' in said
