@@ -94,7 +94,7 @@ class UNetConfig(Config):
     groups:int = 8 # of the group norm, and channels of an attention head
     rules = dict.fromkeys(('patch', 'layers', 'groups'), COUNT) | dict(widths=whole_widths)
 
-# %% ../nbs/01c_diffusion.ipynb #f1cafe68
+# %% ../nbs/01c_diffusion.ipynb #763b6fce
 @dataclass(frozen=True)
 class DiffusionConfig(UNetConfig):
     "Network, training and sampler of a diffusion model. [Lipman 2023; Ho & Salimans 2022]"
@@ -108,7 +108,7 @@ class DiffusionConfig(UNetConfig):
     drop:float = .15 # share of images whose label is hidden in training
     flips:bool = True # mirror images are of the same class
     balanced:bool = True # each class is drawn as often
-    guidance:float = 2. # w: 1 asks for the class, more exaggerates it
+    guidance:float = 5. # w: 1 asks for the class, more exaggerates it
     steps:int = 20 # from noise to an image
     precision:str = 'auto' # bf16 on a GPU, float32 elsewhere
     rules = UNetConfig.rules | dict(

@@ -21,7 +21,7 @@ from synthnb.scores import wilson_interval
 from synthnb.train import augmentation, fit_oracle
 from synthnb.vae import fit_vae, sample_images
 
-GUIDANCE = 1., 1.5, 2., 3., 5.
+GUIDANCE = 1., 1.5, 2., 3., 5., 8.
 SHORT, LONG = dict(stargan=1600, diffusion=1150, cvae=2500), dict(diffusion=4000, stargan=4700)
 ORACLE = dict(width=24, updates=4000, arch='resnet10', stem='small', weights=None, crop=32)
 FOUND = project_root()/'runs'/'bench'/'diffusion.csv'
@@ -84,7 +84,7 @@ def cvae_row(real, valid, seed, updates, labels):
     yield seconds, np.nan, sample_images(vae, len(labels), seed, labels)
 
 
-def rows_of(seed, n, labels, budgets, oracle):
+def rows_of(seed, n, labels, budgets, oracle, only=None):
     "All rows of one seed."
     real, valid = (drawn_set(m, 36, 'downsampled', seed, part)
                    for m, part in ((n, 'train'), (100, 'valid')))
@@ -92,9 +92,10 @@ def rows_of(seed, n, labels, budgets, oracle):
     pixels, seen = real.images, features(oracle, reference)
     for budget, updates in budgets.items():
         for name, u in updates.items():
+            if only and name not in only: continue
             made = dict(
                 diffusion=lambda u=u, b=budget: diffusion_rows(
-                    real, seed, u, labels, GUIDANCE if b == 'long' else (2.,)),
+                    real, seed, u, labels, GUIDANCE if b == 'long' else (1., 5.)),
                 stargan=lambda u=u: stargan_row(real, seed, u, labels),
                 cvae=lambda u=u: cvae_row(real, valid, seed, u, labels))[name]()
             for seconds, w, images in made:
@@ -109,6 +110,7 @@ def main():
     options.add_argument('--n', type=int, default=400, help='real faces')
     options.add_argument('--images', type=int, default=320, help='judged of each generator')
     options.add_argument('--only', choices=('short', 'long'))
+    options.add_argument('--of', nargs='+', choices=tuple(SHORT), help='these generators alone')
     options.add_argument('--out', type=Path, default=FOUND)
     options = options.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,8 @@ def main():
     labels = np.arange(options.images) % 8
     budgets = {k: v for k, v in dict(long=LONG, short=SHORT).items() if options.only in (None, k)}
     for seed in options.seeds:
-        for row in rows_of(seed, options.n, labels, budgets, oracle): write(row, options.out)
+        for row in rows_of(seed, options.n, labels, budgets, oracle, options.of):
+            write(row, options.out)
 
 
 def write(row, path, key=('seed', 'n', 'budget', 'generator', 'guidance')):
