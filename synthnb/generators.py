@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'NEED_A_CRITIC', 'Order', 'Made', 'Generator', 'named_generator', 'generated', 'stargan_pool',
-           'cvae_config', 'cvae_made']
+           'cvae_config', 'cvae_made', 'diffusion_made']
 
 # %% ../nbs/05a_generators.ipynb #3d74b677
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from .core import default_device
 from .data import ImageSet
+from .diffusion import DiffusionConfig, diffusion_pool, fit_diffusion
 from .gan import StarGANConfig, fit_stargan, pool_of
 from .vae import fit_vae, vae_pool
 
@@ -22,9 +23,10 @@ class Order:
     real: ImageSet # all that it learns from, with classes
     valid: ImageSet # on which a VAE is watched; it chooses nothing
     gan: StarGANConfig # with its updates; of a StarGAN
-    updates: int = 2500 # of a VAE
+    updates: int = 2500 # of a VAE or of a diffusion model
     seed: int = 0
     device: str = 'auto' # see core.default_device
+    scale: str = 'laptop' # the preset of a diffusion model
 
 # %% ../nbs/05a_generators.ipynb #b89ee7eb
 class Made(NamedTuple):
@@ -94,3 +96,11 @@ def cvae_made(order:Order) -> Made:
     _, folder = fit_vae(order.real, order.valid, conditional=True, seed=order.seed,
                         device=device, **settings)
     return Made(vae_pool(folder, other_labels(order.real), order.seed, device))
+
+# %% ../nbs/05a_generators.ipynb #bdb701a5
+@named_generator('diffusion')
+def diffusion_made(order:Order) -> Made:
+    "As many images of each class as the StarGAN makes, from noise. [Ho & Salimans 2022]"
+    config = DiffusionConfig.preset(order.scale, updates=order.updates)
+    _, folder = fit_diffusion(order.real, config, order.seed, order.device)
+    return Made(diffusion_pool(folder, other_labels(order.real), order.seed, order.device))
