@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthnb import beyond, samplers as module
+from synthnb import beyond, recent, samplers as module
 from synthnb.core import project_root
 from synthnb.data import ImageSet, ImageSetWriter
 from synthnb.arms import arm_values, class_table, compare_arms, sampler_table
