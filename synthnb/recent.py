@@ -68,31 +68,31 @@ def in_axes(f:np.ndarray, real:np.ndarray, dim:int, # features (n, d), (m, d); a
     values, vectors = values[some][::-1][:dim], vectors[:, some][:, ::-1][:, :dim]
     return (f - mean) @ vectors, values
 
-# %% ../nbs/02b_recent.ipynb #41f1dcaa
+# %% ../nbs/02b_recent.ipynb #85a1c429
 def covariance_order(f:np.ndarray, # features of the candidates, (n, d)
                      real:np.ndarray, # features of the real images, (m, d)
                      dim:int=32, # principal axes of the real ones
                     ) -> np.ndarray: # float (n,), minus the turn in which each was taken
     "Greedily what brings the covariance of the chosen to the real one. [Rezaei 2025, section 5]"
     x, variance = in_axes(f, real, dim)
-    k, turn, left = x.shape[1], np.zeros(len(x)), np.arange(len(x))
-    square, aimed, inside = (x**2).sum(1), (x**2) @ variance, np.zeros(len(x))
+    k, turn, left, x = x.shape[1], np.zeros(len(x)), np.arange(len(x)), x.T.copy()
+    square, aimed, inside = (x**2).sum(0), variance @ x**2, np.zeros(len(f))
     mean, y, scatter, loss = np.zeros(k), np.zeros(k), np.zeros((k, k)), square.copy()
     for m in range(len(f)): # chosen so far
         if m:
             d = scatter/m - np.diag(variance)
-            at_y, at_d, at_mean = (x @ np.stack([y, d @ mean, mean], 1)).T
+            at_y, at_d, at_mean = np.stack([y, d @ mean, mean]) @ x
             inside += (m - 1)/m*at_y**2
             loss = 2*(inside/m - aimed - 2*at_d) + (
                 square - 2*at_mean + mean @ mean)**2/(m + 1)
         at = loss.argmin()
         turn[left[at]], square[at] = -m - 1, np.inf
-        y = x[at] - mean
+        y = x[:, at] - mean
         scatter, mean = scatter + m/(m + 1)*np.outer(y, y), mean + y/(m + 1)
         if m % 64 == 63: # what is chosen need not be looked at again
             keep = turn[left] == 0
             x, square, aimed, inside, left = (
-                v[keep] for v in (x, square, aimed, inside, left))
+                v[..., keep] for v in (x, square, aimed, inside, left))
     return turn + 1
 
 # %% ../nbs/02b_recent.ipynb #7f46a94e
@@ -354,7 +354,7 @@ def cover_greedily(covers, # who covers whom, a sparse matrix (n, n); itself inc
         kept.append(int(at))
     return kept, ~free
 
-# %% ../nbs/02b_recent.ipynb #995f1839
+# %% ../nbs/02b_recent.ipynb #a16f0cf0
 def cover_level(near:np.ndarray, alike:np.ndarray, # see `nearest_by_cosine`
                 k:int, kept:list, share:float, # how many in all; kept already; to be covered
                ) -> list: # k of them, in the order of their turn
@@ -368,16 +368,16 @@ def cover_level(near:np.ndarray, alike:np.ndarray, # see `nearest_by_cosine`
         return csr_matrix((np.ones(some.sum(), np.int64), near[some],
                            np.append(0, some.sum(1).cumsum())), (n, n))
     low, high = float(alike.min()), float(alike[:, 1].max())
-    for _ in range(8):
+    for _ in range(7):
         middle = (low + high)/2
         enough = cover_greedily(at(middle), k, kept, share*n)[1].sum() >= share*n
         low, high = (middle, high) if enough else (low, middle)
     return cover_greedily(at(low), k, kept)[0]
 
-# %% ../nbs/02b_recent.ipynb #882a2400
+# %% ../nbs/02b_recent.ipynb #d3a2ef71
 def cover_order(f:np.ndarray, # features, (n, d)
                 share:float=.9, # of the images, to be covered at each level
-                levels:int=64, # the first level keeps one in so many
+                levels:int=32, # the first level keeps one in so many
                ) -> np.ndarray: # float (n,), minus the turn in which each was taken
     "An order whose first images cover most, at each budget. [Tavakkol 2025, algorithm 1; ours]"
     n, kept = len(f), []
@@ -392,10 +392,10 @@ def cover_order(f:np.ndarray, # features, (n, d)
     turn[[*kept, *rest[times[rest].argsort(kind='stable')]]] = np.arange(n)
     return -turn
 
-# %% ../nbs/02b_recent.ipynb #3140e6ba
+# %% ../nbs/02b_recent.ipynb #d7c8a869
 @sampler('acs', needs='acs', source='[Tavakkol 2025, algorithm 1]',
          how="make_scores('acs', Scoring(...))",
-         make=lambda s: order_classes(s, 'acs', cover_order, share=.9, levels=64))
+         make=lambda s: order_classes(s, 'acs', cover_order, share=.9, levels=32))
 def acs_sampler(scores, labels, budget, *, quota, seed):
     "Keep what covers most of its class in the pool. [Tavakkol 2025]"
     return top_ranked(scores, labels, quota, budget, seed)
