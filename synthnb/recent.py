@@ -8,7 +8,7 @@ __all__ = ['order_classes', 'covariance_order', 'covariance_sampler', 'class_pro
            'message_order', 'd2_sampler', 'middle_first', 'moderate_sampler', 'cover_greedily', 'cover_order',
            'acs_sampler']
 
-# %% ../nbs/02b_recent.ipynb #82ea9f43
+# %% ../nbs/02b_recent.ipynb #2d21fe83
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .beyond import aum_of, class_features
 from .core import default_device, generator, name_of
-from .samplers import (Scoring, confidence_column, get_sampler, sampler, top_ranked,
+from .samplers import (Scoring, confidence_column, sampler, top_ranked,
                               usable_scores)
 from .scores import as_scores, column_record, keep_scores, score_pool
 
