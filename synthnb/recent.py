@@ -280,7 +280,7 @@ def neighbour_graph(f:np.ndarray, k:int, # features (n, d); neighbours of each
     graph.data = np.maximum(graph.data, 1e-12) # two alike are neighbours, not strangers
     return graph.maximum(graph.T).tocsr()
 
-# %% ../nbs/02b_recent.ipynb #f460a1e7
+# %% ../nbs/02b_recent.ipynb #0f0020bc
 def message_order(f:np.ndarray, # features, (n, d)
                   easy:np.ndarray, # (n,), high is easy
                   k:int=10, # neighbours
@@ -288,7 +288,7 @@ def message_order(f:np.ndarray, # features, (n, d)
     "Difficulty passed on to neighbours, then the most difficult that is left. [Maharana 2023]"
     if len(f) == 1: return np.zeros(1)
     hard, w = (easy.max() - easy)/max(np.ptp(easy), 1e-300), neighbour_graph(f, k)
-    w.data = np.exp(-w.data/w.data.mean())
+    w.data = k**(-w.data/w.data.mean()) # k neighbours at the mean distance weigh as much as one
     worth, turn = hard + w @ hard, np.zeros(len(f))
     for step in range(len(f)):
         at = worth.argmax()

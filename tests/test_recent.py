@@ -54,7 +54,7 @@ def test_messages_are_passed_as_on_a_table_of_all_pairs():
     near = np.zeros((60, 60), bool)
     for i in range(60):
         for j in np.argsort(d[i])[1:k + 1]: near[i, j] = near[j, i] = True
-    w = np.where(near, np.exp(-d/d[near].mean()), 0)
+    w = np.where(near, np.exp(-np.log(k)*d/d[near].mean()), 0)
     hard = (easy.max() - easy)/np.ptp(easy)
     worth, picks = hard + w @ hard, []
     for _ in range(60):
