@@ -62,6 +62,7 @@ SMALL = dict(
     children=lambda: bench_rl.bench_children(4, 16, repeats=1, device='cpu'),
     search=search,
     many=lambda: [*bench_plateau.rows(CPU, 10, 64)],
+    recent=lambda: [*bench_recent.rows(n=400, k=2, d=8, real=50)],
     vae=lambda: bench_vae.bench_vae(16, 4, device='cpu', repeats=1),
     noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, 8, 16, repeats=2, device='cpu'))
 
