@@ -3,6 +3,7 @@ import bench_gan
 import bench_noise
 import bench_plateau
 import bench_qdgs
+import bench_recent
 import bench_rl
 import bench_scores
 import bench_train
