@@ -83,16 +83,15 @@ def covariance_order(f:np.ndarray, # features of the candidates, (n, d)
             d = scatter/m - np.diag(variance)
             at_y, at_d, at_mean = np.stack([y, d @ mean, mean]) @ x
             inside += (m - 1)/m*at_y**2
-            loss = 2*(inside/m - aimed - 2*at_d) + (
-                square - 2*at_mean + mean @ mean)**2/(m + 1)
+            far = square - 2*at_mean + mean @ mean
+            loss = 2*(inside/m - aimed - 2*at_d) + far**2/(m + 1)
         at = loss.argmin()
         turn[left[at]], square[at] = -m - 1, np.inf
         y = x[:, at] - mean
         scatter, mean = scatter + m/(m + 1)*np.outer(y, y), mean + y/(m + 1)
         if m % 64 == 63: # what is chosen need not be looked at again
             keep = turn[left] == 0
-            x, square, aimed, inside, left = (
-                v[..., keep] for v in (x, square, aimed, inside, left))
+            x, square, aimed, inside, left = (v[..., keep] for v in (x, square, aimed, inside, left))
     return turn + 1
 
 # %% ../nbs/02b_recent.ipynb #7f46a94e
