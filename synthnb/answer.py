@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from scipy.special import logsumexp
 from sklearn.decomposition import PCA
 
-import synthnb.beyond # noqa: F401, registers its samplers
+import synthnb.beyond, synthnb.recent # noqa: F401, register their samplers
 from .arms import corrected_interval, interval_text, seeds_to_decide
 from .core import (artefact, code_of, generator, hash_of, load_json, progress, save_json)
 from .data import ImageSet, ImageSetWriter, check_folds, crop_at, parted, person_folds

@@ -482,6 +482,7 @@ def fit_probe(x, # features, (n, d)
 NEED_MORE = {**dict.fromkeys(('cr-sam', 'drs', 'gold'), 'a GAN with its critic'),
              **dict.fromkeys(('oracle', 'right'), 'a judge of the true labels'),
              **dict.fromkeys(('aum', 'rl', 'rl-top'), 'pixels, on which it trains a network'),
+             'clip-filter': 'a text-image model and pictures',
              'qd-archive': 'the columns of an archive'}
 
 def probe_samplers() -> list[str]:

@@ -3,6 +3,7 @@ import bench_gan
 import bench_noise
 import bench_plateau
 import bench_qdgs
+import bench_recent
 import bench_rl
 import bench_scores
 import bench_train
@@ -62,6 +63,7 @@ SMALL = dict(
     children=lambda: bench_rl.bench_children(4, 16, repeats=1, device='cpu'),
     search=search,
     many=lambda: [*bench_plateau.rows(CPU, 10, 64)],
+    recent=lambda: [*bench_recent.rows(n=400, k=2, d=8, real=50)],
     vae=lambda: bench_vae.bench_vae(16, 4, device='cpu', repeats=1),
     noise=lambda: bench_noise.bench_auto_relu('resnet10', 4, 8, 16, repeats=2, device='cpu'))
 

@@ -11,6 +11,7 @@ from torchvision import models
 
 import synthnb.beyond  # noqa: F401, registers the samplers after the paper
 import synthnb.qdgs  # noqa: F401, registers qd-archive
+import synthnb.recent  # noqa: F401, registers the samplers since 2021
 import synthnb.rl  # noqa: F401, registers the samplers rl and rl-top
 from synthnb import features
 from synthnb.data import ImageSetWriter

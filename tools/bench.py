@@ -1,7 +1,8 @@
 """`make bench`: the table of speed and memory, as ratios measured side by side in one run.
 
 Each bench_*.py holds one comparison, with the plain way of doing it. Options:
---device auto|cpu|cuda, --only gan|train|scoring|children|search|vae|noise|many|door, --out FILE.csv
+--device auto|cpu|cuda, --out FILE.csv,
+--only gan|train|scoring|children|search|vae|noise|many|door|recent
 """
 import argparse
 import sys
@@ -18,7 +19,7 @@ from synthnb.core import default_device, provenance, seed_everything  # noqa: E4
 
 PARTS = dict(gan='bench_gan', train='bench_train', scoring='bench_scores', children='bench_rl',
              search='bench_qdgs', vae='bench_vae', noise='bench_noise', many='bench_plateau',
-             door='bench_door')
+             door='bench_door', recent='bench_recent')
 
 
 def main():
