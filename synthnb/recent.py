@@ -90,8 +90,8 @@ def covariance_order(f:np.ndarray, # features of the candidates, (n, d)
         y = x[:, at] - mean
         scatter, mean = scatter + m/(m + 1)*np.outer(y, y), mean + y/(m + 1)
         if m % 64 == 63: # what is chosen need not be looked at again
-            keep = turn[left] == 0
-            x, square, aimed, inside, left = (v[..., keep] for v in (x, square, aimed, inside, left))
+            on = turn[left] == 0
+            x, square, aimed, inside, left = (o[..., on] for o in (x, square, aimed, inside, left))
     return turn + 1
 
 # %% ../nbs/02b_recent.ipynb #7f46a94e
