@@ -747,7 +747,7 @@ def foretold_key(told:pd.DataFrame) -> tuple[list, list]:
 ON_THE_MAP = {('stargan', 1.): 'make tables TABLE=place,place-100,place-3200',
               ('stargan', .25): 'make tables TABLE=place-hasty',
               ('cvae', 1.): 'make tables TABLE=place-cvae', ('dcgan', 1.): '',
-              ('diffusion', 1.): ''}
+              ('diffusion', 1.): 'make tables TABLE=place-diffusion'}
 def generator_table(points:pd.DataFrame, # of `generator_points`
                    ) -> pd.DataFrame: # a row a generator and budget
     "The generators that are on the map, and the command for each that has no record."
