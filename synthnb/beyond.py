@@ -117,6 +117,15 @@ def class_features(s:Scoring, least:int=2, # real images a class that a score wo
                           'are asked', stacklevel=3)
     return groups
 
+# %% ../nbs/02a_beyond.ipynb #c3d8bdd7
+def pool_features(s:Scoring, rows:np.ndarray, # rows of the pool
+                 ) -> torch.Tensor: # (len(rows), d), on the device
+    "Features of a part of the pool, batch by batch."
+    device = default_device(str(s.device))
+    s.classifier.to(device)
+    parts = np.array_split(rows, -(-len(rows)//512))
+    return torch.cat([s.classifier.features(s.pool.gather(part).to(device)) for part in parts])
+
 # %% ../nbs/02a_beyond.ipynb #c08f2482
 def score_by_features(
     s:Scoring, column:str, # the score's name
@@ -237,11 +246,10 @@ def farthest_first(
 def k_centre_of(s:Scoring) -> str: # 'k-centre', the name of the column
     "Minus the greedy order within each class, begun from its real images. [Sener 2018]"
     def make():
-        device, score = default_device(str(s.device)), np.full(len(s.pool), np.nan, np.float32)
+        score = np.full(len(s.pool), np.nan, np.float32)
         for c, covered in class_features(s).items():
             rows = np.flatnonzero(s.pool.labels == c)
-            batches = (s.pool.gather(part) for part in np.array_split(rows, -(-len(rows)//512)))
-            f = torch.cat([s.classifier.features(x.to(device)).to(covered.device) for x in batches])
+            f = pool_features(s, rows).to(covered.device)
             turn = farthest_first(f, covered, s.seed).astype(np.float32)
             score[rows] = np.where(turn < 0, np.nan, -turn)
         return score

@@ -50,8 +50,8 @@ def all_known(pool, # an Answer, Findings, an image set, or what `read_pool` rea
               size:int|None=None, # pixels, where there is no real set
              ) -> Findings:
     "What is known of a pool, whatever you gave. [ours]"
-    if hasattr(pool, 'marks'): return pool
-    if hasattr(pool, 'look') and hasattr(pool, 'selections'): return as_findings(pool)
+    if isinstance(pool, Findings) or (hasattr(pool, 'look') and hasattr(pool, 'selections')):
+        return as_findings(pool)
     if isinstance(real, ImageSet) and isinstance(pool, ImageSet): images = pool
     elif real is None: images = pool_alone(pool, size)
     else:
@@ -94,7 +94,9 @@ class Shelf:
     def __init__(self, known:Findings, names=None, # samplers; None: all that have their score
                  columns:dict|None=None, # sampler -> another column than its own
                  budget:int|None=None): # images that a sampler keeps; None: half of the pool
-        self.known, self.pool, self.real = known, known.pool, known.real
+        self.known, self.pool = known, known.pool
+        # the real images, where it is known which of them each was made of
+        self.sources = known.real if 'source' in self.pool.columns() else None
         self.labels, self.columns = np.asarray(self.pool.labels), dict(columns or {})
         self.budget = budget or max(1, len(self.pool)//2)
         self.values = {c: known.scores[c].to_numpy(float) for c in known.scores}
@@ -346,6 +348,14 @@ def write_choices(path:Path, pool:ImageSet, names:list, made:dict, mark:str):
     with atomic_path(path) as p: choice_table(pool, names, made).assign(pool=mark).to_csv(
         p, index=False, errors='surrogateescape')
 
+# %% ../nbs/05g_browse.ipynb #6adac9e6
+def checked_choice(action:str, label:str, pool:ImageSet) -> tuple: # action; class, of a relabelling
+    "A choice, if it is one."
+    if action not in MADE: raise ValueError(f"{action!r}: expected {', '.join(MADE)}")
+    if action == 'relabel' and label not in pool.classes: raise ValueError(
+        f"label {label!r}: the pool has {', '.join(map(str, pool.classes))}")
+    return action, label if action == 'relabel' else ''
+
 # %% ../nbs/05g_browse.ipynb #3f45284c
 def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row -> (action, label)
     "Choices from a CSV; those of another pool, or of a row that is not there, are refused."
@@ -364,10 +374,8 @@ def read_choices(path:Path, pool:ImageSet, names:list, mark:str) -> dict: # row 
             wrong(i, f'row {row!r} is not there: the pool has the rows 0 to {len(pool) - 1:,}')
         own = names[int(row)]
         if name not in (own, told(own)): wrong(i, f'row {row} is {own}, not {name}')
-        if action not in MADE: wrong(i, f"{action!r}: expected {', '.join(MADE)}")
-        if action == 'relabel' and label not in pool.classes:
-            wrong(i, f"label {label!r}: the pool has {', '.join(pool.classes)}")
-        made[int(row)] = action, label if action == 'relabel' else ''
+        try: made[int(row)] = checked_choice(action, label, pool)
+        except ValueError as e: wrong(i, e)
     return made
 
 # %% ../nbs/05g_browse.ipynb #ae17eaa1
@@ -576,9 +584,9 @@ def laid_out(self:Browser) -> list: # of rows of widgets
     c, s = self.c, self.shelf
     row = lambda *names: w.HBox([c[n] for n in names],
                                 layout=w.Layout(flex_flow='row wrap', align_items='center'))
-    has_source = s.real is not None and 'source' in s.pool.columns()
+    source = ['source']*(s.sources is not None)
     return [row('label', *['score']*bool(s.values), *['of']*bool(s.names), 'mark'),
-            row(*['range', 'up']*bool(s.values), 'spread', *['source']*has_source, 'n'),
+            row(*['range', 'up']*bool(s.values), 'spread', *source, 'n'),
             row('click', 'act', 'to', 'back', 'on', 'note'), self.grid, c['made']]
 
 @patch
@@ -615,9 +623,8 @@ def draw(self:Browser, f:Filters):
     "Read what is on the page, and send it."
     s, g = self.shelf, self.grid
     shown = s.shown(f, self.made)
-    real = s.real if f.source and 'source' in s.pool.columns() else None
-    cells = cells_of(s.pool, shown.rows, real)
-    cells, ncols = smaller(cells), min(20, max(1, len(cells)))
+    cells = smaller(cells_of(s.pool, shown.rows, s.sources if f.source else None))
+    ncols = min(20, max(1, len(cells)))
     h, wide = cells.shape[1:3]
     self.filters_, self.shown = f._replace(page=shown.page), shown
     with g.hold_sync():
@@ -670,11 +677,8 @@ def choose(self:Browser, row:int, action:str, # 'keep', 'refuse', 'relabel' or '
            label:str=''): # the new class, where it is relabelled
     "What a click does: choose for one image; the same choice again takes it back."
     row, pool = int(row_numbers([row], len(self.shelf.pool), 'the pool')[0]), self.shelf.pool
-    if action not in (*MADE, 'undo'): raise ValueError(f"{action!r}: expected {', '.join(MADE)}")
-    if action == 'relabel' and label not in pool.classes: raise ValueError(
-        f"label {label!r}: the pool has {', '.join(map(str, pool.classes))}")
-    new, made = (action, label if action == 'relabel' else ''), dict(self.made)
-    if action == 'undo' or made.get(row) == new: made.pop(row, None)
+    new, made = action != 'undo' and checked_choice(action, label, pool), dict(self.made)
+    if not new or made.get(row) == new: made.pop(row, None)
     else: made[row] = new
     if self.path: write_choices(self.path, pool, self.names, made, self.mark)
     self.made = made
@@ -686,8 +690,7 @@ def choose(self:Browser, row:int, action:str, # 'keep', 'refuse', 'relabel' or '
 def sheet(self:Browser) -> Sheet:
     "What is on this page as a picture that stays."
     f, s = self.filters, self.shelf
-    real = s.real if f.source and 'source' in s.pool.columns() else None
-    return contact_sheet(s.pool, self.rows, 20, 44, real, self.made)
+    return contact_sheet(s.pool, self.rows, 20, 44, s.sources if f.source else None, self.made)
 
 @patch
 def _repr_mimebundle_(self:Browser, **kwargs):
@@ -726,7 +729,7 @@ def selection(self:Browser, of:str|None=None, # a sampler, 'pool', or 'clicked':
     elif (on := s.kept(of)) is None: raise ValueError(s.failed[of])
     on = on.copy() if of != 'clicked' else np.zeros(len(on), bool)
     t = selected_table(s.pool, known.marks, pd.DataFrame(s.values, index=range(len(s.pool))),
-                       known.selections, s.real, known.allowed)
+                       known.selections, known.real, known.allowed)
     for r, (action, label) in self.made.items():
         on[r] = action != 'refuse'
         if action == 'relabel': t.loc[r, 'label'] = label
@@ -774,11 +777,11 @@ def numbers(v, form:str) -> list: # of Python's, None where there is none
 # %% ../nbs/05g_browse.ipynb #a71e89f4
 def page_data(s:Shelf, rows:np.ndarray, names:list, made:dict, px:int) -> dict: # JSON-able
     "What the page knows: the pictures of some rows, and numbers about them."
-    per, cells = 400, smaller(cells_of(s.pool, rows), px)
+    per, both = 400, cells_of(s.pool, rows, s.sources)
+    cells = smaller(both[:, :, -both.shape[1]:], px)
     h = cells.shape[1]
     sheets = [as_jpeg(paged(cells[i:i + per], 20), 80) for i in range(0, len(rows), per)]
-    real = s.real if s.real is not None and 'source' in s.pool.columns() else None
-    left = smaller(cells_of(s.pool, rows, real), px)[:, :, :h] if real is not None else cells[:0]
+    left = smaller(both, px)[:, :, :h] if s.sources is not None else cells[:0]
     sources = [as_jpeg(paged(left[i:i + per], 20), 80) for i in range(0, len(left), per)]
     text = lambda jpegs: [base64.b64encode(j).decode() for j in jpegs]
     kept = {n: k for n in s.names if (k := s.kept(n)) is not None}

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 
 from .arms import READINGS, interval_text, quiet_interval
-from .metrics import paired_seeds
-from .worth import NO_SELECTION, generator_name
+from .metrics import seed_interval
+from .worth import NO_SELECTION, generator_name, points_by_seed
 
 # %% ../nbs/00j_contest.ipynb #963d2a7e
 PLACE = ['generator', 'budget', 'n_real', 'ratio'] # what a place is, beside its recipe
@@ -25,12 +25,9 @@ def gains_over(records:pd.DataFrame, # of one place, from `place_records`
                reading:str='plateau', # of arms.READINGS
               ) -> np.ndarray: # points, one a seed that has both
     "What a sampler gains over another, seed by seed; over 'none', over real images alone."
-    def of(name, who='arm'):
-        own = records[records.sampler == name] if who == 'arm' else records
-        column = f'{who}_mean_class_accuracy{READINGS[reading]}'
-        return 100*own.groupby('seed')[column].first().astype(float)
-    there = of('', 'control') if other == 'none' else of(other)
-    return (of(sampler) - there).dropna().to_numpy()
+    side = (sampler, reading, 'control') if other == 'none' else (other, reading)
+    own = points_by_seed(records, sampler, reading)
+    return (own - points_by_seed(records, *side)).dropna().to_numpy()
 
 # %% ../nbs/00j_contest.ipynb #2d4993b9
 def word_over(gains:dict, # reading -> points, one a seed
@@ -41,7 +38,7 @@ def word_over(gains:dict, # reading -> points, one a seed
     "What is said of a sampler against random images: see the table of words. [ours]"
     v = gains['plateau']
     if len(v) < 2: return np.nan, np.nan, 'few seeds'
-    wide = paired_seeds(np.zeros(len(v)), v, level=level)
+    wide = seed_interval(v, level)
     if len(v) < least: return wide.lo, wide.hi, 'few seeds'
     side = (wide.lo > 0) - (wide.hi < 0)
     others = [quiet_interval(g)[1:] for name, g in gains.items() if name != 'plateau']

@@ -16,21 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .beyond import aum_of, class_features
+from .beyond import aum_of, class_features, pool_features
 from .core import default_device, generator, name_of
 from .samplers import (Scoring, confidence_column, sampler, top_ranked,
                               usable_scores)
 from .scores import as_scores, column_record, keep_scores, score_pool
-
-# %% ../nbs/02b_recent.ipynb #ddcd6dad
-def pool_features(s:Scoring, rows:np.ndarray, # rows of the pool
-                 ) -> np.ndarray: # float64 (len(rows), d)
-    "Features of a part of the pool, batch by batch."
-    device = default_device(str(s.device))
-    s.classifier.to(device)
-    parts = (s.pool.gather(part) for part in np.array_split(rows, -(-len(rows)//512)))
-    return torch.cat([s.classifier.features(x.to(device)).float().cpu()
-                      for x in parts]).double().numpy()
 
 # %% ../nbs/02b_recent.ipynb #81374296
 def order_classes(
@@ -47,7 +37,7 @@ def order_classes(
         luck = torch.randperm(len(s.pool), generator=generator(s.seed, column)).numpy()
         for c in np.unique(s.pool.labels):
             rows = luck[s.pool.labels[luck] == c]
-            given = [pool_features(s, rows)]
+            given = [pool_features(s, rows).float().cpu().double().numpy()]
             if beside: given.append(s.pool.column(beside)[rows].astype(float))
             ok = np.all([np.isfinite(g.reshape(len(rows), -1)).all(1) for g in given], 0)
             given = [g[ok] for g in given] + ([theirs[int(c)].cpu().numpy()] if real else [])
@@ -169,6 +159,19 @@ def clip_sampler(scores, labels, budget, *, quota, seed):
     "Keep the images whose label's sentence a text-image model is surest of. [He 2023]"
     return top_ranked(scores, labels, quota, budget, seed)
 
+# %% ../nbs/02b_recent.ipynb #004624bd
+def score_by_answer(s:Scoring, column:str, # the score's name
+                    of:Callable, # probabilities (b, k) -> scores (b,)
+                    **made_of, # what else it depends on, for the key
+                   ) -> str: # the column's name
+    "Score the pool by what the classifier of real images answers, whatever the label."
+    def fn(images, labels, rows): return of(s.classifier.logits(images).float().softmax(1))
+    s.classifier.to(default_device(str(s.device)))
+    fn.key = name_of(column, fn, dict(classifier=s.classifier, **made_of))
+    fn.classes = s.classifier.classes
+    score_pool(s.pool, column, fn, device=s.device)
+    return column
+
 # %% ../nbs/02b_recent.ipynb #85900965
 def mean_confidence(classifier, # see `Scoring`
                     real, # an ImageSet with labels of the same classes
@@ -188,15 +191,11 @@ def mean_confidence(classifier, # see `Scoring`
 def doubt_column(s:Scoring) -> str: # 'alia-confidence', the name of the column
     "Minus how much a classifier is surer than its mean of the class that it sees."
     level = []
-    def fn(images, labels, rows):
+    def doubt(p):
         if not level: level.append(mean_confidence(s.classifier, s.real, s.device))
-        sure, seen = s.classifier.logits(images).float().softmax(1).max(1)
+        sure, seen = p.max(1)
         return (level[0].to(sure.device)[seen] - sure).clamp(max=0)
-    s.classifier.to(default_device(str(s.device)))
-    fn.key = name_of('alia-confidence', fn, dict(classifier=s.classifier, real=s.real))
-    fn.classes = s.classifier.classes
-    score_pool(s.pool, 'alia-confidence', fn, device=s.device)
-    return 'alia-confidence'
+    return score_by_answer(s, 'alia-confidence', doubt, real=s.real)
 
 # %% ../nbs/02b_recent.ipynb #fa3f5995
 @sampler('alia-confidence', needs='alia-confidence', source='[Dunlap 2023, section 3.3]',
@@ -208,13 +207,7 @@ def alia_sampler(scores, labels, budget, *, quota, seed):
 # %% ../nbs/02b_recent.ipynb #184e1001
 def entropy_column(s:Scoring) -> str: # 'entropy', the name of the column
     "The entropy of a real-only classifier's answer, in nats."
-    def fn(images, labels, rows):
-        p = s.classifier.logits(images).float().softmax(1)
-        return -torch.special.xlogy(p, p).sum(1)
-    s.classifier.to(default_device(str(s.device)))
-    fn.key, fn.classes = name_of('entropy', fn, s.classifier), s.classifier.classes
-    score_pool(s.pool, 'entropy', fn, device=s.device)
-    return 'entropy'
+    return score_by_answer(s, 'entropy', lambda p: -torch.special.xlogy(p, p).sum(1))
 
 # %% ../nbs/02b_recent.ipynb #3eaa351f
 @sampler('entropy', needs='entropy', source='[Askari-Hemmat 2023]',

@@ -815,13 +815,17 @@ def foretold_in_words(told:pd.DataFrame, # of `foretold`
 CLAIMS = dict(A='synthetic images help', B='selecting helps more than any',
               C='beyond 2x, more hurts')
 SELECTED = ('random', 'cl-sam', 'cr-sam') # the paper's, that every ratio has
+def points_by_seed(records:pd.DataFrame, # of one place
+                   sampler:str, reading:str, who:str='arm') -> pd.Series: # or its control
+    "The accuracy of a sampler's arm, or of its control."
+    own = records[records.sampler == sampler].set_index('seed')
+    return 100*own[f'{who}_mean_class_accuracy{READINGS[reading]}'].astype(float)
 def claim_gains(records:pd.DataFrame, claim:str, arm:str, n:int, ratio:float, reading:str
                ) -> np.ndarray: # points, one a seed that has both
     "The difference that a claim is about, at one place."
     def of(sampler, r, who='arm'):
-        own = records[(records.sampler == sampler) & (records.ratio == r) & (records.n_real == n)]
-        return 100*own.set_index('seed')[f'{who}_mean_class_accuracy{READINGS[reading]}'].astype(
-            float)
+        there = records[(records.ratio == r) & (records.n_real == n)]
+        return points_by_seed(there, sampler, reading, who)
     other = dict(A=(arm, ratio, 'control'), B=('random', ratio), C=(arm, 2))[claim]
     return (of(arm, ratio) - of(*other)).dropna().to_numpy()
 

@@ -16,6 +16,7 @@ from synthnb.diffusion import DiffusionConfig, fit_diffusion
 from synthnb.drawn import drawn_set
 from synthnb.gan import StarGANConfig, fit_stargan, pool_of
 from synthnb.generators import cvae_config
+from synthnb.look import authenticity
 from synthnb.metrics import frechet_distance, prdc
 from synthnb.scores import wilson_interval
 from synthnb.train import augmentation, fit_oracle
@@ -27,19 +28,14 @@ ORACLE = dict(width=24, updates=4000, arch='resnet10', stem='small', weights=Non
 FOUND = project_root()/'runs'/'bench'/'diffusion.csv'
 
 
+def flat(images): return np.asarray(images).reshape(len(images), -1)
+
+
 def blocks(images): return torch.as_tensor(np.asarray(images)).split(256)
 
 
 def features(oracle, images): # float32 (n, f)
     return torch.cat([oracle.features(b).cpu() for b in blocks(images)]).float()
-
-
-def authentic(real, fake): # pixels
-    "Share of fakes further from their nearest real image than that is from its own. [Alaa 2022]"
-    a, b = (torch.as_tensor(np.asarray(x)).flatten(1).float() for x in (real, fake))
-    own, near = torch.cdist(a, a), torch.cdist(b, a).min(1)
-    own.fill_diagonal_(torch.inf)
-    return float((near.values > own.min(1).values[near.indices]).float().mean())
 
 
 def judged(images, labels, real, reference, oracle): # a part of a row
@@ -50,7 +46,7 @@ def judged(images, labels, real, reference, oracle): # a part of a row
     f = features(oracle, images)
     return dict(images=n, right=right/n, low=float(low), high=float(high),
                 **prdc(reference, f), frechet=frechet_distance(reference, f),
-                authentic=authentic(real, images))
+                authentic=authenticity(flat(real), flat(images)))
 
 
 def timed(fit, *args, **settings): # model, folder, seconds of the processor; NaN: it was there
