@@ -50,8 +50,8 @@ def all_known(pool, # an Answer, Findings, an image set, or what `read_pool` rea
               size:int|None=None, # pixels, where there is no real set
              ) -> Findings:
     "What is known of a pool, whatever you gave. [ours]"
-    if isinstance(pool, Findings) or (hasattr(pool, 'look') and hasattr(pool, 'selections')):
-        return as_findings(pool)
+    if hasattr(pool, 'marks') and hasattr(pool, 'pool'): return pool # Findings
+    if hasattr(pool, 'look') and hasattr(pool, 'selections'): return as_findings(pool)
     if isinstance(real, ImageSet) and isinstance(pool, ImageSet): images = pool
     elif real is None: images = pool_alone(pool, size)
     else:
