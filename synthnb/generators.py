@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GENERATORS', 'NEED_A_CRITIC', 'Order', 'Made', 'Generator', 'named_generator', 'generated', 'stargan_pool',
            'cvae_config', 'cvae_made', 'diffusion_made', 'dcgan_made', 'dcgan_plain', 'dcgan_attention',
-           'dcgan_conditional']
+           'dcgan_conditional', 'own_updates']
 
 # %% ../nbs/05a_generators.ipynb #3d74b677
 from dataclasses import dataclass
@@ -125,3 +125,10 @@ def dcgan_attention(order:Order) -> Made:
 def dcgan_conditional(order:Order) -> Made:
     "One GAN for all classes, which is told the class. [Miyato & Koyama 2018]"
     return dcgan_made(order, conditional=True)
+
+# %% ../nbs/05a_generators.ipynb #98714a27
+def own_updates(name:str, scale:str, # one of GENERATORS; a preset
+                of_vae:int=2500) -> int: # what all others get
+    "How many updates a generator's own preset has. [ours]"
+    if name == 'diffusion': return DiffusionConfig.preset(scale).updates
+    return DCGANConfig.preset(scale).updates if name.startswith('dcgan') else of_vae
