@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'NEED_A_CRITIC', 'Order', 'Made', 'Generator', 'named_generator', 'generated', 'stargan_pool',
-           'cvae_config', 'cvae_made', 'diffusion_made']
+           'cvae_config', 'cvae_made', 'diffusion_made', 'dcgan_made', 'dcgan_plain', 'dcgan_attention',
+           'dcgan_conditional', 'own_updates']
 
 # %% ../nbs/05a_generators.ipynb #3d74b677
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from .core import default_device
 from .data import ImageSet
+from .dcgan import DCGANConfig, dcgan_pool, fit_dcgan
 from .diffusion import DiffusionConfig, diffusion_pool, fit_diffusion
 from .gan import StarGANConfig, fit_stargan, pool_of
 from .vae import fit_vae, vae_pool
@@ -23,10 +25,10 @@ class Order:
     real: ImageSet # all that it learns from, with classes
     valid: ImageSet # on which a VAE is watched; it chooses nothing
     gan: StarGANConfig # with its updates; of a StarGAN
-    updates: int = 2500 # of a VAE or of a diffusion model
+    updates: int = 2500 # of a VAE, a diffusion model or DCGANs
     seed: int = 0
     device: str = 'auto' # see core.default_device
-    scale: str = 'laptop' # the preset of a diffusion model
+    scale: str = 'laptop' # the preset of a diffusion model or DCGANs
 
 # %% ../nbs/05a_generators.ipynb #b89ee7eb
 class Made(NamedTuple):
@@ -104,3 +106,29 @@ def diffusion_made(order:Order) -> Made:
     config = DiffusionConfig.preset(order.scale, updates=order.updates)
     _, folder = fit_diffusion(order.real, config, order.seed, order.device)
     return Made(diffusion_pool(folder, other_labels(order.real), order.seed, order.device))
+
+# %% ../nbs/05a_generators.ipynb #11a4bd53
+def dcgan_made(order:Order, **settings) -> Made: # settings of DCGANConfig
+    "As many images of each class as the StarGAN makes, from noise. [Radford 2016]"
+    config = DCGANConfig.preset(order.scale, updates=order.updates, **settings)
+    _, folder = fit_dcgan(order.real, None, config, order.seed, order.device)
+    return Made(dcgan_pool(folder, other_labels(order.real), order.seed, order.device))
+@named_generator('dcgan')
+def dcgan_plain(order:Order) -> Made:
+    "A GAN for each class. [Radford 2016]"
+    return dcgan_made(order)
+@named_generator('dcgan-attention')
+def dcgan_attention(order:Order) -> Made:
+    "The same, with self-attention. [Zhang 2019]"
+    return dcgan_made(order, attention=True)
+@named_generator('dcgan-conditional')
+def dcgan_conditional(order:Order) -> Made:
+    "One GAN for all classes, which is told the class. [Miyato & Koyama 2018]"
+    return dcgan_made(order, conditional=True)
+
+# %% ../nbs/05a_generators.ipynb #98714a27
+def own_updates(name:str, scale:str, # one of GENERATORS; a preset
+                of_vae:int=2500) -> int: # what all others get
+    "How many updates a generator's own preset has. [ours]"
+    if name == 'diffusion': return DiffusionConfig.preset(scale).updates
+    return DCGANConfig.preset(scale).updates if name.startswith('dcgan') else of_vae
