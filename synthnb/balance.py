@@ -7,7 +7,7 @@ __all__ = ['LAPTOP', 'tail_counts', 'long_tail', 'lacking', 'plot_tail', 'repeat
            'any_net', 'AnyClassifier', 'BalancedConfig', 'BalancedTraining', 'BalancedTrainings', 'train_balanced',
            'cheap_pool', 'recall_table', 'recall_gains', 'plot_recalls', 'Equivalence', 'equivalent']
 
-# %% ../nbs/06a_balance.ipynb #8ad66d77
+# %% ../nbs/06a_balance.ipynb #10c38a04
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -33,7 +33,7 @@ from .plateau import (POLICIES, Arm, Job, PlateauConfig, PlateauTraining, Traini
                              quiet_child, table_of)
 from .train import BLOCKS, Classifier, classifier_net
 
-# %% ../nbs/06a_balance.ipynb #ccd1302a
+# %% ../nbs/06a_balance.ipynb #2cab1b6b
 def tail_counts(k:int, # classes
                 head:int, # images of the first class
                 ratio:float, # first to last, 1 or more
@@ -47,7 +47,7 @@ def tail_counts(k:int, # classes
         raise ValueError(f'head={head}: give a whole number of images, 2 or more')
     return np.array([max(2, round(head*ratio**(-c/(k - 1)))) for c in range(k)])
 
-# %% ../nbs/06a_balance.ipynb #e81f035a
+# %% ../nbs/06a_balance.ipynb #bda2efe2
 def long_tail(labels, # int (n,), of a balanced set, say
               head:int, # images of the first class
               ratio:float, # first to last, 1 or more
@@ -70,7 +70,7 @@ def long_tail(labels, # int (n,), of a balanced set, say
         rows.append(own[shuffled[:wanted]])
     return np.sort(np.concatenate(rows))
 
-# %% ../nbs/06a_balance.ipynb #f7df6fc9
+# %% ../nbs/06a_balance.ipynb #1ba491d2
 def lacking(counts, # int (k,), images of each class
            ) -> np.ndarray: # int (k,)
     "How many images each class lacks to be as many as the head. [ours]"
@@ -79,7 +79,7 @@ def lacking(counts, # int (k,), images of each class
         raise ValueError(f'counts={counts.tolist()}: give one whole number of images a class')
     return counts.max() - counts
 
-# %% ../nbs/06a_balance.ipynb #3888147b
+# %% ../nbs/06a_balance.ipynb #d12e09ae
 def plot_tail(real:ImageSet, rows, # of `long_tail`, say
               each:int=20, # images that a face stands for
              ) -> plt.Figure:
@@ -102,12 +102,12 @@ def plot_tail(real:ImageSet, rows, # of `long_tail`, say
     ax.set_title(f'a face stands for {each} images', fontsize=9)
     return fig
 
-# %% ../nbs/06a_balance.ipynb #893e1e01
+# %% ../nbs/06a_balance.ipynb #c45350b3
 def repeated(labels, # int (n,)
              rows=None, # row numbers or a mask; None for all
              seed=0, # which images come once more than others
             ) -> np.ndarray: # int, rows, the given ones first
-    "Rows in which every class comes as often as the head: whole rounds, then some at random. [ours]"
+    "Rows in which every class comes as often as the head: whole rounds, then some by luck. [ours]"
     y = as_labels(labels)
     rows = np.arange(len(y)) if rows is None else row_numbers(rows, len(y))
     more = []
@@ -118,7 +118,7 @@ def repeated(labels, # int (n,)
         more.append(np.resize(shuffled, wanted))
     return np.concatenate([rows, *more])
 
-# %% ../nbs/06a_balance.ipynb #aeefa69f
+# %% ../nbs/06a_balance.ipynb #c5ec5fd4
 def class_worth(labels:Tensor, # int64 (n,)
                 balance:str, k:int, # see BalancedConfig; classes
                ) -> Tensor: # (k,), 1 on average over the images
@@ -127,7 +127,7 @@ def class_worth(labels:Tensor, # int64 (n,)
     counts = torch.bincount(labels, minlength=k)
     return len(labels)/((counts > 0).sum()*counts.clamp(min=1)).float()
 
-# %% ../nbs/06a_balance.ipynb #b903520b
+# %% ../nbs/06a_balance.ipynb #2ccd67c8
 def mixed(z:Tensor) -> Tensor: # int64
     "Bits that look like chance: the end of SplitMix64. [Steele 2014]"
     down = lambda z, bits: (z >> bits) & (2**(64 - bits) - 1) # no copies of the sign
@@ -143,7 +143,7 @@ def kept_units(luck:Tensor, # int64 (b, m), a number an image and network
     z = mixed(mixed(luck*8 + place)[..., None] + at)
     return z.view(torch.int16)[..., :n] >= int(65536*share) - 32768
 
-# %% ../nbs/06a_balance.ipynb #96bdd760
+# %% ../nbs/06a_balance.ipynb #2a4c6945
 class Drop(nn.Module):
     "Dropout whose luck is given, a number an image. [Srivastava 2014]"
     def __init__(self, share:float, place:int): # that is dropped; which layer of its network it is
@@ -156,7 +156,7 @@ class Drop(nn.Module):
         kept = kept_units(self.luck, x[0].numel()//m, self.place, self.share)
         return x*kept.reshape(x.shape)/(1 - self.share)
 
-# %% ../nbs/06a_balance.ipynb #a8fe17e9
+# %% ../nbs/06a_balance.ipynb #c8f4d438
 class EmotionNet(nn.Module):
     "The CNN of posters and tutorials on FER-2013: four convolutions, one wide layer. [ours]"
     def __init__(self, n_classes:int=5, # k
@@ -178,7 +178,7 @@ class EmotionNet(nn.Module):
         return self.drop(F.relu(self.wide(x.flatten(1))))
     def forward(self, x): return self.fc(self.features(x))
 
-# %% ../nbs/06a_balance.ipynb #e569ca43
+# %% ../nbs/06a_balance.ipynb #c697b5e8
 def any_net(arch:str='cnn', # 'cnn', or one of 00c_train's
             n_classes:int=5, width:int=8, in_channels:int=3, # k; see EmotionNet; c
             dropout:float=0., # of the CNN
@@ -193,7 +193,7 @@ def any_net(arch:str='cnn', # 'cnn', or one of 00c_train's
         return net.to(memory_format=torch.channels_last)
     return classifier_net(arch, n_classes, width, in_channels=in_channels, **others)
 
-# %% ../nbs/06a_balance.ipynb #3ee0653c
+# %% ../nbs/06a_balance.ipynb #927d6023
 class AnyClassifier(Classifier):
     "A classifier whose network may be the poster's CNN."
     @classmethod
@@ -206,7 +206,7 @@ class AnyClassifier(Classifier):
         net.load_state_dict(check_finite_state(state, path))
         return cls(net, **about).to(device)
 
-# %% ../nbs/06a_balance.ipynb #d3ed2bb4
+# %% ../nbs/06a_balance.ipynb #654f5933
 @dataclass(frozen=True)
 class BalancedConfig(PlateauConfig):
     "A training to the plateau of the poster's CNN or a ResNet, and its way to balance. [ours]"
@@ -227,7 +227,7 @@ BalancedConfig.rules = PlateauConfig.rules | dict(
 # settings for an Arm's recipe, by network
 LAPTOP = dict(cnn={}, resnet10=dict(arch='resnet10', width=8, lr=.005, weight_decay=.05, most=1200))
 
-# %% ../nbs/06a_balance.ipynb #9784d243
+# %% ../nbs/06a_balance.ipynb #1dae5260
 class BalancedTraining(PlateauTraining):
     "m networks of one kind in the making, each balanced in its way; a step is a look."
     def built(self) -> dict: # the arguments of `any_net`, without weights
@@ -245,7 +245,7 @@ class BalancedTraining(PlateauTraining):
     def start_from(self, folders): raise ValueError(
         f'{len(folders)} trainings to start from: networks start from scratch here')
 
-# %% ../nbs/06a_balance.ipynb #9b0a0b5f
+# %% ../nbs/06a_balance.ipynb #4e63f0df
 @patch
 def plan(self:BalancedTraining, look:int) -> dict: # of tensors (look_every, m, b, ...)
     "As PlateauTraining's, with the luck of dropout, which the job's key and the look decide."
@@ -260,6 +260,8 @@ def one_update(self:BalancedTraining, p:dict) -> Tensor: # (m,), the losses befo
     for layer in self.net.modules():
         if isinstance(layer, Drop): layer.luck = p['drop'].T.contiguous()
     return PlateauTraining.one_update(self, p)
+
+# %% ../nbs/06a_balance.ipynb #e0bc163b
 @patch
 def losses(self:BalancedTraining, logits:Tensor, p:dict) -> Tensor: # (b, m k) -> (m,)
     "Every network's own loss, in which an image counts as much as its class is worth."
@@ -273,7 +275,7 @@ def losses(self:BalancedTraining, logits:Tensor, p:dict) -> Tensor: # (b, m k) -
     share = p['share'][:, 0]
     return share*loss(p['y']) + (1 - share)*loss(p['y'].gather(1, p['partner']))
 
-# %% ../nbs/06a_balance.ipynb #6ced18c7
+# %% ../nbs/06a_balance.ipynb #203eda9d
 @patch
 def with_weights(self:BalancedTraining, j:int, reading:str) -> nn.Module: # on the CPU
     "Network j as it was at a reading."
@@ -297,13 +299,13 @@ def classifier(self:BalancedTraining, j:int=0) -> Classifier: # on the CPU
     return AnyClassifier(self.with_weights(j, 'best'), self.table.classes, self.config.crop,
                          self.built(), **self.look, multi_label=self.table.multi_label)
 
-# %% ../nbs/06a_balance.ipynb #cbb1964d
+# %% ../nbs/06a_balance.ipynb #380e1a6d
 class BalancedTrainings(Trainings):
     "K trainings of an arm, with whatever network."
     def classifier(self, j:int=0, device='cpu') -> Classifier: # training j's
         return AnyClassifier.load(self.where[j]/f'classifier {j}.safetensors', device)
 
-# %% ../nbs/06a_balance.ipynb #a0f4c55a
+# %% ../nbs/06a_balance.ipynb #528186fb
 def check_balanced(arm:Arm, trainings:int): # K
     "Refuse an arm that cannot be trained, or not as it is meant."
     config = BalancedConfig.of(**arm.recipe)
@@ -323,7 +325,7 @@ def make_balanced(arm:Arm, j:int, device:str, desc:str='') -> Path:
     "Training j of an arm, made here or found."
     return made(arm, j, lambda folder: balanced_alone(arm, j, device, folder, desc), device)
 
-# %% ../nbs/06a_balance.ipynb #8c517004
+# %% ../nbs/06a_balance.ipynb #4f476f31
 def balanced_stacks(todo:list, # of (arm, training)
                     most:int) -> list: # of lists that train as one
     "Which networks train as one: of one recipe, validation and test set, and size of batch."
@@ -334,6 +336,8 @@ def balanced_stacks(todo:list, # of (arm, training)
         kind = str((sorted(arm.recipe.items()), arm.valid.folder, arm.test.folder, batch))
         by.setdefault(kind, []).append((arm, j))
     return [own[at:at + most] for own in by.values() for at in range(0, len(own), most)]
+
+# %% ../nbs/06a_balance.ipynb #6ce597ab
 def balanced_as_one(todo:list, device, stack:int, bar) -> dict: # (arm, training) -> its folder
     "Make trainings on a GPU, many as one, or find them where none of a stack is lacking."
     found = {}
@@ -351,7 +355,7 @@ def balanced_as_one(todo:list, device, stack:int, bar) -> dict: # (arm, training
             bar.update()
     return found
 
-# %% ../nbs/06a_balance.ipynb #7fdc2afa
+# %% ../nbs/06a_balance.ipynb #a5c7890b
 def train_balanced(arms:list, # of plateau.Arm, whose recipes are settings of BalancedConfig
                    trainings:int=3, # K, of each
                    device='auto', desc:str='classifiers', # for the progress bar
@@ -376,7 +380,7 @@ def train_balanced(arms:list, # of plateau.Arm, whose recipes are settings of Ba
                 bar.update(workers < 2)
     return [BalancedTrainings([found[arm, j] for j in range(trainings)]) for arm in arms]
 
-# %% ../nbs/06a_balance.ipynb #b0545f13
+# %% ../nbs/06a_balance.ipynb #646be078
 def cheap_pool(real:ImageSet, rows, # row numbers or a mask; None for all
                wanted, # images to make of each class: class number -> how many, or (k,)
                seed=0, policy:str='trivial', # of POLICIES
@@ -395,7 +399,7 @@ def cheap_pool(real:ImageSet, rows, # row numbers or a mask; None for all
     return ImageSet(artefact('cheap', make, dict(real=real, source=source, seed=seed,
                                                  policy=policy, mirror=mirror), quiet=True))
 
-# %% ../nbs/06a_balance.ipynb #d9fdb896
+# %% ../nbs/06a_balance.ipynb #41141b72
 def check_wanted(wanted:np.ndarray, counts:np.ndarray, policy:str): # images of each class
     "Refuse what cannot be made of these images."
     k = len(counts)
@@ -420,7 +424,7 @@ def write_cheap(folder:Path, real:ImageSet, source:np.ndarray, seed, policy:str,
         writer.write(by_policy(x, policy, luck).numpy(), real.labels[part], source=part)
     writer.close()
 
-# %% ../nbs/06a_balance.ipynb #c773d19f
+# %% ../nbs/06a_balance.ipynb #102e2223
 def recall_table(said, # probabilities (K, n, k), of `Trainings.said`
                  y, # true classes (n,)
                  classes:list, # k names
@@ -444,7 +448,7 @@ def recall_table(said, # probabilities (K, n, k), of `Trainings.said`
                      'gain': b - a, 'lo': lo, 'hi': hi})
     return pd.DataFrame(rows)
 
-# %% ../nbs/06a_balance.ipynb #be0cd61d
+# %% ../nbs/06a_balance.ipynb #973d46da
 def recall_gains(ways:dict, # name of a way -> recalls (seeds, k), shares; nan where there is none
                  control, # recalls (seeds, k) of the same seeds
                  classes:list, # k names
@@ -466,7 +470,7 @@ def recall_gains(ways:dict, # name of a way -> recalls (seeds, k), shares; nan w
                         | dict(zip(('gain', 'lo', 'hi'), quiet_interval(gain))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/06a_balance.ipynb #acdab5d4
+# %% ../nbs/06a_balance.ipynb #084d92ae
 def plot_recalls(table:pd.DataFrame, # way, class, gain, lo, hi, of `recall_gains`
                  title:str='', # above it
                  unit:str='points', ax:plt.Axes|None=None) -> plt.Figure:
@@ -489,7 +493,7 @@ def plot_recalls(table:pd.DataFrame, # way, class, gain, lo, hi, of `recall_gain
     ax.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc='upper left')
     return ax.figure
 
-# %% ../nbs/06a_balance.ipynb #85bfe97a
+# %% ../nbs/06a_balance.ipynb #67104242
 class Equivalence(NamedTuple):
     "Whether a difference over seeds is small enough not to matter; prints as a sentence."
     mean: float # of the seeds
@@ -504,7 +508,7 @@ class Equivalence(NamedTuple):
         return (f'{self.said}: {self.mean:+.2f} [{self.lo:.2f}, {self.hi:.2f}] over {self.n} '
                 f'seeds; equivalent within {self.least_margin:.2f}')
 
-# %% ../nbs/06a_balance.ipynb #5d1a6f04
+# %% ../nbs/06a_balance.ipynb #be586241
 def equivalent(values, # a difference a seed
                margin:float, # that would not matter, in the same unit
                alpha:float=.05, # of each of the two tests
