@@ -23,8 +23,8 @@ from synthnb.train import augmentation, fit_oracle
 BENCH = project_root()/'runs'/'bench'
 CLASSES = ['happiness', 'neutral', 'sadness', 'fear', 'anger']
 ORACLE = dict(width=24, updates=4000, arch='resnet10', stem='small', weights=None, crop=32)
-SPEED = {'laptop': {}, 'laptop, attention': dict(attention=True),
-         'half as wide': dict(width=16), 'batches of 32': dict(batch=32)}
+SPEED = {'laptop': {}, 'half as wide': dict(width=16), 'batches of 4': dict(batch=4),
+         'attention': dict(attention=True)}
 ALL = 'color,translation,cutout'
 BASE = dict(width=32, batch=16, lr=.001, loss='hinge', spectral=True, diffaugment='')
 QUALITY = {
