@@ -225,7 +225,8 @@ BalancedConfig.rules = PlateauConfig.rules | dict(
     arch=one_of('cnn', *BLOCKS), balance=one_of('none', 'sampling', 'logits', 'weights'),
     dropout=number(0, .49))
 # settings for an Arm's recipe, by network
-LAPTOP = dict(cnn={}, resnet10=dict(arch='resnet10', width=8, lr=.005, weight_decay=.05, most=1200))
+LAPTOP = dict(cnn={}, resnet10=dict(arch='resnet10', width=8, lr=.005, weight_decay=.05, ema=.98,
+                            most=2000))
 
 # %% ../nbs/06a_balance.ipynb #1dae5260
 class BalancedTraining(PlateauTraining):
