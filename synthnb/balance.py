@@ -38,7 +38,7 @@ def tail_counts(k:int, # classes
                 head:int, # images of the first class
                 ratio:float, # first to last, 1 or more
                ) -> np.ndarray: # int (k,), falling, at least 2
-    "How many images each class of an exponential tail has. [Cui 2019, 4.1; Cao 2019, 4.2]"
+    "How many images each class of an exponential tail has. [Cui 2019; Cao 2019]"
     if k < 2: raise ValueError(f'{k} classes: a tail needs at least 2')
     if not 1 <= ratio < np.inf:
         raise ValueError(f'ratio={ratio}: give how often the head has the images of the tail, '
