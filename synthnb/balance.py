@@ -38,7 +38,7 @@ def tail_counts(k:int, # classes
                 head:int, # images of the first class
                 ratio:float, # first to last, 1 or more
                ) -> np.ndarray: # int (k,), falling, at least 2
-    "How many images each class of an exponential tail has. [Cui 2019, 4.1; Cao 2019, 4.2]"
+    "How many images each class of an exponential tail has. [Cui 2019; Cao 2019]"
     if k < 2: raise ValueError(f'{k} classes: a tail needs at least 2')
     if not 1 <= ratio < np.inf:
         raise ValueError(f'ratio={ratio}: give how often the head has the images of the tail, '
@@ -225,7 +225,8 @@ BalancedConfig.rules = PlateauConfig.rules | dict(
     arch=one_of('cnn', *BLOCKS), balance=one_of('none', 'sampling', 'logits', 'weights'),
     dropout=number(0, .49))
 # settings for an Arm's recipe, by network
-LAPTOP = dict(cnn={}, resnet10=dict(arch='resnet10', width=8, lr=.005, weight_decay=.05, most=1200))
+LAPTOP = dict(cnn={}, resnet10=dict(arch='resnet10', width=8, lr=.005, weight_decay=.05, ema=.98,
+                            most=2000))
 
 # %% ../nbs/06a_balance.ipynb #1dae5260
 class BalancedTraining(PlateauTraining):
