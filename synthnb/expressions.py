@@ -7,7 +7,7 @@ __all__ = ['WORDS', 'EXPRESSION_OF', 'FER2013_CLASSES', 'FER2013_COUNTS', 'POSTE
            'KDEF_NAME', 'RAFDB_CLASSES', 'RAFDB_COUNTS', 'expression_name', 'read_fer2013', 'fer2013_source',
            'fer2013_all', 'square_box', 'read_kdef', 'rafdb_list', 'read_rafdb', 'rafdb_source', 'rafdb_all']
 
-# %% ../nbs/00l_expressions.ipynb #f63672bc
+# %% ../nbs/00l_expressions.ipynb #26856542
 import csv
 import re
 from pathlib import Path
@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .core import (artefact, atomic_path, files_below, load_json, progress, reserve,
-                          save_json)
+from .core import (artefact, atomic_path, files_below, load_json, progress, save_json)
 from .data import (BOX, IMAGE_SUFFIXES, choose_classes, class_folders, class_name, existing,
                           folded_sets, folder_parts, import_splits, listing, names_below,
                           read_identities, report_unreadable, source, split_folders, with_test)
 
-# %% ../nbs/00l_expressions.ipynb #19074d0b
+# %% ../nbs/00l_expressions.ipynb #39d811b5
 WORDS = dict(neutral='neutral calm', happiness='happiness happy joy', sadness='sadness sad',
              surprise='surprise surprised', fear='fear fearful afraid',
              disgust='disgust disgusted', anger='anger angry', contempt='contempt contemptuous')
@@ -34,12 +33,12 @@ def expression_name(word) -> str: # of drawn.EXPRESSIONS, or the word itself
     plain = class_name(word)
     return EXPRESSION_OF.get(plain.casefold(), plain)
 
-# %% ../nbs/00l_expressions.ipynb #fb47087f
+# %% ../nbs/00l_expressions.ipynb #13257b3c
 def chosen(have:list, classes) -> list: # both in the book's words after it
     "The classes asked for, in any words, or all."
     return choose_classes(have, [expression_name(c) for c in classes or ()])
 
-# %% ../nbs/00l_expressions.ipynb #495d2df1
+# %% ../nbs/00l_expressions.ipynb #05225085
 FER2013_CLASSES = ['anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral']
 
 FER2013_COUNTS = dict(train=[3995, 436, 4097, 7215, 4830, 3171, 4965],
@@ -48,7 +47,7 @@ FER2013_COUNTS = dict(train=[3995, 436, 4097, 7215, 4830, 3171, 4965],
 
 POSTER_CLASSES = ['happiness', 'neutral', 'sadness', 'fear', 'anger'] # the most frequent first
 
-# %% ../nbs/00l_expressions.ipynb #bb2dc5f3
+# %% ../nbs/00l_expressions.ipynb #43ef9ada
 FER2013_PARTS = dict(training='train', publictest='valid', privatetest='test')
 
 def fer_file(root:Path) -> Path|None: # the CSV; None: folders
@@ -66,7 +65,7 @@ def fer_columns(path:Path, header:list) -> list: # positions of emotion, pixels,
         'emotion, pixels and Usage, as in fer2013.csv or icml_face_data.csv')
     return [names.index(c) for c in ('emotion', 'pixels', 'usage')]
 
-# %% ../nbs/00l_expressions.ipynb #cb91d92e
+# %% ../nbs/00l_expressions.ipynb #3eac8201
 def fer_face(cells:list, at:list) -> tuple: # of a line; from `fer_columns` -> code, split, pixels
     "One line of the CSV, or a ValueError that says what is wrong with it."
     if len(cells) <= max(at): raise ValueError(f'{len(cells)} columns, expected {max(at) + 1}')
@@ -81,7 +80,7 @@ def fer_face(cells:list, at:list) -> tuple: # of a line; from `fer_columns` -> c
         raise ValueError(f'a pixel {odd[:20]!r}, expected 0 to 255')
     return int(emotion), split, np.array(words, np.uint8).reshape(48, 48)
 
-# %% ../nbs/00l_expressions.ipynb #90e9cbba
+# %% ../nbs/00l_expressions.ipynb #6f7df738
 def fer_lines(path:Path, done:int): # lines read before -> line number, its cells
     "The lines of the CSV that are yet to be read, with the positions of its columns first."
     with open(path, newline='', encoding='utf-8-sig') as f:
@@ -108,7 +107,7 @@ def write_fer(folder:Path, path:Path, # where the PNG files go; the CSV
             if line % piece == 0: save_json(folder/'progress.json', state)
     finish_fer(folder, path, state)
 
-# %% ../nbs/00l_expressions.ipynb #4b67d238
+# %% ../nbs/00l_expressions.ipynb #cb09fb1c
 def keep_face(folder:Path, line:int, emotion:int, split:str, pixels:np.ndarray, state:dict):
     "Write one face and note it."
     name = f'{split}/line{line:05d}.png'
@@ -124,7 +123,7 @@ def finish_fer(folder:Path, path:Path, state:dict): # the state of `write_fer`
         pd.DataFrame(state['rows'], columns=['file', 'emotion', 'split']).to_csv(p, index=False)
     (folder/'progress.json').unlink(missing_ok=True)
 
-# %% ../nbs/00l_expressions.ipynb #58318ad7
+# %% ../nbs/00l_expressions.ipynb #39081ff9
 def read_fer2013(root:Path, # the CSV or the folder that holds it
                  classes=None, # in any words, in the order wanted; None for all seven
                 ) -> tuple[pd.DataFrame, list[str], Path]: # path, label, split; classes; folder
@@ -139,7 +138,7 @@ def read_fer2013(root:Path, # the CSV or the folder that holds it
     t = t.assign(path=[str(folder/f) for f in t.file])[t.label >= 0]
     return t[['path', 'label', 'split']].reset_index(drop=True), classes, folder
 
-# %% ../nbs/00l_expressions.ipynb #cdba2134
+# %% ../nbs/00l_expressions.ipynb #3920d022
 def worded_folders(root:Path, classes, # in any words
                    order:list, # the data set's classes
                    codes:dict={}, # a folder's name -> its expression, where it is no word
@@ -157,7 +156,7 @@ def worded_folders(root:Path, classes, # in any words
     classes = chosen(have, classes)
     return folder_parts(root, [own[c] for c in classes])[0], classes
 
-# %% ../nbs/00l_expressions.ipynb #e52e7ebc
+# %% ../nbs/00l_expressions.ipynb #6aa51d03
 @source('fer2013')
 def fer2013_source(root, classes, size, n, seed): # as in `data.load_data`
     "FER-2013: its CSV in the challenge's three parts, or Kaggle's folders. [Goodfellow 2013]"
@@ -179,7 +178,7 @@ def fer2013_all(root, classes): # as in `data.load_data`
     else: records, classes, folder = read_fer2013(root, classes)
     return records.drop(columns='split', errors='ignore').assign(person=None), classes, folder
 
-# %% ../nbs/00l_expressions.ipynb #1eddec65
+# %% ../nbs/00l_expressions.ipynb #bfb9d951
 KDEF_CLASSES = dict(AF='fear', AN='anger', DI='disgust', HA='happiness', NE='neutral',
                     SA='sadness', SU='surprise')
 
@@ -196,7 +195,7 @@ def square_box(path) -> tuple: # left, top, width, height; NaN where it cannot b
     side = min(w, h)
     return (w - side)//2, (h - side)//2, side, side
 
-# %% ../nbs/00l_expressions.ipynb #4a9c5e0f
+# %% ../nbs/00l_expressions.ipynb #b130a4da
 def kdef_folder(root:Path) -> Path:
     "KDEF's own folder; the averaged faces of AKDEF beside it are no persons."
     root = existing(root, "KDEF's folder, with AF01/AF01AFS.JPG in it")
@@ -208,7 +207,7 @@ def kdef_names(root:Path) -> tuple[list, list]: # (path, match) of KDEF's pictur
     found = [(p, KDEF_NAME.fullmatch(p.stem.upper())) for p in files]
     return [(p, m) for p, m in found if m], [p for p, m in found if not m]
 
-# %% ../nbs/00l_expressions.ipynb #99af62a7
+# %% ../nbs/00l_expressions.ipynb #f38d8a26
 def read_kdef(root:Path, # holds the folders AF01, AF02, ..., or is above them
               classes=None, # in any words, in the order wanted; None for all seven
               angles:tuple=('S',), # of S straight, HL, HR half, FL, FR full, left and right
@@ -227,7 +226,7 @@ def read_kdef(root:Path, # holds the folders AF01, AF02, ..., or is above them
     if not rows: raise ValueError(f'{root} has no picture from the angles {", ".join(angles)}')
     return pd.DataFrame(rows, columns=['path', 'label', 'person', *BOX]), classes, root
 
-# %% ../nbs/00l_expressions.ipynb #88fe1efd
+# %% ../nbs/00l_expressions.ipynb #5c264079
 def register_kdef(name:str, angles:tuple):
     "A source and a list of KDEF seen from some angles."
     @listing(name)
@@ -237,7 +236,7 @@ def register_kdef(name:str, angles:tuple):
         return folded_sets(name, root, classes, size, n, seed, folds=5)
 for name, angles in KDEF_ANGLES.items(): register_kdef(name, angles)
 
-# %% ../nbs/00l_expressions.ipynb #6cc93792
+# %% ../nbs/00l_expressions.ipynb #9867422e
 RAFDB_CLASSES = ['surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral'] # 1..7
 
 RAFDB_COUNTS = dict(train=[1290, 281, 717, 4772, 1982, 705, 2524],
@@ -255,7 +254,7 @@ def rafdb_list(path:Path) -> list[tuple]: # (split, file name without suffix, co
     if not out: raise ValueError(f'{path} is empty: is it whole?')
     return out
 
-# %% ../nbs/00l_expressions.ipynb #a45699e2
+# %% ../nbs/00l_expressions.ipynb #5984c0b1
 def read_rafdb(root:Path, # the folder basic, or the one above it, or Kaggle's
                classes=None, # in any words, in the order wanted; None for all seven
               ) -> tuple[dict, list[str], Path]: # split -> records (path, label); classes; folder
@@ -275,7 +274,7 @@ def read_rafdb(root:Path, # the folder basic, or the one above it, or Kaggle's
     return {k: v[['path', 'label']].reset_index(drop=True)
             for k, v in t.groupby('split')}, classes, root
 
-# %% ../nbs/00l_expressions.ipynb #d7129d1c
+# %% ../nbs/00l_expressions.ipynb #79c482f8
 @source('rafdb')
 def rafdb_source(root, classes, size, n, seed): # as in `data.load_data`
     "RAF-DB in its own two parts; validation images are split off training. [Li 2017]"

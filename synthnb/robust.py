@@ -7,7 +7,7 @@ __all__ = ['BLOCK', 'CIFAR_C', 'CORRUPTIONS', 'image_luck', 'Corruption', 'posed
            'plot_corruptions', 'robustness', 'robust_numbers', 'corruption_errors', 'plot_robustness', 'ece',
            'classwise_ece', 'with_temperature', 'fit_temperature', 'calibration_numbers', 'plot_reliability']
 
-# %% ../nbs/00k_robust.ipynb #b52fac2d
+# %% ../nbs/00k_robust.ipynb #04f438ff
 import io
 from typing import Callable, NamedTuple
 
@@ -26,7 +26,7 @@ from .data import ImageSet
 from .drawn import PARAMETERS, draw_faces
 from .metrics import as_labels, mean_class_accuracy
 
-# %% ../nbs/00k_robust.ipynb #e68f3809
+# %% ../nbs/00k_robust.ipynb #d9f9090e
 BLOCK = 64
 
 def image_luck(rows, # int (n,), the numbers of the images in their set
@@ -43,7 +43,7 @@ def image_luck(rows, # int (n,), the numbers of the images in their set
         out[here] = drawn[rows[here] % BLOCK]
     return out
 
-# %% ../nbs/00k_robust.ipynb #97ae53df
+# %% ../nbs/00k_robust.ipynb #238778b2
 def noisy(x, level, luck): # level: the noise's standard deviation, of [0, 1]
     "Grain, as of a poor sensor. [Hendrycks 2019]"
     return x + 255*level*luck(x.shape[1:], torch.randn)
@@ -58,14 +58,14 @@ def flattened(x, level, luck): # level: the share of contrast that stays
     mean = x.mean((1, 2), keepdims=True, dtype=np.float32)
     return (x - mean)*level + mean
 
-# %% ../nbs/00k_robust.ipynb #d3fee82e
+# %% ../nbs/00k_robust.ipynb #1986d1b1
 def brightened(x, level, luck): # level: added to V, of [0, 1]
     "More light. [Hendrycks 2019]"
     v = x.max(3, keepdims=True).astype(np.float32)
     more = np.minimum(v + 255*level, 255)
     return np.where(v > 0, x*(more/np.maximum(v, 1)), more)
 
-# %% ../nbs/00k_robust.ipynb #072da07d
+# %% ../nbs/00k_robust.ipynb #eed2525a
 def each_picture(x, change): # uint8 (n, h, w, c); a function of PIL images
     "Do something with every picture that only PIL does."
     changed = [np.asarray(change(Image.fromarray(a.squeeze(-1) if a.shape[-1] == 1 else a)))
@@ -86,7 +86,7 @@ def compressed(x, level, luck): # level: JPEG's quality
         return Image.open(f)
     return each_picture(x, change)
 
-# %% ../nbs/00k_robust.ipynb #308f03a4
+# %% ../nbs/00k_robust.ipynb #a7ad8981
 def occluded(x, level, luck): # level: the square's side, as a share of the image's
     "A grey square over some part. [DeVries & Taylor 2017, sizes ours]"
     h, w = x.shape[1:3]
@@ -100,13 +100,13 @@ def occluded(x, level, luck): # level: the square's side, as a share of the imag
 def rotated(x, level, luck): # level: the angle, degrees
     "In the picture's plane to either side; what comes in repeats the border. [ours]"
     h, w = x.shape[1:3]
-    wide = tv.pad(torch.from_numpy(x).permute(0, 3, 1, 2), [w//2, h//2], padding_mode='edge')
+    wide = tv.pad(torch.from_numpy(x).permute(0, 3, 1, 2), [w//4, h//4], padding_mode='edge')
     turned, right = torch.empty_like(wide), torch.from_numpy(luck((1,))[:, 0] < .5)
     for side, angle in ((right, level), (~right, -level)):
         if side.any(): turned[side] = tv.rotate(wide[side], angle, tv.InterpolationMode.BILINEAR)
     return tv.center_crop(turned, [h, w]).permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/00k_robust.ipynb #a8f5a053
+# %% ../nbs/00k_robust.ipynb #bee5e3c5
 CIFAR_C = 'CIFAR-10-C [Hendrycks 2019, make_cifar_c.py]'
 
 class Corruption(NamedTuple):
@@ -127,12 +127,12 @@ CORRUPTIONS = dict(
     rotation=Corruption(rotated, (5, 10, 15, 20, 30), 'degrees', 'ours'),
     pose=Corruption(None, (.45, .6, .75, .9, 1.1), 'yaw', 'ours, drawn faces only'))
 
-# %% ../nbs/00k_robust.ipynb #4c75f22d
+# %% ../nbs/00k_robust.ipynb #0ab41bd7
 def is_drawn(images) -> bool:
     "Whether a set keeps the parameters of its faces."
     return isinstance(images, ImageSet) and set(PARAMETERS) <= set(images.columns())
 
-# %% ../nbs/00k_robust.ipynb #94603693
+# %% ../nbs/00k_robust.ipynb #a62c5a41
 def posed(images:ImageSet, # of drawn_set, with its faces' parameters
           yaw:float, # how far they turn, to a side by chance
           seed:int=0, rows=None, # of the side; which images, None for all
@@ -151,7 +151,7 @@ def posed(images:ImageSet, # of drawn_set, with its faces' parameters
         out[i:i + 64] = x.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     return out
 
-# %% ../nbs/00k_robust.ipynb #2179956a
+# %% ../nbs/00k_robust.ipynb #acb2e3a0
 def checked_corruption(name:str, severity:int) -> Corruption:
     "The corruption of that name, or an error that lists them."
     if name not in CORRUPTIONS: raise ValueError(
@@ -171,7 +171,7 @@ def plain_pixels(images, rows) -> np.ndarray: # uint8 (n, h, w, c)
         f'{len(rows)} numbers for {len(x)} images: give one for each')
     return x
 
-# %% ../nbs/00k_robust.ipynb #dec901c2
+# %% ../nbs/00k_robust.ipynb #dc556487
 def corrupted(images, # ImageSet, Images, or uint8 (n, h, w, c)
               name:str, severity:int, # of CORRUPTIONS; 1 to 5
               seed:int=0, # of the luck
@@ -188,7 +188,7 @@ def corrupted(images, # ImageSet, Images, or uint8 (n, h, w, c)
         return image_luck(rows, shape, seed, name, severity, draw=draw)
     return np.clip(np.rint(kind.change(x, level, luck)), 0, 255).astype(np.uint8)
 
-# %% ../nbs/00k_robust.ipynb #c4850113
+# %% ../nbs/00k_robust.ipynb #9f3eab4b
 def corrupted_sets(images, # ImageSet, Images, or uint8 (n, h, w, c)
                    names=None, # of CORRUPTIONS; None for all that these images can have
                    severities:tuple=(1, 3, 5), # of 1 to 5
@@ -202,7 +202,7 @@ def corrupted_sets(images, # ImageSet, Images, or uint8 (n, h, w, c)
     return {('clean', 0): clean} | {(n, s): corrupted(images, n, s, seed)
                                     for n in names for s in severities}
 
-# %% ../nbs/00k_robust.ipynb #e2779777
+# %% ../nbs/00k_robust.ipynb #e21497eb
 def plot_corruptions(images, # ImageSet, Images, or uint8 (n, h, w, c)
                      row:int=0, # which image
                      names=None, # of CORRUPTIONS; None for all that these images can have
@@ -216,7 +216,7 @@ def plot_corruptions(images, # ImageSet, Images, or uint8 (n, h, w, c)
     return show_images(shown, ncols=len(names), size=size, rows=['clean', *'12345'],
                        cols=[n.replace('_', '\n') for n in names])
 
-# %% ../nbs/00k_robust.ipynb #b0888af6
+# %% ../nbs/00k_robust.ipynb #c3b4b6e7
 def answers_of(predict, # a Classifier, a list of such or of functions, or a function
                pixels:np.ndarray, # uint8 (n, h, w, c)
               ) -> np.ndarray: # (K, n, k)
@@ -239,7 +239,7 @@ def checked_answers(said, n:int) -> np.ndarray: # (n, k) or (K, n, k); images ->
         'that sum to 1; of logits take the softmax first')
     return said
 
-# %% ../nbs/00k_robust.ipynb #43e34a7b
+# %% ../nbs/00k_robust.ipynb #964c72b6
 def robustness(predict, # a Classifier, a list of K, or a function uint8 (n, h, w, c) -> (n, k)
                images, labels, # the test images, or `corrupted_sets` of them; (n,)
                names=None, severities:tuple=(1, 3, 5), seed:int=0, # as of `corrupted_sets`
@@ -256,7 +256,7 @@ def robustness(predict, # a Classifier, a list of K, or a function uint8 (n, h, 
                          drop=float(clean - np.mean(each)), each=each))
     return pd.DataFrame(rows)
 
-# %% ../nbs/00k_robust.ipynb #b1dc68b0
+# %% ../nbs/00k_robust.ipynb #bb418f96
 def robust_numbers(table:pd.DataFrame, # of `robustness`
                   ) -> dict: # JSON-able; accuracies in [0, 1]
     "Mean class accuracy of each corruption over severities, and of all of them. [Hendrycks 2019]"
@@ -268,7 +268,7 @@ def robust_numbers(table:pd.DataFrame, # of `robustness`
     return {name: float(v.mean()) for name, v in by_kind.items()} | dict(
         clean=float(clean.iloc[0]), mean=float(each.mean()), each=each.tolist())
 
-# %% ../nbs/00k_robust.ipynb #ab1599a2
+# %% ../nbs/00k_robust.ipynb #412fcafe
 def corruption_errors(table:pd.DataFrame, control:pd.DataFrame, # both of `robustness`
                      ) -> pd.DataFrame: # a row a corruption, and mean: CE, relative CE
     "Errors as multiples of a control's: below 1 is better than it. [Hendrycks 2019, section 4]"
@@ -284,7 +284,7 @@ def corruption_errors(table:pd.DataFrame, control:pd.DataFrame, # both of `robus
     out.loc['mean'] = out.mean() # of the relative, where the control loses at all
     return out
 
-# %% ../nbs/00k_robust.ipynb #c083c1f2
+# %% ../nbs/00k_robust.ipynb #75eee423
 def plot_robustness(tables:dict, # arm -> of `robustness`
                     ncols:int=5, # panels a row
                    ) -> plt.Figure:
@@ -305,7 +305,7 @@ def plot_robustness(tables:dict, # arm -> of `robustness`
     axes[0, 0].legend(fontsize=7)
     return fig
 
-# %% ../nbs/00k_robust.ipynb #9c7dc2a3
+# %% ../nbs/00k_robust.ipynb #4bd90c22
 def bin_numbers(confidence:np.ndarray, bins:int, kind:str) -> np.ndarray: # int (n,)
     "Which bin each answer is in."
     if isinstance(bins, bool) or bins != int(bins) or bins < 1: raise ValueError(
@@ -332,7 +332,7 @@ def gap(confidence, hit, bins:int, kind:str) -> float: # in [0, 1]
     luck = (t.accuracy*(1 - t.accuracy)/(t.n - 1).clip(lower=1)).where(t.n > 1, 0)
     return float(max((share*(off**2 - luck)).sum(), 0)**.5)
 
-# %% ../nbs/00k_robust.ipynb #502159d2
+# %% ../nbs/00k_robust.ipynb #7c85a0ae
 def ece(said, labels, # probabilities (n, k) or (K, n, k); (n,)
         bins:int=15, # of confidence
         kind:str='width', # 'width', 'mass', or 'debiased', a root of mean squares
@@ -342,7 +342,7 @@ def ece(said, labels, # probabilities (n, k) or (K, n, k); (n,)
     return float(np.mean([gap(p.max(1), p.argmax(1) == y, bins, kind)
                           for p in checked_answers(said, len(y))]))
 
-# %% ../nbs/00k_robust.ipynb #6033336a
+# %% ../nbs/00k_robust.ipynb #077b0745
 def classwise_ece(said, labels, bins:int=15, kind:str='width', # as of `ece`
                  ) -> np.ndarray: # (k,), each in [0, 1]
     "How far each class's probability is from its frequency. [Kull 2019, eq. 2; Nixon 2019]"
@@ -351,7 +351,7 @@ def classwise_ece(said, labels, bins:int=15, kind:str='width', # as of `ece`
     return np.array([np.mean([gap(p[:, c], y == c, bins, kind) for p in said])
                      for c in range(said.shape[2])])
 
-# %% ../nbs/00k_robust.ipynb #92678899
+# %% ../nbs/00k_robust.ipynb #bfd44398
 def with_temperature(said, # probabilities (n, k) or (K, n, k)
                      temperature, # > 0, one number or K; 1 changes nothing
                     ) -> np.ndarray: # as `said`
@@ -364,7 +364,7 @@ def with_temperature(said, # probabilities (n, k) or (K, n, k)
     p = np.exp(logits - logits.max(-1, keepdims=True))
     return p/p.sum(-1, keepdims=True)
 
-# %% ../nbs/00k_robust.ipynb #b4417374
+# %% ../nbs/00k_robust.ipynb #1a7ee61b
 def fit_temperature(said, labels, # of validation images, (n, k) or (K, n, k); (n,)
                    ) -> np.ndarray: # (K,), each from .05 to 20
     "The temperature of each training at which the labels are likeliest. [Guo 2017, section 4.2]"
@@ -376,7 +376,7 @@ def fit_temperature(said, labels, # of validation images, (n, k) or (K, n, k); (
                                             method='bounded').x)
                      for p in checked_answers(said, len(y))])
 
-# %% ../nbs/00k_robust.ipynb #09c1c79c
+# %% ../nbs/00k_robust.ipynb #46b43ad9
 def calibration_numbers(said, labels, # probabilities (n, k) or (K, n, k); (n,)
                         valid=None, valid_labels=None, # of validation images, for a temperature
                        ) -> dict: # JSON-able
@@ -394,7 +394,7 @@ def calibration_numbers(said, labels, # probabilities (n, k) or (K, n, k); (n,)
     cooler = with_temperature(said, t if len(t) == len(said) else t.mean())
     return out | dict(temperature=t.tolist(), ece_tempered=ece(cooler, y))
 
-# %% ../nbs/00k_robust.ipynb #fdc45de2
+# %% ../nbs/00k_robust.ipynb #5d94fee4
 def plot_reliability(said:dict, labels, # arm -> (n, k) or (K, n, k); (n,)
                      bins:int=15,
                     ) -> plt.Figure:
