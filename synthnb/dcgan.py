@@ -210,9 +210,8 @@ class Discriminator(nn.Module):
         self.last = EachLinear(m, dims[-1]*start**2, 1)
         self.embed = nn.Parameter(torch.zeros(m, k, dims[-1])) if config.conditional else None
         self.sigmas = nn.ModuleDict()
-        if config.spectral: self.sigmas.update({
-            name.replace('.', '_'): Spectral(m, p.shape[1], p[0, 0].numel())
-            for name, p in self.named_parameters() if p.dim() > 2 and 'norms' not in name})
+        if config.spectral: self.sigmas.update({name.replace('.', '_'): Spectral(m, p.shape[1], p[
+      0, 0].numel()) for name, p in self.named_parameters() if p.dim() > 2 and 'norms' not in name})
     def forward(self, x, y): # (b, m c, h, w), labels (b, m) -> (b, m)
         w = {n: self.sigmas[key](p) for n, p, key in self.normed()}
         for i, down in enumerate(self.downs):
