@@ -7,8 +7,7 @@ __all__ = ['COUNT', 'DCGANConfig', 'stages_of', 'SelfAttention', 'Spectral', 'Ge
            'gradient_penalty', 'diff_augment', 'DCGANTraining', 'DCGAN', 'train_dcgan', 'fit_dcgan', 'dcgan_history',
            'dcgan_grids', 'dcgan_pool', 'spread', 'collapse_report']
 
-# %% ../nbs/01e_dcgan.ipynb #467e5989
-import math
+# %% ../nbs/01e_dcgan.ipynb #0e9ef74f
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from .core import (Config, artefact, atomic_path, check_finite_state, default_de
 from .data import Images, ImageSet, ImageSetWriter, row_numbers, to_float, to_uint8
 from .train import place
 
-# %% ../nbs/01e_dcgan.ipynb #c25f7144
+# %% ../nbs/01e_dcgan.ipynb #bedab1d6
 POLICIES = 'color', 'translation', 'cutout'
 
 def policy_list(value) -> str: # e.g. 'color,cutout'
@@ -38,7 +37,7 @@ def policy_list(value) -> str: # e.g. 'color,cutout'
         f"expected '', or some of {', '.join(POLICIES)} with commas between")
     return ','.join(names)
 
-# %% ../nbs/01e_dcgan.ipynb #9e2169af
+# %% ../nbs/01e_dcgan.ipynb #ce9a4ea4
 COUNT = number(1, kind=int)
 
 @dataclass(frozen=True)
@@ -65,14 +64,14 @@ class DCGANConfig(Config):
         loss=one_of('original', 'hinge', 'wgan-gp'), diffaugment=policy_list, lr=number(above=0),
         gp_weight=number(0), **dict.fromkeys(('beta1', 'beta2', 'ema'), number(0, below=1)))
 
-# %% ../nbs/01e_dcgan.ipynb #03a0a8a7
+# %% ../nbs/01e_dcgan.ipynb #1dc5d89b
 DCGANConfig.presets = dict(
     smoke=dict(width=8, latent=8, batch=4, updates=6, ema=.9), laptop={},
     gpu=dict(width=64, latent=128, batch=64, updates=20_000, lr=2e-4, beta2=.999, ema=.999),
     paper=dict(width=64, latent=100, batch=128, updates=25_000, lr=2e-4, beta2=.999, ema=0.,
                loss='original', spectral=False, diffaugment='', flips=False))
 
-# %% ../nbs/01e_dcgan.ipynb #e2effb42
+# %% ../nbs/01e_dcgan.ipynb #83d604d4
 def stages_of(size:int) -> tuple[int, int]: # pixels -> pixels of the coarsest layer, halvings
     "How an image is halved: size = start 2^n, start from 4 to 9. [Radford 2016, fig. 1; ours]"
     for n in range(1, 8):
@@ -80,7 +79,7 @@ def stages_of(size:int) -> tuple[int, int]: # pixels -> pixels of the coarsest l
     raise ValueError(f'images of {size} px: a GAN doubles a start of 4 to 9 px, so it makes '
                      '32, 36, 40, 48, 56, 64, 72, 80, ... px; import the images at one of these')
 
-# %% ../nbs/01e_dcgan.ipynb #7f099f17
+# %% ../nbs/01e_dcgan.ipynb #46a3d8fe
 class GroupedConv(nn.Module):
     "A convolution of each of m networks, up (transposed) or down. (b, m c, h, w)"
     def __init__(self, m:int, a:int, b:int, # networks; channels in and out of each
@@ -99,7 +98,7 @@ class GroupedConv(nn.Module):
         run = F.conv_transpose2d if self.up else F.conv2d
         return run(x, w, bias, self.stride, self.pad, groups=self.m)
 
-# %% ../nbs/01e_dcgan.ipynb #9dad9b30
+# %% ../nbs/01e_dcgan.ipynb #325df230
 class EachLinear(nn.Module):
     "A linear layer of each of m networks. (b, m, a) -> (b, m, o)"
     def __init__(self, m:int, a:int, o:int): # networks; features in and out of each
@@ -110,6 +109,7 @@ class EachLinear(nn.Module):
         return torch.baddbmm(self.bias[:, None], x.transpose(0, 1),
                              w.transpose(1, 2)).transpose(0, 1)
 
+# %% ../nbs/01e_dcgan.ipynb #2ccb0e6a
 class EachNorm(nn.Module):
     "Batch norm of each of m networks, its scale and shift by class. [Ioffe 2015; Dumoulin 2017]"
     def __init__(self, m:int, c:int, k:int=1): # networks; channels and classes of each
@@ -130,14 +130,14 @@ class EachNorm(nn.Module):
         scale, shift = (p[j, y].reshape(len(x), -1, 1, 1) for p in (self.weight, self.bias))
         return x*scale + shift
 
-# %% ../nbs/01e_dcgan.ipynb #6cf43c93
+# %% ../nbs/01e_dcgan.ipynb #5c783a6e
 def attended(g:Tensor, f:Tensor, h:Tensor) -> Tensor: # (b, pixels, ...) -> as h
     "Softmax of g f, times h; of many pixels by the library, which cannot be differentiated twice."
     if g.shape[1] <= 100: return torch.bmm(torch.bmm(g, f.transpose(1, 2)).softmax(2), h)
     wide = lambda t: F.pad(t, (0, h.shape[2] - t.shape[2]))[:, None] # zeros change no product
     return F.scaled_dot_product_attention(wide(g), wide(f), h[:, None], scale=1.)[:, 0]
 
-# %% ../nbs/01e_dcgan.ipynb #ee4b77aa
+# %% ../nbs/01e_dcgan.ipynb #72e0f5d2
 class SelfAttention(nn.Module):
     "Every pixel looks at all others; gamma starts at 0. [Zhang 2019, eqs. 1-3]"
     def __init__(self, m:int, c:int): # networks; channels of each
@@ -155,7 +155,7 @@ class SelfAttention(nn.Module):
         o = self.v(o, wv)
         return x + self.gamma.repeat_interleave(x.shape[1]//m).view(1, -1, 1, 1)*o
 
-# %% ../nbs/01e_dcgan.ipynb #4f322bdc
+# %% ../nbs/01e_dcgan.ipynb #9c06147c
 class Spectral(nn.Module):
     "A layer's weights divided by their largest singular values. [Miyato 2018, algorithm 1]"
     def __init__(self, m:int, rows:int, columns:int): # networks; of each weight matrix
@@ -174,7 +174,7 @@ class Spectral(nn.Module):
         sigma = torch.bmm(torch.bmm(u[:, None], weight.flatten(2)), v[..., None])
         return weight/sigma.view(-1, *(1,)*(weight.dim() - 1))
 
-# %% ../nbs/01e_dcgan.ipynb #274d9920
+# %% ../nbs/01e_dcgan.ipynb #dfb5b085
 class Generator(nn.Module):
     "m generators: noise, and for a conditional one labels, to images. [Radford 2016, fig. 1]"
     def __init__(self, config:DCGANConfig, size:int, channels:int, # pixels; 1 or 3
@@ -196,7 +196,7 @@ class Generator(nn.Module):
             x = up(x)
         return x.tanh()
 
-# %% ../nbs/01e_dcgan.ipynb #aa3f572a
+# %% ../nbs/01e_dcgan.ipynb #a82cdcaf
 class Discriminator(nn.Module):
     "m discriminators; a conditional one compares with its label. [Radford 2016; Miyato 2018]"
     def __init__(self, config:DCGANConfig, size:int, channels:int, m:int=1, k:int=1):
@@ -210,20 +210,19 @@ class Discriminator(nn.Module):
         self.last = EachLinear(m, dims[-1]*start**2, 1)
         self.embed = nn.Parameter(torch.zeros(m, k, dims[-1])) if config.conditional else None
         self.sigmas = nn.ModuleDict()
-        if config.spectral: self.sigmas.update({
-            name.replace('.', '_'): Spectral(m, p.shape[1], p[0, 0].numel())
-            for name, p in self.named_parameters() if p.dim() > 2 and 'norms' not in name})
+        if config.spectral: self.sigmas.update({name.replace('.', '_'): Spectral(m, p.shape[1], p[
+      0, 0].numel()) for name, p in self.named_parameters() if p.dim() > 2 and 'norms' not in name})
     def forward(self, x, y): # (b, m c, h, w), labels (b, m) -> (b, m)
         w = {n: self.sigmas[key](p) for n, p, key in self.normed()}
         for i, down in enumerate(self.downs):
             x = down(x, w.get(f'downs.{i}.weight'))
             if self.norms and i: x = self.norms[i - 1](x, y*0)
             x = F.leaky_relu(x, .2)
-        if self.attention: x = self.attention(x, [w[f'attention.{n}.weight'] for n in 'fghv']
-                                              if w else None)
+        if self.attention: x = self.attention(
+            x, [w[f'attention.{n}.weight'] for n in 'fghv'] if w else None)
         return self.judged(x, y, w)
 
-# %% ../nbs/01e_dcgan.ipynb #59d4ca47
+# %% ../nbs/01e_dcgan.ipynb #bffbf2d2
 @patch
 def normed(self:Discriminator) -> list: # of (name, parameter, its spectral norm's name)
     "The weights that are divided by their singular values."
@@ -242,7 +241,7 @@ def judged(self:Discriminator, x, y, w:dict) -> Tensor: # features, labels, weig
     e = w.get('embed', self.embed)[torch.arange(self.m, device=x.device), y] # (b, m, c)
     return out + (e*h.view(*e.shape, -1).sum(3)).sum(2)
 
-# %% ../nbs/01e_dcgan.ipynb #4f09958c
+# %% ../nbs/01e_dcgan.ipynb #a78fdb42
 @torch.no_grad()
 def begin(net:nn.Module, seed, keys:list): # a key for each of the m networks
     "The weights at their start, which a network's own key decides. [Radford 2016, sec. 3]"
@@ -257,7 +256,7 @@ def begin(net:nn.Module, seed, keys:list): # a key for each of the m networks
     if isinstance(net, Discriminator): net.power(15)
     return net
 
-# %% ../nbs/01e_dcgan.ipynb #78fa2b93
+# %% ../nbs/01e_dcgan.ipynb #272326d0
 def d_loss(real:Tensor, fake:Tensor, # what D says, (b, m)
            loss:str) -> Tensor: # (m,)
     "What D minimises. [Goodfellow 2014, eq. 1; Lim & Ye 2017; Gulrajani 2017, eq. 3]"
@@ -269,7 +268,7 @@ def g_loss(fake:Tensor, loss:str) -> Tensor: # (b, m) -> (m,)
     "What G minimises. [Goodfellow 2014, sec. 3; Lim & Ye 2017; Gulrajani 2017]"
     return (F.softplus(-fake) if loss == 'original' else -fake).mean(0)
 
-# %% ../nbs/01e_dcgan.ipynb #c3b1180d
+# %% ../nbs/01e_dcgan.ipynb #bc927327
 def gradient_penalty(net, real:Tensor, fake:Tensor, # a D of (images, labels); (b, m c, h, w)
                      y:Tensor, share:Tensor, # labels, and in [0, 1]: (b, m)
                      m:int=1) -> Tensor: # networks -> (m,)
@@ -280,7 +279,7 @@ def gradient_penalty(net, real:Tensor, fake:Tensor, # a D of (images, labels); (
     slope, = torch.autograd.grad(net(x, y).sum(), x, create_graph=True)
     return (each(slope).square().sum(2).add(1e-12).sqrt() - 1).square().mean(0)
 
-# %% ../nbs/01e_dcgan.ipynb #96dc88bf
+# %% ../nbs/01e_dcgan.ipynb #1c125088
 def coloured(x:Tensor, luck:Tensor) -> Tensor: # (b, m, c, h, w); (3, b, m, 1, 1, 1) in [0, 1)
     "Brightness, saturation, contrast. [Zhao 2020, app. B]"
     x = x + (luck[0] - .5)
@@ -304,7 +303,7 @@ def cut(x:Tensor, luck:Tensor) -> Tensor: # (2, b, m)
     inside = [(at >= f[..., None]) & (at < f[..., None] + half) for f in first] # (b, m, size)
     return x*~(inside[0][..., :, None] & inside[1][..., None, :])[:, :, None]
 
-# %% ../nbs/01e_dcgan.ipynb #e9f22c0c
+# %% ../nbs/01e_dcgan.ipynb #9d22b3ee
 def diff_augment(x:Tensor, # (b, m, c, h, w) in [-1, 1]
                  policy:str, # names of POLICIES, with commas between
                  luck:Tensor) -> Tensor: # (7, b, m) in [0, 1) -> images of the same shape
@@ -315,7 +314,7 @@ def diff_augment(x:Tensor, # (b, m, c, h, w) in [-1, 1]
         if name == 'cutout': x = cut(x, luck[5:])
     return x
 
-# %% ../nbs/01e_dcgan.ipynb #0fd0bc76
+# %% ../nbs/01e_dcgan.ipynb #7119f57f
 def check_classes(train:Images):
     "Refuse what GANs cannot learn from."
     if train.multi_label: raise ValueError(
@@ -328,7 +327,7 @@ def check_classes(train:Images):
     if (c := train.pixels.shape[3]) not in (1, 3): raise ValueError(
         f'images of {c} channels: expected 1, grey, or 3, colours')
 
-# %% ../nbs/01e_dcgan.ipynb #a0b36b23
+# %% ../nbs/01e_dcgan.ipynb #fef3f44f
 class DCGANTraining:
     "All GANs of a run in the making, trained as one. [Radford 2016; ours]"
     def __init__(self, train:Images, # bytes, squares
@@ -353,7 +352,7 @@ class DCGANTraining:
         self.at = {max(1, round(config.updates*(i + 1)/grids)) for i in range(grids)}
         self.sums = torch.zeros(5, self.k, device=self.device) # see `note`
 
-# %% ../nbs/01e_dcgan.ipynb #ad6ddfc8
+# %% ../nbs/01e_dcgan.ipynb #5e4632eb
 @patch
 def drawn(self:DCGANTraining, j:int) -> list: # rows, labels, flips, noise, luck, shares
     "What luck decides for GAN j in this update; its key and the step's number decide all."
@@ -378,7 +377,7 @@ def batch(self:DCGANTraining) -> list: # as `drawn`, (critics, b, m, ...), on th
                                      for i, p in enumerate(parts))
     return [rows, y, flip & self.config.flips, z, luck, share]
 
-# %% ../nbs/01e_dcgan.ipynb #1e858e1e
+# %% ../nbs/01e_dcgan.ipynb #1af2791c
 @patch
 def images(self:DCGANTraining, rows:Tensor, flip:Tensor) -> Tensor: # (b, m) -> (b, m, c, h, w)
     "Real images, some of them mirrored."
@@ -394,7 +393,7 @@ def seen(self:DCGANTraining, x:Tensor, luck:Tensor) -> Tensor: # any shape -> (b
     x = x.reshape(len(x), -1, size, size)
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == 'cpu' else x
 
-# %% ../nbs/01e_dcgan.ipynb #f043d097
+# %% ../nbs/01e_dcgan.ipynb #87f31ece
 @patch
 def said(self:DCGANTraining, real:Tensor, fake:Tensor, y:Tensor) -> tuple: # of (b, m) each
     "What D says of both kinds; with batch norm each kind is a batch of its own."
@@ -418,7 +417,7 @@ def update_d(self:DCGANTraining, i:int, fake:Tensor, drawn:list) -> tuple: # los
     self.best[1].step()
     return loss.detach(), *(s.detach() for s in said)
 
-# %% ../nbs/01e_dcgan.ipynb #44c5c658
+# %% ../nbs/01e_dcgan.ipynb #5b2aeb2c
 @patch
 def update(self:DCGANTraining) -> dict|None: # what to show, every `log_every` updates
     "One update of all generators, after those of their discriminators. [Goodfellow 2014]"
@@ -440,7 +439,7 @@ def update(self:DCGANTraining) -> dict|None: # what to show, every `log_every` u
     if self.step in self.at: self.grids[self.step] = self.grid()
     return None if self.step % self.log_every and self.step < c.updates else self.log()
 
-# %% ../nbs/01e_dcgan.ipynb #73531eb5
+# %% ../nbs/01e_dcgan.ipynb #3398d6f7
 @patch
 @torch.no_grad()
 def note(self:DCGANTraining, y, loss_d, real, fake, loss_g): # labels (b, m), of `update_d`
@@ -450,11 +449,13 @@ def note(self:DCGANTraining, y, loss_d, real, fake, loss_g): # labels (b, m), of
     each = torch.stack([torch.ones_like(real), loss_d.expand_as(real), loss_g.expand_as(real),
                         real - fake, (real > fake).float()]).flatten(1)
     self.sums.index_add_(1, y.flatten(), each)
+
+# %% ../nbs/01e_dcgan.ipynb #4501055d
 @patch
 def log(self:DCGANTraining) -> dict: # what the progress bar shows
     "A row of the history for each class; a loss that is no number ends the training."
     self.check_sums()
-    n, *means = self.sums[0], *(self.sums[1:]/self.sums[0].clamp(min=1)).cpu()
+    n, *means = self.sums[0], *(self.sums[1:]/self.sums[0].clamp(min=1)).cpu() # noqa: F841
     names = 'loss_d', 'loss_g', 'gap', 'won'
     for j, name in enumerate(self.train.classes): self.history.append(
         {'step': self.step, 'class': name} | {k: round(float(v[j]), 5)
@@ -468,11 +469,11 @@ def check_sums(self:DCGANTraining):
     for p in self.average.parameters(): # a row a network, or one for all
         bad = bad | (~p.isfinite()).flatten(1).any(1).cpu() if p.dim() > 1 else bad
     if any(bad): raise ValueError(
-        f'training the GANs: the loss of {", ".join(np.array(self.train.classes)[bad.numpy()])} is no '
-        f'number at update {self.step}; lower lr, now {self.config.lr:g}. The last good '
+        f'training the GANs: the loss of {", ".join(np.array(self.train.classes)[bad.numpy()])} is '
+        f'no number at update {self.step}; lower lr, now {self.config.lr:g}. The last good '
         'checkpoint is kept')
 
-# %% ../nbs/01e_dcgan.ipynb #4e106615
+# %% ../nbs/01e_dcgan.ipynb #a03e8f4d
 @patch
 def state(self:DCGANTraining) -> dict:
     "All that a killed run needs to go on to the same numbers; refused of one that diverged."
@@ -488,11 +489,11 @@ def load_state(self:DCGANTraining, state:dict): # of the same training
     for n in ('g', 'd', 'average'): getattr(self, n).load_state_dict(state[n])
     for o, s in zip(self.best, state['best']): o.load_state_dict(s)
 
-# %% ../nbs/01e_dcgan.ipynb #22bb2676
+# %% ../nbs/01e_dcgan.ipynb #a132a241
 @torch.no_grad()
 def settle(g:Generator, config:DCGANConfig, seed, keys:list, k:int, # classes of each
            batches:int=4) -> Generator: # the same, ready to sample
-    "Give the averaged weights their own batch statistics. [Brock 2019, app. B, standing statistics]"
+    "Give the averaged weights their own batch statistics, standing ones. [Brock 2019, app. B]"
     device = g.first.weight.device
     g.train()
     for i in range(batches):
@@ -504,7 +505,7 @@ def settle(g:Generator, config:DCGANConfig, seed, keys:list, k:int, # classes of
     for norm in g.norms: norm.momentum = None
     return g.eval()
 
-# %% ../nbs/01e_dcgan.ipynb #05af9fff
+# %% ../nbs/01e_dcgan.ipynb #bb35fbbf
 class DCGAN:
     "A trained GAN for each class, or a conditional one: it makes pixels of labels."
     def __init__(self, g:Generator, # settled
@@ -520,7 +521,7 @@ class DCGAN:
     fingerprint = property(lambda self: hash_of(self.classes, asdict(self.config),
                                                 dict(self.g.state_dict())))
 
-# %% ../nbs/01e_dcgan.ipynb #636b3ceb
+# %% ../nbs/01e_dcgan.ipynb #d07d474d
 @patch
 def checked(self:DCGAN, labels) -> Tensor: # int64 (n,)
     "Labels that the model knows."
@@ -539,7 +540,7 @@ def alone(self:DCGAN, j:int) -> Generator: # of one network
     g.load_state_dict({n: v[j:j + 1] for n, v in self.g.state_dict().items()})
     return g.requires_grad_(False)
 
-# %% ../nbs/01e_dcgan.ipynb #8cfda5b2
+# %% ../nbs/01e_dcgan.ipynb #8db5fb5f
 @patch
 @torch.no_grad()
 def sample(self:DCGAN, labels, # (n,): the class that each image shall show
@@ -560,7 +561,7 @@ def sample(self:DCGAN, labels, # (n,): the class that each image shall show
             out[own] = to_uint8(g(noise, said)).cpu()
     return out
 
-# %% ../nbs/01e_dcgan.ipynb #dead7555
+# %% ../nbs/01e_dcgan.ipynb #7fd6b0bc
 @patch
 def save(self:DCGAN, path:Path) -> Path: # where it was written
     "Write the model as one safetensors file, atomically."
@@ -580,7 +581,7 @@ def load(cls:DCGAN, path:Path, # written by `save`
     g.load_state_dict(check_finite_state(state, path))
     return cls(g, classes, about['size'], about['channels'], config, device)
 
-# %% ../nbs/01e_dcgan.ipynb #7f1baaa9
+# %% ../nbs/01e_dcgan.ipynb #7bae1df5
 @patch
 def model(self:DCGANTraining) -> DCGAN:
     "The GANs as they are now, with averaged weights."
@@ -594,7 +595,7 @@ def grid(self:DCGANTraining, n:int=8) -> Tensor: # uint8 (k, n, h, w, c)
     x = self.model().sample(torch.arange(self.k).repeat_interleave(n), 'grid')
     return x.view(self.k, n, *x.shape[1:])
 
-# %% ../nbs/01e_dcgan.ipynb #d4b6a2be
+# %% ../nbs/01e_dcgan.ipynb #81dd09be
 def train_dcgan(training:DCGANTraining,
                 folder:Path|None=None, # keeps training.pt, to go on from
                 **loop, # options of core.run_to_end
@@ -605,7 +606,7 @@ def train_dcgan(training:DCGANTraining,
     run_to_end(t, t.config.updates, 'training the GANs', folder, name, **loop)
     return t.model()
 
-# %% ../nbs/01e_dcgan.ipynb #4609b8a0
+# %% ../nbs/01e_dcgan.ipynb #9e139a65
 def fit_dcgan(real:ImageSet, # the real set
               rows=None, # the rows of it that they learn from, numbers or a mask; None: all
               config:DCGANConfig|None=None, # None: the preset `laptop`
@@ -627,7 +628,7 @@ def fit_dcgan(real:ImageSet, # the real set
     folder = artefact('dcgan', make, what)
     return DCGAN.load(folder/'dcgan.safetensors', device), folder
 
-# %% ../nbs/01e_dcgan.ipynb #8a327d4c
+# %% ../nbs/01e_dcgan.ipynb #aa4d6d78
 def dcgan_history(folder:Path) -> pd.DataFrame: # from `fit_dcgan`; a row a class and look
     "What D and G lost, how far apart D's answers are, how often it finds the real one."
     return pd.DataFrame(load_json(Path(folder)/'history.json'))
@@ -636,14 +637,15 @@ def dcgan_grids(folder:Path) -> dict: # update -> uint8 (k, n, h, w, c)
     grids = load_file(Path(folder)/'grids.safetensors')
     return {int(s): grids[s] for s in sorted(grids, key=int)}
 
-# %% ../nbs/01e_dcgan.ipynb #88ffb51e
+# %% ../nbs/01e_dcgan.ipynb #46325401
 def dcgan_pool(folder:Path, # from `fit_dcgan`
                labels, # (n,): the class that each image shall show
                seed:int=0, device='auto', # which images; see core.default_device
                batch:int=256, # images at once
               ) -> ImageSet: # with the column `source`
     "One synthetic image for each label, straight to disk; made once, and resumed if killed."
-    device, rows = default_device(str(device)), np.array(load_json(Path(folder)/'about.json')['rows'])
+    rows, device = load_json(Path(folder)/'about.json')['rows'], default_device(str(device))
+    rows = np.array(rows)
     model = DCGAN.load(Path(folder)/'dcgan.safetensors', device)
     labels = model.checked(labels).numpy()
     def make(folder):
@@ -659,9 +661,9 @@ def dcgan_pool(folder:Path, # from `fit_dcgan`
     what = dict(model=model, rows=rows, labels=labels, seed=seed, device=device.type)
     return ImageSet(artefact('pool', make, what))
 
-# %% ../nbs/01e_dcgan.ipynb #8ee27ce9
+# %% ../nbs/01e_dcgan.ipynb #18808374
 def spread(images, # uint8 (n, h, w, c), two or more
-          ) -> tuple[float, float]: # mean distance of two; median distance of the nearest; in [0, 1]
+          ) -> tuple[float, float]: # mean distance of two, median of the nearest, in [0, 1]
     "How different images of a class are from one another, in blurred pixels. [ours]"
     x = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2).float()/255
     x = F.adaptive_avg_pool2d(x, min(9, x.shape[2])).flatten(1)
@@ -671,7 +673,7 @@ def spread(images, # uint8 (n, h, w, c), two or more
     d.fill_diagonal_(0)
     return float(d.sum()/(len(d)*(len(d) - 1))), float(near)
 
-# %% ../nbs/01e_dcgan.ipynb #27ebf3a6
+# %% ../nbs/01e_dcgan.ipynb #183c6153
 def collapse_report(model:DCGAN, history:pd.DataFrame, # from `fit_dcgan`; its `dcgan_history`
                     real:ImageSet, rows=None, # as it learnt from
                     n:int=100, least:float=.5, most:float=.95, # images; see the columns

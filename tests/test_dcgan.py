@@ -99,7 +99,8 @@ def test_diffaugment_is_its_definition():
         y = torch.zeros_like(one)
         for r in range(8):
             for c in range(8):
-                if 0 <= r + down < 8 and 0 <= c + right < 8: y[:, r, c] = one[:, r + down, c + right]
+                if 0 <= r + down < 8 and 0 <= c + right < 8:
+                    y[:, r, c] = one[:, r + down, c + right]
         assert torch.equal(moved[b, m], y)
         top, left = (int(v*9) - 2 for v in l[5:])
         y = one.clone()
