@@ -10,7 +10,6 @@ __all__ = ['COVARIANCES', 'PENALTIES', 'VECTOR_ARMS', 'USUAL_ARMS', 'network_fea
 
 # %% ../nbs/06b_vectors.ipynb #c36d37d2
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 import torch
@@ -374,7 +373,7 @@ def fit_linear(x, hot, # float64 (n, f), one-hot (n, k)
                iterations:int=500, # at most
               ) -> np.ndarray: # (k (f + 1),)
     "Multinomial logistic regression to its minimum, by L-BFGS. [Liu & Nocedal 1989]"
-    (n, f), k = x.shape, hot.shape[1]
+    f, k = x.shape[1], hot.shape[1]
     def loss(theta):
         w, b = theta[:k*f].reshape(k, f), theta[k*f:]
         logp = log_softmax(x @ w.T + b + prior, 1)
