@@ -30,7 +30,10 @@ def blobs(sizes=(120, 60, 12), f=6, seed=0):
     return np.random.default_rng(seed).normal(size=(len(y), f)) + 2*np.eye(len(sizes), f)[y], y
 
 
-@pytest.mark.parametrize('make', [FeatureGaussians, Smote, lambda *a: FeatureFlow(*a, config=quick)])
+def small_flow(*a): return FeatureFlow(*a, config=quick)
+
+
+@pytest.mark.parametrize('make', [FeatureGaussians, Smote, small_flow])
 def test_one_interface_and_the_same_digits(make):
     x, y = blobs()
     one, labels = make(x, y, 4), np.array([2, 0, 2, 1])
@@ -76,7 +79,8 @@ def test_the_last_layer_is_at_its_minimum_and_balance_moves_it():
     whole = fit_linear(x, *args, np.zeros(21))
     again = fit_linear(x, *args, np.ones(21))
     assert np.allclose(again[:18], whole[:18], atol=.01), 'convex: one minimum'
-    head = {b: train_head(x, y, 3, config=HeadConfig(b, .01)) for b in ('none', 'weights', 'logits')}
+    head = {b: train_head(x, y, 3, config=HeadConfig(b, .01))
+            for b in ('none', 'weights', 'logits')}
     rare = {b: head_probabilities(h, x)[:, 2].mean() for b, h in head.items()}
     assert min(rare['weights'], rare['logits']) > rare['none']
 
