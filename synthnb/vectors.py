@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COVARIANCES', 'PENALTIES', 'VECTOR_ARMS', 'USUAL_ARMS', 'network_features', 'checked_vectors', 'VectorGenerator',
-           'covariance_of', 'FeatureGaussians', 'root_of', 'Smote', 'smote', 'Coupling', 'RealNVP', 'FlowConfig',
-           'FeatureFlow', 'flow_loss', 'HeadConfig', 'Head', 'head_probabilities', 'fit_linear', 'train_head',
-           'class_log_loss', 'limit_head', 'arm_head', 'vector_arms', 'feature_gap']
+           'covariance_of', 'check_gaussians', 'FeatureGaussians', 'root_of', 'Smote', 'smote', 'Coupling', 'RealNVP',
+           'FlowConfig', 'FeatureFlow', 'flow_loss', 'HeadConfig', 'Head', 'head_probabilities', 'fit_linear',
+           'train_head', 'class_log_loss', 'limit_head', 'arm_head', 'vector_arms', 'feature_gap']
 
 # %% ../nbs/06b_vectors.ipynb #c36d37d2
 from dataclasses import dataclass
@@ -82,9 +82,20 @@ def covariance_of(rest:np.ndarray, # (n, f), with mean 0
     if shrinkage is None: return ledoit_wolf(rest, assume_centered=True)[0]
     return shrunk_covariance(empirical_covariance(rest, assume_centered=True), shrinkage)
 
-# %% ../nbs/06b_vectors.ipynb #2a7d3d76
+# %% ../nbs/06b_vectors.ipynb #1d27ae80
 COVARIANCES = 'shared', 'own', 'calibrated'
 
+def check_gaussians(counts, covariance, shrinkage, nearest): # vectors of each class; see below
+    "Refuse what makes no Gaussians."
+    if covariance not in COVARIANCES: raise ValueError(
+        f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
+    if shrinkage is not None and not 0 <= shrinkage <= 1: raise ValueError(
+        f'shrinkage={shrinkage}: expected 0 to 1, or None for Ledoit & Wolf')
+    if nearest < 1: raise ValueError(f'nearest={nearest}: expected 1 class or more')
+    if counts.max() < 2: raise ValueError(
+        'no class has two vectors: there is no spread to learn; give more')
+
+# %% ../nbs/06b_vectors.ipynb #2a7d3d76
 class FeatureGaussians(VectorGenerator):
     "A Gaussian a class: its mean, and a covariance shared, its own, or borrowed. [Yang 2021]"
     def __init__(self, features, labels, n_classes:int|None=None, # see VectorGenerator
@@ -92,13 +103,7 @@ class FeatureGaussians(VectorGenerator):
                  shrinkage:float|None=None, # 0 to 1; None: chosen by Ledoit & Wolf
                  nearest:int=2): # head classes to borrow from, of 'calibrated'
         super().__init__(features, labels, n_classes)
-        if covariance not in COVARIANCES: raise ValueError(
-            f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
-        if shrinkage is not None and not 0 <= shrinkage <= 1: raise ValueError(
-            f'shrinkage={shrinkage}: expected 0 to 1, or None for Ledoit & Wolf')
-        if nearest < 1: raise ValueError(f'nearest={nearest}: expected 1 class or more')
-        if self.counts.max() < 2: raise ValueError(
-            'no class has two vectors: there is no spread to learn; give more')
+        check_gaussians(self.counts, covariance, shrinkage, nearest)
         self.kind, self.shrinkage, self.nearest = covariance, shrinkage, nearest
         own = [self.features[self.labels == c] for c in range(self.k)]
         f = self.features.shape[1]
@@ -296,6 +301,7 @@ def flow_loss(flow:RealNVP, x:Tensor, labels:Tensor) -> Tensor: # (n, dim), (n,)
     z, grown = flow(x, labels)
     return (.5*(z.square() - x.square()).sum(1) - grown).mean()
 
+# %% ../nbs/06b_vectors.ipynb #6a8ca17e
 @patch
 def fit(self:FeatureFlow) -> list: # (update, loss held out), nats a vector; 0: the Gaussian
     "Train the flow, and keep the weights of the look that is best on what was held out. [ours]"
