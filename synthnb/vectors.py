@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['COVARIANCES', 'PENALTIES', 'VECTOR_ARMS', 'USUAL_ARMS', 'network_features', 'checked_vectors', 'VectorGenerator',
-           'covariance_of', 'FeatureGaussians', 'root_of', 'Smote', 'smote', 'Coupling', 'RealNVP', 'FlowConfig',
-           'FeatureFlow', 'flow_loss', 'HeadConfig', 'Head', 'head_probabilities', 'fit_linear', 'train_head',
-           'class_log_loss', 'limit_head', 'arm_head', 'vector_arms']
+           'covariance_of', 'check_gaussians', 'FeatureGaussians', 'root_of', 'Smote', 'smote', 'Coupling', 'RealNVP',
+           'FlowConfig', 'FeatureFlow', 'flow_loss', 'HeadConfig', 'Head', 'head_probabilities', 'fit_linear',
+           'train_head', 'class_log_loss', 'limit_head', 'arm_head', 'vector_arms', 'feature_gap']
 
-# %% ../nbs/06b_vectors.ipynb #dfe0a9f3
+# %% ../nbs/06b_vectors.ipynb #c36d37d2
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from .core import Config, generator, number, one_of
 from .data import Images, ImageSet
 from .train import pixel_batches
 
-# %% ../nbs/06b_vectors.ipynb #06398b49
+# %% ../nbs/06b_vectors.ipynb #6ceabafa
 def network_features(classifier, # has `features(pixels) -> (b, f)`: a Classifier, or your own
                      images:Images|ImageSet|Tensor, # a table, a set, or uint8 (n, h, w, c)
                      batch:int=256, # images at once
@@ -34,7 +33,7 @@ def network_features(classifier, # has `features(pixels) -> (b, f)`: a Classifie
     if not each: raise ValueError('no images: there is nothing to take features of')
     return torch.cat([f.detach().float().cpu() for f in each]).flatten(1).numpy()
 
-# %% ../nbs/06b_vectors.ipynb #a795a79a
+# %% ../nbs/06b_vectors.ipynb #f1024e54
 def checked_vectors(features, labels, # (n, f) and (n,), arrays or tensors
                     n_classes:int|None=None, # k; None: as many as the labels have
                    ) -> tuple[np.ndarray, np.ndarray, int]: # float64 (n, f), int64 (n,), k
@@ -51,7 +50,7 @@ def checked_vectors(features, labels, # (n, f) and (n,), arrays or tensors
         f'{bad} of {len(x)} vectors are not finite: drop them, or look at what made them')
     return x.astype(np.float64), y.astype(np.int64), k
 
-# %% ../nbs/06b_vectors.ipynb #1cd4e331
+# %% ../nbs/06b_vectors.ipynb #1f2bbe61
 class VectorGenerator:
     "The real vectors, and new ones by label; what is drawn how, is a subclass's. [ours]"
     def __init__(self, features, labels, # (n, f), (n,)
@@ -75,7 +74,7 @@ class VectorGenerator:
         drawn = self.draw(y.astype(np.int64), generator(seed, 'vectors', type(self).__name__))
         return np.asarray(drawn, np.float32)
 
-# %% ../nbs/06b_vectors.ipynb #3c9d71ec
+# %% ../nbs/06b_vectors.ipynb #8d0012e7
 def covariance_of(rest:np.ndarray, # (n, f), with mean 0
                   shrinkage:float|None=None, # 0 to 1; None: chosen by Ledoit & Wolf
                  ) -> np.ndarray: # (f, f)
@@ -83,9 +82,20 @@ def covariance_of(rest:np.ndarray, # (n, f), with mean 0
     if shrinkage is None: return ledoit_wolf(rest, assume_centered=True)[0]
     return shrunk_covariance(empirical_covariance(rest, assume_centered=True), shrinkage)
 
-# %% ../nbs/06b_vectors.ipynb #9896bbb8
+# %% ../nbs/06b_vectors.ipynb #1d27ae80
 COVARIANCES = 'shared', 'own', 'calibrated'
 
+def check_gaussians(counts, covariance, shrinkage, nearest): # vectors of each class; see below
+    "Refuse what makes no Gaussians."
+    if covariance not in COVARIANCES: raise ValueError(
+        f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
+    if shrinkage is not None and not 0 <= shrinkage <= 1: raise ValueError(
+        f'shrinkage={shrinkage}: expected 0 to 1, or None for Ledoit & Wolf')
+    if nearest < 1: raise ValueError(f'nearest={nearest}: expected 1 class or more')
+    if counts.max() < 2: raise ValueError(
+        'no class has two vectors: there is no spread to learn; give more')
+
+# %% ../nbs/06b_vectors.ipynb #2a7d3d76
 class FeatureGaussians(VectorGenerator):
     "A Gaussian a class: its mean, and a covariance shared, its own, or borrowed. [Yang 2021]"
     def __init__(self, features, labels, n_classes:int|None=None, # see VectorGenerator
@@ -93,13 +103,7 @@ class FeatureGaussians(VectorGenerator):
                  shrinkage:float|None=None, # 0 to 1; None: chosen by Ledoit & Wolf
                  nearest:int=2): # head classes to borrow from, of 'calibrated'
         super().__init__(features, labels, n_classes)
-        if covariance not in COVARIANCES: raise ValueError(
-            f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
-        if shrinkage is not None and not 0 <= shrinkage <= 1: raise ValueError(
-            f'shrinkage={shrinkage}: expected 0 to 1, or None for Ledoit & Wolf')
-        if nearest < 1: raise ValueError(f'nearest={nearest}: expected 1 class or more')
-        if self.counts.max() < 2: raise ValueError(
-            'no class has two vectors: there is no spread to learn; give more')
+        check_gaussians(self.counts, covariance, shrinkage, nearest)
         self.kind, self.shrinkage, self.nearest = covariance, shrinkage, nearest
         own = [self.features[self.labels == c] for c in range(self.k)]
         f = self.features.shape[1]
@@ -108,7 +112,7 @@ class FeatureGaussians(VectorGenerator):
         self.shared = covariance_of(self.rest, shrinkage)
         self.covariance = np.stack([self.spread(c) for c in range(self.k)])
 
-# %% ../nbs/06b_vectors.ipynb #0eec2407
+# %% ../nbs/06b_vectors.ipynb #da57058f
 @patch
 def spread(self:FeatureGaussians, c:int) -> np.ndarray: # (f, f)
     "The covariance of a class, by its kind. [Yang 2021, eq. 6]"
@@ -122,7 +126,7 @@ def spread(self:FeatureGaussians, c:int) -> np.ndarray: # (f, f)
     self.fallback[c] = f'{self.counts[c]} vectors: the shared covariance'
     return self.shared
 
-# %% ../nbs/06b_vectors.ipynb #c5c6e5f7
+# %% ../nbs/06b_vectors.ipynb #dc470ab8
 def root_of(covariance:np.ndarray) -> tuple[np.ndarray, np.ndarray]: # variances, directions
     "The directions of a covariance, by spread, the largest first. [ours]"
     values, vectors = np.linalg.eigh(covariance)
@@ -137,7 +141,7 @@ def draw(self:FeatureGaussians, labels, gen) -> np.ndarray: # (n,) -> (n, f)
         out[labels == c] = self.mean[c] + (out[labels == c]*np.sqrt(values)) @ vectors.T
     return out
 
-# %% ../nbs/06b_vectors.ipynb #8c0a2e95
+# %% ../nbs/06b_vectors.ipynb #18c71cb8
 @patch
 def log_prob(self:FeatureGaussians, features, labels) -> np.ndarray: # (n, f), (n,) -> (n,) nats
     "The log-density of vectors, each under the Gaussian of its class."
@@ -161,7 +165,7 @@ def posterior(self:FeatureGaussians, features, # (n, f)
             else np.full(len(features), -np.inf) for c in range(self.k)]
     return np.exp(log_softmax(np.stack(each, 1) + start, 1))
 
-# %% ../nbs/06b_vectors.ipynb #39272239
+# %% ../nbs/06b_vectors.ipynb #ae633930
 class Smote(VectorGenerator):
     "New vectors between a real one and a near one of its class. [Chawla 2002, section 4.2]"
     def __init__(self, features, labels, n_classes:int|None=None, # see VectorGenerator
@@ -187,7 +191,7 @@ class Smote(VectorGenerator):
             out.append(a + u*(b - a))
         return np.stack(out)
 
-# %% ../nbs/06b_vectors.ipynb #7c272b7d
+# %% ../nbs/06b_vectors.ipynb #69ea5cdb
 def smote(features, labels, # (n, f), (n,)
           wanted, # (k,): how many new vectors of each class
           seed:int=0, # which ones
@@ -196,7 +200,7 @@ def smote(features, labels, # (n, f), (n,)
     new = np.repeat(np.arange(len(wanted)), wanted)
     return Smote(features, labels, len(wanted)).sample(new, seed), new
 
-# %% ../nbs/06b_vectors.ipynb #20cb6f2a
+# %% ../nbs/06b_vectors.ipynb #894d8659
 class Coupling(nn.Module):
     "One half of the coordinates scales and shifts the other. [Dinh 2017, eq. 7 and 8]"
     def __init__(self, dim:int, k:int, # coordinates, classes
@@ -219,7 +223,7 @@ class Coupling(nn.Module):
         still, moves, scale, shift = self.parts(z, y)
         return torch.cat([still, (moves - shift)*(-scale).exp()], 1)[:, self.back]
 
-# %% ../nbs/06b_vectors.ipynb #c3213747
+# %% ../nbs/06b_vectors.ipynb #a86bd79b
 class RealNVP(nn.Module):
     "Couplings one after the other, each of which lets another half stay. [Dinh 2017]"
     def __init__(self, dim:int, k:int, couplings:int=6, hidden:int=64, seed:int=0):
@@ -242,7 +246,7 @@ class RealNVP(nn.Module):
         for step in reversed(self.steps): z = step.inverse(z, y)
         return z
 
-# %% ../nbs/06b_vectors.ipynb #8301675f
+# %% ../nbs/06b_vectors.ipynb #1cfeacd5
 @dataclass(frozen=True)
 class FlowConfig(Config):
     "A flow and its training. [ours]"
@@ -260,7 +264,7 @@ FlowConfig.rules = dict.fromkeys(('dims', 'couplings', 'hidden', 'updates', 'bat
                                  number(1, kind=int)) | dict(
     lr=number(above=0), weight_decay=number(0), held_out=number(0, below=1))
 
-# %% ../nbs/06b_vectors.ipynb #bb4a23c3
+# %% ../nbs/06b_vectors.ipynb #e7b1959e
 class FeatureFlow(VectorGenerator):
     "The shared Gaussian, bent by a flow that knows the class. [Dinh 2017]"
     def __init__(self, features, labels, n_classes:int|None=None, # see VectorGenerator
@@ -281,7 +285,7 @@ class FeatureFlow(VectorGenerator):
         "Vectors without their class's mean, along the directions of spread."
         return (features - self.base.mean[labels]) @ self.vectors/np.sqrt(self.values)
 
-# %% ../nbs/06b_vectors.ipynb #f0b0e447
+# %% ../nbs/06b_vectors.ipynb #242ea2cc
 @patch
 def held_out(self:FeatureFlow) -> np.ndarray: # bool (n,); none where a class is too small
     "Which vectors choose among the looks: a share of each class. [ours]"
@@ -291,12 +295,13 @@ def held_out(self:FeatureFlow) -> np.ndarray: # bool (n,); none where a class is
         out.append(rows[luck[rows].argsort().numpy()[:int(self.config.held_out*len(rows))]])
     return np.isin(np.arange(len(self.labels)), np.concatenate(out))
 
-# %% ../nbs/06b_vectors.ipynb #354cd8ab
+# %% ../nbs/06b_vectors.ipynb #006de157
 def flow_loss(flow:RealNVP, x:Tensor, labels:Tensor) -> Tensor: # (n, dim), (n,) -> nats a vector
     "The negative log-likelihood, less that of the Gaussian that the flow began as."
     z, grown = flow(x, labels)
     return (.5*(z.square() - x.square()).sum(1) - grown).mean()
 
+# %% ../nbs/06b_vectors.ipynb #6a8ca17e
 @patch
 def fit(self:FeatureFlow) -> list: # (update, loss held out), nats a vector; 0: the Gaussian
     "Train the flow, and keep the weights of the look that is best on what was held out. [ours]"
@@ -320,7 +325,7 @@ def fit(self:FeatureFlow) -> list: # (update, loss held out), nats a vector; 0: 
     self.flow.load_state_dict(best[1] or fresh)
     return history
 
-# %% ../nbs/06b_vectors.ipynb #ccaf621f
+# %% ../nbs/06b_vectors.ipynb #947285aa
 @patch
 @torch.no_grad()
 def log_prob(self:FeatureFlow, features, labels) -> np.ndarray: # (n, f), (n,) -> (n,) nats
@@ -340,7 +345,7 @@ def draw(self:FeatureFlow, labels, gen) -> np.ndarray: # (n,) -> (n, f)
     u[:, :self.dims] = self.flow.inverse(u[:, :self.dims], torch.from_numpy(labels))
     return self.base.mean[labels] + (u.double().numpy()*np.sqrt(self.values)) @ self.vectors.T
 
-# %% ../nbs/06b_vectors.ipynb #f740dca7
+# %% ../nbs/06b_vectors.ipynb #216ecdd6
 PENALTIES = 3., 1., .3, .1, .03, .01, .003, .001
 
 @dataclass(frozen=True)
@@ -367,14 +372,14 @@ def head_probabilities(head:Head, features) -> np.ndarray: # (n, f) -> float32 (
         f'features {x.shape}: this last layer reads (n, {head.weight.shape[1]})')
     return np.exp(log_softmax(x @ head.weight.T + head.bias, 1)).astype(np.float32)
 
-# %% ../nbs/06b_vectors.ipynb #42a815b3
+# %% ../nbs/06b_vectors.ipynb #627728d5
 def fit_linear(x, hot, # float64 (n, f), one-hot (n, k)
                penalty:float, weights, prior, # (n,) that sum to 1; (k,), added to the logits
                start:np.ndarray, # (k (f + 1),): where to begin
                iterations:int=500, # at most
               ) -> np.ndarray: # (k (f + 1),)
     "Multinomial logistic regression to its minimum, by L-BFGS. [Liu & Nocedal 1989]"
-    (n, f), k = x.shape, hot.shape[1]
+    f, k = x.shape[1], hot.shape[1]
     def loss(theta):
         w, b = theta[:k*f].reshape(k, f), theta[k*f:]
         logp = log_softmax(x @ w.T + b + prior, 1)
@@ -384,7 +389,7 @@ def fit_linear(x, hot, # float64 (n, f), one-hot (n, k)
     return minimize(loss, start, jac=True, method='L-BFGS-B',
                     options=dict(maxiter=iterations, maxfun=2*iterations, gtol=1e-6)).x
 
-# %% ../nbs/06b_vectors.ipynb #423455ea
+# %% ../nbs/06b_vectors.ipynb #8e68d950
 def train_head(features, labels, # (n, f), (n,): real vectors, and perhaps synthetic ones
                n_classes:int, # k
                valid:tuple|None=None, # features and labels that choose the penalty
@@ -410,14 +415,14 @@ def train_head(features, labels, # (n, f), (n,): real vectors, and perhaps synth
         if best is None or loss < best[0]: best = loss, head
     return best[1]
 
-# %% ../nbs/06b_vectors.ipynb #67c84057
+# %% ../nbs/06b_vectors.ipynb #5312b420
 def class_log_loss(said, labels) -> float: # (n, k), (n,) -> nats
     "The log-loss with classes alike, over the classes that are there. [ours]"
     y = np.asarray(labels)
     each = -np.log(np.asarray(said, np.float64)[np.arange(len(y)), y].clip(1e-12))
     return float(np.mean([each[y == c].mean() for c in np.unique(y)]))
 
-# %% ../nbs/06b_vectors.ipynb #450aa143
+# %% ../nbs/06b_vectors.ipynb #d384e45f
 def limit_head(gaussians:FeatureGaussians, # with a shared covariance
                prior=None, # (k,) shares of the classes; None: all alike
               ) -> Head:
@@ -430,10 +435,11 @@ def limit_head(gaussians:FeatureGaussians, # with a shared covariance
     weight = np.linalg.solve(gaussians.shared, mean.T).T
     return Head(weight, np.log(prior) - .5*(weight*mean).sum(1))
 
-# %% ../nbs/06b_vectors.ipynb #6691b313
+# %% ../nbs/06b_vectors.ipynb #d67f7aee
 # arm -> how vectors are made, None for none; how the last layer is balanced
 VECTOR_ARMS = {
-    'head': (None, 'none'), 'head, weights': (None, 'weights'), 'gaussians': (FeatureGaussians, 'none'),
+    'head': (None, 'none'), 'head, weights': (None, 'weights'),
+    'gaussians': (FeatureGaussians, 'none'),
     'flow': (FeatureFlow, 'none'), 'smote': (Smote, 'none'), 'head, logits': (None, 'logits'),
     'own gaussians': (lambda *a: FeatureGaussians(*a, covariance='own'), 'none'),
     'calibrated': (lambda *a: FeatureGaussians(*a, covariance='calibrated'), 'none')}
@@ -456,7 +462,7 @@ def arm_head(arm:str, # of VECTOR_ARMS, or 'limit'
         labels = np.concatenate([labels, new])
     return train_head(features, labels, n_classes, valid, HeadConfig(balance))
 
-# %% ../nbs/06b_vectors.ipynb #7c789c6b
+# %% ../nbs/06b_vectors.ipynb #a634b367
 def vector_arms(classifiers:list, # K, each with `features(pixels)`, trained on those rows
                 real:ImageSet, rows, # the real set; which of its images, None for all
                 valid:ImageSet, test:ImageSet, # choose penalties; are spoken of
@@ -480,3 +486,22 @@ def vector_arms(classifiers:list, # K, each with `features(pixels)`, trained on 
             head = arm_head(arm, h, labels, k, (h_valid, y_valid), wanted, (seed, j))
             said[arm].append(head_probabilities(head, h_test))
     return {arm: np.stack(each) for arm, each in said.items()}
+
+# %% ../nbs/06b_vectors.ipynb #96bf5d9d
+def feature_gap(features, labels, # of images that the classifier was trained on: (n, f), (n,)
+                fresh, fresh_labels, # of others: (m, f), (m,)
+               ) -> dict: # name -> (k,): images, distance, by luck, left, spread
+    "How far the features of training images are from those of others, a class at a time. [ours]"
+    x, y, k = checked_vectors(features, labels)
+    new, y_new, _ = checked_vectors(fresh, fresh_labels, k)
+    if absent := [c for c in range(k) if not ((y == c).any() and (y_new == c).any())]:
+        raise ValueError(f'classes {absent} have no vector on one side: both need each class')
+    pairs = [(x[y == c], new[y_new == c]) for c in range(k)]
+    centre, rows = np.mean([a.mean(0) for a, _ in pairs], 0), []
+    for a, b in pairs:
+        out, moved = a.mean(0) - centre, b.mean(0) - centre
+        spread = a.var(0).sum(), b.var(0).sum()
+        rows.append((len(a), np.linalg.norm(out - moved),
+                     np.sqrt(spread[0]/len(a) + spread[1]/len(b)),
+                     out @ moved/(out @ out), np.sqrt(spread[0]/spread[1])))
+    return dict(zip(('images', 'distance', 'by luck', 'left', 'spread'), map(np.array, zip(*rows))))
