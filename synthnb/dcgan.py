@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['COUNT', 'DCGANConfig', 'stages_of', 'SelfAttention', 'Spectral', 'Generator', 'Discriminator', 'd_loss', 'g_loss',
-           'gradient_penalty', 'diff_augment', 'DCGANTraining', 'DCGAN', 'train_dcgan', 'fit_dcgan', 'dcgan_history',
-           'dcgan_grids', 'dcgan_pool', 'spread', 'collapse_report']
+           'gradient_penalty', 'diff_augment', 'DCGANTraining', 'DCGAN', 'train_dcgan', 'fit_dcgan', 'fit_ahead',
+           'dcgan_history', 'dcgan_grids', 'dcgan_pool', 'spread', 'collapse_report']
 
 # %% ../nbs/01e_dcgan.ipynb #0e9ef74f
+import os
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from .core import (Config, artefact, atomic_path, check_finite_state, default_de
                           generator, hash_of, load_json, load_model, name_of, number, one_of,
                           progress, run_to_end, save_json, save_model)
 from .data import Images, ImageSet, ImageSetWriter, row_numbers, to_float, to_uint8
+from .plateau import cores, process_context, quiet_child
 from .train import place
 
 # %% ../nbs/01e_dcgan.ipynb #bedab1d6
@@ -627,6 +630,19 @@ def fit_dcgan(real:ImageSet, # the real set
     what = dict(real=real, rows=rows, config=asdict(config), seed=seed, device=device.type)
     folder = artefact('dcgan', make, what)
     return DCGAN.load(folder/'dcgan.safetensors', device), folder
+
+# %% ../nbs/01e_dcgan.ipynb #c1e46fc4
+def fit_ahead(real:ImageSet, rows, # as for `fit_dcgan`
+              configs:list, # of DCGANConfig
+              seed:int=0, device='auto',
+             ) -> ProcessPoolExecutor|None: # None where there is one core, or a GPU: all in turn
+    "Begin trainings in other processes; `fit_dcgan` of the same settings finds them. [ours]"
+    if default_device(str(device)).type != 'cpu' or cores() < 2 or not configs: return
+    workers = min(cores() - 1, len(configs)) # one core is for whoever calls
+    pool = ProcessPoolExecutor(workers, process_context(), quiet_child, [{**os.environ}])
+    for config in configs: pool.submit(fit_dcgan, real, rows, config, seed, 'cpu')
+    pool.shutdown(wait=False)
+    return pool
 
 # %% ../nbs/01e_dcgan.ipynb #aa4d6d78
 def dcgan_history(folder:Path) -> pd.DataFrame: # from `fit_dcgan`; a row a class and look
