@@ -85,10 +85,10 @@ def even_parts(real, rows, # the real ImageSet, and the rows of it that the plac
     labels, rows = np.asarray(real.labels), np.asarray(rows)
     n = np.bincount(labels[rows], minlength=len(real.classes))
     def some(share): return rows[first_of_each(labels[rows], np.round(share*n), seed)]
-    def made(name, share=1.): return (pools[name], first_of_each(
-        pools[name].labels, np.round(share*n), seed))
+    def made(name, real=0.): return (pools[name], first_of_each( # what is lacking to n
+        pools[name].labels, n - np.round(real*n), seed))
     parts = dict(authentic=[(real, rows)])
-    for s in SPLITS: parts[f'split {s}'] = [(real, some(1 - s/100)), made('dcgan', s/100)]
+    for s in SPLITS: parts[f'split {s}'] = [(real, some(1 - s/100)), made('dcgan', 1 - s/100)]
     parts |= {'synthetic': [made('dcgan')], 'real 50': [(real, some(.5))],
               'added': [(real, rows), made('dcgan')]}
     if fresh is not None: parts['more real'] = [(real, np.concatenate([rows, fresh]))]
@@ -423,8 +423,8 @@ def recall_gains(records:pd.DataFrame, # of one place
     classes, rows = records.classes.iloc[0], []
     for c, name in enumerate(classes):
         v = [recall_of(r, arm, c) - recall_of(r, control, c) for _, r in records.iterrows()]
-        level, (mean, lo, hi) = (np.nanmean([recall_of(r, control, c)
-                                             for _, r in records.iterrows()]), quiet_interval(v))
+        level, *_ = quiet_interval([recall_of(r, control, c) for _, r in records.iterrows()])
+        mean, lo, hi = quiet_interval(v)
         images = np.mean([r.counts[c] for _, r in records.iterrows()])
         rows.append({'class': name, 'images': images, 'recall': level, 'gain': mean, 'lo': lo,
                      'hi': hi})

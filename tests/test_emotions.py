@@ -62,7 +62,7 @@ def made_up(gains, seed=0, imbalance=10., **more):
         g, up = (g + .2*luck.normal()*(g != 0))/100, better*arm.startswith(('added', 'gan'))
         arms[arm] = dict(
             gain=g, gain_updates=g, gain_views=g, mean_class_accuracy=.5 + g, ece=.2 - up,
-            class_accuracy=[.5 + better + abs(up), .5, .45, .4, .3 + 2*up], robust=.4 + up,
+            class_accuracy=[.5 + better + up, .5, .45, .4, .3 + 2*up], robust=.4 + up,
             precision=[.5]*5, confusion=np.full((5, 5), 4.).tolist(), robust_clean=.5,
             robust_each=dict(contrast=.4 + up))
     pools = {name: dict(frechet=f, right=.5, right_class=[.5]*5, coverage=.1)
@@ -86,8 +86,7 @@ def test_opposite_records_give_opposite_verdicts_and_answers(even):
     yes, no = (said_to(seeds(w[even], imbalance=rho)) for w in (YES, NO))
     ours = yes.index.str.endswith('?')
     assert yes[~ours].str.startswith('reproduced').all() and yes[ours].str.startswith('yes').all()
-    against = no.index != 'happiness is recognised best' # which is about real images alone
-    assert no[against].str.match('reversed|a difference|no, |no gain').all(), no
+    assert no.str.match('reversed|a difference$|no($|, )').all(), no
     yes, no = (answer_poster(seeds(w[even], imbalance=rho)) for w in (YES, NO))
     assert ('synthetic images alone lowers' if even else 'for each raises') in yes
     assert ('synthetic images alone raises' if even else 'for each lowers') in no
@@ -319,10 +318,11 @@ def test_photographs_as_they_are_by_folds_of_people(photographs, tmp_path):
 def test_fer2013s_csv_with_a_class_of_two_images(tmp_path):
     faces = drawn_set(90, 48, 'balanced', 0, 'fer', ['anger', 'happiness', 'sadness'])
     grey = faces.gather(np.arange(90)).float().mean(3).numpy().astype(int)
-    code, rows = np.array([0, 3, 4]), []
+    code, rows, left = np.array([0, 3, 4]), [], np.array(faces.labels)
     for usage, each in dict(Training=[9, 14, 2], PublicTest=[5]*3, PrivateTest=[5, 5, 0]).items():
-        for i in first_of_each(faces.labels, each, 0):
+        for i in first_of_each(left, each, 0):
             rows.append((code[faces.labels[i]], ' '.join(map(str, grey[i].ravel())), usage))
+            left[i] = -1 # nobody is in two lists
     pd.DataFrame(rows, columns=['emotion', 'pixels', 'Usage']).to_csv(tmp_path/'fer2013.csv',
                                                                      index=False)
     given = dict(data='fer2013', root=str(tmp_path/'fer2013.csv'), generators='dcgan',
@@ -360,20 +360,20 @@ def test_a_class_without_images_is_refused(photographs, tmp_path):
 
 
 # ---- 14_verdict on records of 09 -----------------------------------------------------------------
-def test_the_ledger_judges_every_imbalance_and_folds(runs, tmp_path):
+def test_the_ledger_judges_every_imbalance_and_folds(tmp_path):
     here = tmp_path/'09_emotions'
     here.mkdir()
-    save_json(here/'defaults.json', declared_parameters(NOTEBOOK))
-    whole, params = (load_json(the_one(runs)/f'{kind}.json') for kind in ('metrics', 'params'))
+    params = declared_parameters(NOTEBOOK)
+    save_json(here/'defaults.json', params)
     wild = dict(data='affectnet', root='wildfaces-0123456789ab', folds=5)
     places = [(10., {}), (1., {}), (0., wild)]
     for (rho, own), seed in itertools.product(places, range(5)):
         folder = here/f'{rho:g} {seed}'
         folder.mkdir()
         said = dict(imbalance=rho, seed=seed) | own
-        save_json(folder/'params.json', params | dict(scale='laptop', changes='') | said)
-        save_json(folder/'metrics.json', dict(provenance=whole['provenance'],
-                                              metrics=made_up(YES[rho == 1], seed, rho)))
+        save_json(folder/'params.json', params | said)
+        record = made_up(YES[rho == 1], seed, rho)
+        save_json(folder/'metrics.json', dict(provenance=dict(commit='0'*40), metrics=record))
     drawn, photographs = verdict(tmp_path)
     found = pd.concat([drawn, photographs], ignore_index=True).query('seeds > 0')
     assert found.about.str.startswith('paper 2, ').all()
