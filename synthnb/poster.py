@@ -10,7 +10,7 @@ __all__ = ['FIVE', 'TABLES', 'FER', 'SPLITS', 'WAYS', 'ALONE', 'HAPPY', 'EVEN', 
            'split_table', 'quiet_interval_90', 'plot_splits', 'balance_table', 'vector_gain', 'plot_balance',
            'recall_gains', 'plot_recall_gains', 'widened', 'answer_poster']
 
-# %% ../nbs/06c_poster.ipynb #49de54db
+# %% ../nbs/06c_poster.ipynb #bf659730
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,14 +21,14 @@ from .arms import (READINGS, claim_verdict, corrected_interval, effect_in_words,
                           verdict_on, verdict_within)
 from .plateau import Arm
 
-# %% ../nbs/06c_poster.ipynb #e17a0eae
+# %% ../nbs/06c_poster.ipynb #2065dc10
 FIVE = ['fear', 'anger', 'happiness', 'sadness', 'neutral'] # in the poster's order
 # precision and recall of the five, of a CNN trained on authentic and on synthetic images
 TABLES = dict(authentic=((.44, .46, .64, .40, .55), (.40, .49, .70, .40, .48)),
               synthetic=((.38, .14, .15, .24, .31), (.30, .35, .44, .36, .27)))
 FER = dict(happiness=7215, neutral=4965, sadness=4830, fear=4097, anger=3995) # FER-2013, training
 
-# %% ../nbs/06c_poster.ipynb #bc9190e1
+# %% ../nbs/06c_poster.ipynb #d79e8fb8
 def plot_tables(tables:dict=TABLES, # name -> (precision, recall), each (k,)
                 classes=FIVE) -> plt.Figure:
     "Precision and recall of each class, a panel a classifier. [paper 2, stage 2]"
@@ -42,7 +42,7 @@ def plot_tables(tables:dict=TABLES, # name -> (precision, recall), each (k,)
     axes[0, 0].set_ylabel('recall')
     return fig
 
-# %% ../nbs/06c_poster.ipynb #30f585f1
+# %% ../nbs/06c_poster.ipynb #09e08689
 def predicted_total(precision, recall, # (k,) each, in (0, 1]
                     shares=None, # of the test images, (k,); None: even
                    ) -> float: # 1, if the table is of one confusion matrix
@@ -54,7 +54,7 @@ def predicted_total(precision, recall, # (k,) each, in (0, 1]
     if (p <= 0).any(): raise ValueError('a class that is never predicted has no precision')
     return float((s/s.sum()*r/p).sum())
 
-# %% ../nbs/06c_poster.ipynb #5ade910b
+# %% ../nbs/06c_poster.ipynb #ec585a69
 def rounded_total(precision, recall, shares=None, # as of `predicted_total`
                   half:float=.005, # what rounding may have changed
                  ) -> tuple[float, float]: # the least and the largest total
@@ -63,7 +63,7 @@ def rounded_total(precision, recall, shares=None, # as of `predicted_total`
     return (predicted_total(p + half, r - half, shares),
             predicted_total(p - half, r + half, shares))
 
-# %% ../nbs/06c_poster.ipynb #a5e2da11
+# %% ../nbs/06c_poster.ipynb #ef5bcdf5
 def first_of_each(labels, # int (n,)
                   counts, # how many of each class, (k,); more than there are: all of them
                   seed:int=0) -> np.ndarray: # rows, class by class
@@ -75,7 +75,7 @@ def first_of_each(labels, # int (n,)
         rows.append(luck.permutation(own)[:max(int(n), 0)])
     return np.concatenate(rows) if rows else np.array([], int)
 
-# %% ../nbs/06c_poster.ipynb #cae92845
+# %% ../nbs/06c_poster.ipynb #e56efd3a
 SPLITS = 25, 50, 75 # per cent of synthetic images, beside 0 and 100
 def even_parts(real, rows, # the real ImageSet, and the rows of it that the place has
                pools:dict, # 'dcgan' and others -> ImageSet with images for every class
@@ -95,7 +95,7 @@ def even_parts(real, rows, # the real ImageSet, and the rows of it that the plac
     others = [k for k in pools if k.startswith('dcgan-')]
     return parts | {f'synthetic, {k[6:]}': [made(k)] for k in others}
 
-# %% ../nbs/06c_poster.ipynb #fa6bcc5c
+# %% ../nbs/06c_poster.ipynb #49890a30
 WAYS = {'none': {}, 'repetition': dict(balance='sampling'), 'weights': dict(balance='weights'),
         'logits': dict(balance='logits')} # arms that have the same images; settings of a training
 def tail_parts(real, rows, # the real ImageSet, and the rows of it that the place has
@@ -112,7 +112,7 @@ def tail_parts(real, rows, # the real ImageSet, and the rows of it that the plac
         parts[arm] = [(real, rows)] + [(pool, extra)]*bool(len(extra))
     return parts | dict(real=[(real, np.asarray(full))])
 
-# %% ../nbs/06c_poster.ipynb #6a79fbfd
+# %% ../nbs/06c_poster.ipynb #ccf50fb0
 def poster_arms(parts:dict, # of `even_parts` or `tail_parts`
                 valid, test, # image sets
                 seed:int=0, marks=(), # updates at which each is read as well
@@ -122,7 +122,7 @@ def poster_arms(parts:dict, # of `even_parts` or `tail_parts`
     return {name: Arm(own, valid, test, seed, tuple(marks), (), recipe | WAYS.get(name, {}))
             for name, own in parts.items()}
 
-# %% ../nbs/06c_poster.ipynb #f1bd14b4
+# %% ../nbs/06c_poster.ipynb #01ea7034
 def arm_numbers(y, # true classes (n,)
                 control, arm, # Trainings
                 where:dict, # reading -> what to ask of the control, of the arm: arms.reading_marks
@@ -140,7 +140,7 @@ def arm_numbers(y, # true classes (n,)
         found[f'gain{READINGS[reading]}'] = float(gain)
     return {name: v for name, v in found.items() if name != 'log_loss_each'}
 
-# %% ../nbs/06c_poster.ipynb #ffe0c36f
+# %% ../nbs/06c_poster.ipynb #0c807cd7
 ALONE = 100*float(np.mean(TABLES['authentic'][1]) - np.mean(TABLES['synthetic'][1])) # points
 HAPPY = 100*(.70 - .49) # points, to the next best class
 # key, about, whose, kind, margin, the paper's number, claim, what is compared
@@ -168,7 +168,7 @@ EVEN = [
     ('calibrated', 'its title', 1, 'above', 1., np.nan,
      'do synthetic images improve calibration?', 'ECE, authentic - added')]
 
-# %% ../nbs/06c_poster.ipynb #762b77f6
+# %% ../nbs/06c_poster.ipynb #72f7275f
 TAIL = [
     ('balanced', 'results', 0, 'above', 1., 2., 'classes balanced by a GAN: 2% more accuracy',
      'gan - none'),
@@ -199,7 +199,7 @@ FRECHET = ('frechet', 'next steps', 1, 'above', 10., np.nan,
            'does self-attention bring the images nearer to real ones?',
            "Fréchet distance, per cent of the plain GAN's")
 
-# %% ../nbs/06c_poster.ipynb #f8085fd7
+# %% ../nbs/06c_poster.ipynb #d9b2ddd8
 def poster_claims(even:bool, # of places with even classes, or of those with a long tail
                  ) -> pd.DataFrame: # a row a claim
     "What the poster claims, and what we ask beside it. [paper 2]"
@@ -210,27 +210,7 @@ def poster_claims(even:bool, # of places with even classes, or of those with a l
     return t.assign(whose=t.whose.map(dict(enumerate(('the paper', 'our control')))),
                     their_se=t.key.map(error), where='paper 2, ' + t.about)
 
-# %% ../nbs/06c_poster.ipynb #042f2e63
-def points(v) -> float: # a share, or None, as JSON has NaN
-    "Per cent. [ours]"
-    return np.nan if v is None else 100*v
-def gain_of_arm(record, arm:str, # a row of core.read_runs or a dict; a name of its arms
-                reading:str='plateau', # of READINGS
-                what:str='arms', # or 'resnet', the same arms of the other classifier
-               ) -> float: # points over real images alone; NaN where it was not run
-    "What an arm gains over real images alone in one run. [ours]"
-    arms = record[what] if what in record and isinstance(record[what], dict) else {}
-    return points(arms.get(arm, {}).get(f'gain{READINGS[reading]}'))
-def recall_of(record, arm:str, c:int) -> float: # per cent
-    "The recall of a class in one run. [ours]"
-    arms = record['arms']
-    return points(arms[arm]['class_accuracy'][c] if arm in arms else None)
-def between(record, a:str, b:str, name:str) -> float: # in points; NaN where either has none
-    "How much more of a number arm a has than arm b. [ours]"
-    found = [record['arms'].get(arm, {}).get(name) for arm in (a, b)]
-    return np.nan if None in found else 100*(found[0] - found[1])
-
-# %% ../nbs/06c_poster.ipynb #042f2e63
+# %% ../nbs/06c_poster.ipynb #3e1c017d
 def points(v) -> float: # a share, or None, as JSON has NaN
     "Per cent. [ours]"
     return np.nan if v is None else 100*v
@@ -250,7 +230,7 @@ def between(record, a:str, b:str, name:str) -> float: # in points; NaN where eit
     found = [points(record['arms'].get(arm, {}).get(name)) for arm in (a, b)]
     return found[0] - found[1]
 
-# %% ../nbs/06c_poster.ipynb #1539b18e
+# %% ../nbs/06c_poster.ipynb #02d20b2d
 def even_values(record, reading:str) -> dict: # key of a claim -> number
     "What a run with even classes says. [ours]"
     def gain(arm): return gain_of_arm(record, arm, reading)
@@ -266,7 +246,7 @@ def even_values(record, reading:str) -> dict: # key of a claim -> number
         robust=between(record, 'added', 'authentic', 'robust'),
         calibrated=between(record, 'authentic', 'added', 'ece'))
 
-# %% ../nbs/06c_poster.ipynb #f7763ac4
+# %% ../nbs/06c_poster.ipynb #8438120d
 def tail_values(record, reading:str) -> dict: # key of a claim -> number
     "What a run with a long tail says. [ours]"
     def gain(arm): return gain_of_arm(record, arm, reading)
@@ -284,7 +264,7 @@ def tail_values(record, reading:str) -> dict: # key of a claim -> number
         robust=between(record, 'gan', 'none', 'robust'),
         calibrated=between(record, 'none', 'gan', 'ece'))
 
-# %% ../nbs/06c_poster.ipynb #907d8fdd
+# %% ../nbs/06c_poster.ipynb #b1d0aa6e
 def poster_values(record, # a row of core.read_runs, or a dict
                   reading:str='plateau', # of arms.READINGS
                  ) -> dict: # key of `poster_claims` -> points
@@ -296,7 +276,7 @@ def poster_values(record, # a row of core.read_runs, or a dict
         found['frechet'] = 100*(plain - other)/plain
     return found
 
-# %% ../nbs/06c_poster.ipynb #d5cb2fe9
+# %% ../nbs/06c_poster.ipynb #4bf95194
 def poster_verdict(values, # one number a seed, or a fold
                    claim, # a row of `poster_claims`
                    folds:int=0, # into which the images were parted; 0: seeds are independent
@@ -320,7 +300,7 @@ def answered(claim:str, verdict:str) -> str:
     plain, *more = verdict.split(' (', 1)
     return ' ('.join([SAID.get(plain, plain), *more]) if claim.endswith('?') else verdict
 
-# %% ../nbs/06c_poster.ipynb #30821637
+# %% ../nbs/06c_poster.ipynb #1160cf9b
 def poster_verdicts(records:pd.DataFrame, # from core.read_runs, of one place, one row a seed
                     even:bool|None=None, # which claims, where there is no record
                    ) -> pd.DataFrame: # a row a claim
@@ -341,7 +321,7 @@ def poster_verdicts(records:pd.DataFrame, # from core.read_runs, of one place, o
                     | each['plateau'] | dict(verdict=answered(c.claim, word)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/06c_poster.ipynb #3adfcdcc
+# %% ../nbs/06c_poster.ipynb #dc61b6e0
 def split_table(records:pd.DataFrame, # runs with even classes, one row a seed
                 what:str='arms', # or 'resnet'
                ) -> pd.DataFrame: # a row a split: share, points over real images alone
@@ -358,13 +338,13 @@ def split_table(records:pd.DataFrame, # runs with even classes, one row a seed
                          least_margin=max(abs(low), abs(high))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/06c_poster.ipynb #a1fe34d0
+# %% ../nbs/06c_poster.ipynb #df999105
 def quiet_interval_90(values) -> tuple: # mean, lo, hi
     "The interval of two one-sided tests at 5%. [Schuirmann 1987]"
     v = np.asarray(values, float)
     return tuple(seed_interval(v, .9)) if len(v) > 1 else (v.mean(), -np.inf, np.inf)
 
-# %% ../nbs/06c_poster.ipynb #fe6ade19
+# %% ../nbs/06c_poster.ipynb #9a0aca98
 def plot_splits(tables:dict, # name -> of `split_table`
                 margin:float=1., # points; the grey band
                 beside:dict|None=None, # name -> (share, gain, lo, hi): other arms to show
@@ -386,7 +366,7 @@ def plot_splits(tables:dict, # name -> of `split_table`
     ax.legend(fontsize=8)
     return fig
 
-# %% ../nbs/06c_poster.ipynb #0e8a2cb4
+# %% ../nbs/06c_poster.ipynb #6884f08d
 TAIL_ARMS = ('repetition', 'weights', 'logits', 'cheap', 'gan', 'gan, attention',
              'gan, conditional', 'real')
 def balance_table(records:pd.DataFrame, # runs with a long tail, of any imbalance
@@ -408,19 +388,13 @@ def balance_table(records:pd.DataFrame, # runs with a long tail, of any imbalanc
                                                 seeds=len(each)))
     return pd.DataFrame(rows, columns=['imbalance', 'arm', 'gain', 'lo', 'hi', 'seeds'])
 
-# %% ../nbs/06c_poster.ipynb #d1b6c765
-def vector_gain(record) -> dict: # 'vectors: gaussians' and others -> points over `none`
-    "What training on features gains in one run. [ours]"
-    vectors = record['vectors'] if isinstance(record['vectors'], dict) else {}
-    return {f'vectors: {k}': 100*v['gain'] for k, v in vectors.items()}
-
-# %% ../nbs/06c_poster.ipynb #d1b6c765
+# %% ../nbs/06c_poster.ipynb #6e43cc3b
 def vector_gain(record) -> dict: # 'vectors: gaussians' and others -> points over `none`
     "What training on features gains in one run. [ours]"
     vectors = record['vectors'] if isinstance(record['vectors'], dict) else {}
     return {f'vectors: {k}': points(v['gain']) for k, v in vectors.items()}
 
-# %% ../nbs/06c_poster.ipynb #0a11c629
+# %% ../nbs/06c_poster.ipynb #f5204efb
 def plot_balance(table:pd.DataFrame, # of `balance_table`
                  arms=None, # which of its arms; None: all
                 ) -> plt.Figure:
@@ -442,7 +416,7 @@ def plot_balance(table:pd.DataFrame, # of `balance_table`
     axes[0, 0].set(yticks=range(len(arms)), yticklabels=arms, ylim=(len(arms) - .5, -.5))
     return fig
 
-# %% ../nbs/06c_poster.ipynb #e614357b
+# %% ../nbs/06c_poster.ipynb #fb98e3d3
 def recall_gains(records:pd.DataFrame, # of one place
                  arm:str, control:str='none') -> pd.DataFrame: # a row a class
     "What an arm changes in the recall of each class. [ours]"
@@ -456,7 +430,7 @@ def recall_gains(records:pd.DataFrame, # of one place
                      'hi': hi})
     return pd.DataFrame(rows).sort_values('images', ascending=False, ignore_index=True)
 
-# %% ../nbs/06c_poster.ipynb #52020d69
+# %% ../nbs/06c_poster.ipynb #e25031a5
 def plot_recall_gains(tables:dict, # arm -> of `recall_gains`
                      ) -> plt.Figure:
     "A panel an arm, a row a class, the largest on top. [ours]"
@@ -480,7 +454,7 @@ def widened(values, folds:int) -> np.ndarray: # one number a fold; 0 folds: seed
     v = v[np.isfinite(v)]
     return v.mean() + (v - v.mean())*np.sqrt(1 + len(v)/(folds - 1)) if folds and len(v) else v
 
-# %% ../nbs/06c_poster.ipynb #3127775d
+# %% ../nbs/06c_poster.ipynb #cca9574b
 def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
                   where:str='drawn faces') -> str: # paragraphs
     "What the poster's question comes to, from the records there are. [ours]"
