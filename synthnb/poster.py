@@ -471,6 +471,7 @@ def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
             f'{"Where" if lines else f"On {where}, where"} the largest class has '
             f'{rho or np.mean([max(c)/min(c) for c in own.counts]):.3g} times the images of the '
             f'rarest, filling the classes up with a GAN for each {word("balanced")}. Beside '
-            f'repeating the rare images it {word("over_repetition")}. Real images of the rare '
-            f'classes would do this: it {word("ceiling")}.')
+            f'repeating the rare images it {word("over_repetition")}.' + (
+                f' Real images of the rare classes would do this: it {word("ceiling")}.'
+                if v.ceiling.notna().any() else ''))
     return '\n\n'.join(lines)
