@@ -317,6 +317,7 @@ def poster_verdicts(records:pd.DataFrame, # from core.read_runs, of one place, o
     "Every claim over the seeds of a place. [ours]"
     if len(records): even = records.imbalance.iloc[0] == 1
     folds = int(records.folds.iloc[0]) if 'folds' in records and len(records) else 0
+    if folds: records = records[records.seed//folds == records.seed.min()//folds] # one partition
     claims = poster_claims(even)
     said = {r: pd.DataFrame([poster_values(row, r) for _, row in records.iterrows()])
             for r in READINGS}
