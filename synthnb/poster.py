@@ -452,7 +452,7 @@ def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
         v = pd.DataFrame([poster_values(r) for _, r in own.iterrows()])
         word = lambda key: effect_in_words(v[key], margin=1.)
         lines.append(f'Where the largest class has {rho:g} times the images of the rarest, filling '
-                     f'the classes up with a GAN for each {word("balanced")}. Compared with repeating '
-                     f'rare images, it {word("over_repetition")}. Filling them up with real '
+                     f'the classes up with a GAN for each {word("balanced")}. Compared with '
+                     f'repeating rare images, it {word("over_repetition")}. Filling them up with real '
                      f'images {word("ceiling")}.')
     return '\n\n'.join(lines)
