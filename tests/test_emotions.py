@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from here import as_alone, executed
-from PIL import Image
 from test_verdict import verdict
 from test_when import pictures
 
@@ -19,7 +18,7 @@ from synthnb.data import AFFECTNET_COLUMNS
 from synthnb.drawn import drawn_set
 from synthnb.poster import (EVEN, SPLITS, TAIL, answer_poster, balance_table, even_parts,
                             first_of_each, plot_balance, plot_splits, poster_claims, poster_values,
-                            poster_verdict, poster_verdicts, recall_gains, split_table, tail_parts,
+                            poster_verdicts, recall_gains, split_table, tail_parts,
                             widened)
 
 ROOT = Path(__file__).resolve().parent.parent
