@@ -7,7 +7,7 @@ __all__ = ['FIVE', 'TABLES', 'FER', 'SPLITS', 'WAYS', 'ALONE', 'HAPPY', 'EVEN', 
            'plot_tables', 'predicted_total', 'rounded_total', 'first_of_each', 'even_parts', 'tail_parts',
            'poster_arms', 'arm_numbers', 'poster_claims', 'points', 'gain_of_arm', 'recall_of', 'between',
            'even_values', 'tail_values', 'poster_values', 'poster_verdict', 'answered', 'poster_verdicts',
-           'split_table', 'plot_splits', 'balance_table', 'vector_gain', 'plot_balance', 'recall_gains',
+           'split_table', 'plot_splits', 'balance_table', 'vector_gain', 'plot_balance', 'recall_changes',
            'plot_recall_gains', 'widened', 'answer_poster']
 
 # %% ../nbs/06c_poster.ipynb #bf659730
@@ -421,7 +421,7 @@ def plot_balance(table:pd.DataFrame, # of `balance_table`
     return fig
 
 # %% ../nbs/06c_poster.ipynb #fb98e3d3
-def recall_gains(records:pd.DataFrame, # of one place
+def recall_changes(records:pd.DataFrame, # of one place
                  arm:str, control:str='none') -> pd.DataFrame: # a row a class
     "What an arm changes in the recall of each class. [ours]"
     classes, runs = records.classes.iloc[0], [r for _, r in records.iterrows()]
@@ -435,7 +435,7 @@ def recall_gains(records:pd.DataFrame, # of one place
         'images', ascending=False, ignore_index=True)
 
 # %% ../nbs/06c_poster.ipynb #e25031a5
-def plot_recall_gains(tables:dict, # arm -> of `recall_gains`
+def plot_recall_gains(tables:dict, # arm -> of `recall_changes`
                      ) -> plt.Figure:
     "A panel an arm, a row a class, the largest on top. [ours]"
     fig, axes = plt.subplots(1, len(tables), figsize=(2 + 1.9*len(tables), 2.4), sharey=True,

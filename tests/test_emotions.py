@@ -18,7 +18,7 @@ from synthnb.data import AFFECTNET_COLUMNS
 from synthnb.drawn import drawn_set
 from synthnb.poster import (EVEN, SPLITS, TAIL, answer_poster, balance_table, even_parts,
                             first_of_each, plot_balance, plot_splits, poster_claims, poster_values,
-                            poster_verdicts, recall_gains, split_table, tail_parts,
+                            poster_verdicts, recall_changes, split_table, tail_parts,
                             widened)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,8 +166,8 @@ def test_tables_and_figures_of_one_and_of_many_and_of_the_data_as_they_are():
         all_of_it = balance_table(pd.concat([even, *tail]))
         assert {*all_of_it.imbalance} == {0, 10, 100} and 'real' in {*all_of_it.arm}
         assert len(balance_table(even)) == 0 and len(plot_balance(all_of_it).axes) == 3
-        assert recall_gains(tail[1], 'gan')['class'].tolist() == CLASSES
-    missing = recall_gains(tail[1], 'real, but not run')
+        assert recall_changes(tail[1], 'gan')['class'].tolist() == CLASSES
+    missing = recall_changes(tail[1], 'real, but not run')
     assert missing.gain.isna().all()
     said = answer_poster(pd.concat([even, *tail]))
     assert said.count('\n\n') == 3 and said.startswith('On drawn faces with even classes')
