@@ -8,7 +8,7 @@ __all__ = ['FIVE', 'TABLES', 'FER', 'SPLITS', 'WAYS', 'ALONE', 'HAPPY', 'EVEN', 
            'poster_arms', 'arm_numbers', 'poster_claims', 'points', 'gain_of_arm', 'recall_of', 'between',
            'even_values', 'tail_values', 'poster_values', 'poster_verdict', 'answered', 'poster_verdicts',
            'split_table', 'plot_splits', 'balance_table', 'vector_gain', 'plot_balance', 'recall_changes',
-           'plot_recall_gains', 'widened', 'answer_poster']
+           'plot_recall_gains', 'widened', 'few_once', 'answer_poster']
 
 # %% ../nbs/06c_poster.ipynb #bf659730
 import matplotlib.pyplot as plt
@@ -458,6 +458,13 @@ def widened(values, folds:int) -> np.ndarray: # one number a fold; 0 folds: seed
     v = v[np.isfinite(v)]
     return v.mean() + (v - v.mean())*np.sqrt(1 + len(v)/(folds - 1)) if folds and len(v) else v
 
+# %% ../nbs/06c_poster.ipynb #c2c101a1
+def few_once(text:str, n:int) -> str: # a paragraph of `effect_in_words`; seeds
+    "A paragraph that says once that its seeds are too few. [ours]"
+    seeds = f'{n} seed{"s"*(n > 1)}'
+    if (tail := f' in {seeds}, too few to say') not in text: return text
+    return f'{text.replace(tail, "")} That is {seeds}, too few to say.'
+
 # %% ../nbs/06c_poster.ipynb #cca9574b
 def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
                   where:str='drawn faces') -> str: # paragraphs
@@ -476,6 +483,7 @@ def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
             f'{rho or np.mean([max(c)/min(c) for c in own.counts]):.3g} times the images of the '
             f'rarest, filling the classes up with a GAN for each {word("balanced")}. Beside '
             f'repeating the rare images it {word("over_repetition")}.' + (
-                f' Real images of the rare classes would do this: it {word("ceiling")}.'
+                f' Filling them up with real images instead {word("ceiling")}.'
                 if v.ceiling.notna().any() else ''))
+        lines[-1] = few_once(lines[-1], len(own))
     return '\n\n'.join(lines)
