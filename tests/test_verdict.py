@@ -205,7 +205,9 @@ def stand_in(runs, name, run, root):
     arm = run[1].get('sampler', 'cl-sam')
     source = ROOT/'runs'/run[0]/('default' if arm == 'cl-sam' else f'sampler={arm}')
     of_root = dict(root=f'{root.name}-0123456789ab') if root else {}
-    copied(source, runs/name, **run[1] | of_root)
+    params = run[1] | of_root
+    if arm != 'rl' and 'rl=' in params.get('changes', ''): params['changes'] = '' # of the learner
+    copied(source, (runs/name).parent, **params)
 
 
 def test_every_command_that_a_row_names_changes_its_state(tmp_path):
