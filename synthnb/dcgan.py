@@ -25,8 +25,9 @@ from torch import Tensor
 
 from .core import (Config, artefact, atomic_path, check_finite_state, default_device,
                           generator, hash_of, load_json, load_model, name_of, number, one_of,
-                          progress, run_to_end, save_json, save_model)
-from .data import Images, ImageSet, ImageSetWriter, row_numbers, to_float, to_uint8
+                          run_to_end, save_json, save_model)
+from .data import Images, ImageSet, row_numbers, to_float, to_uint8
+from .diffusion import known_labels, write_pool
 from .plateau import cores, process_context, quiet_child
 from .train import place
 
@@ -528,13 +529,7 @@ class DCGAN:
 @patch
 def checked(self:DCGAN, labels) -> Tensor: # int64 (n,)
     "Labels that the model knows."
-    y, k = torch.as_tensor(np.asarray(labels)), len(self.classes)
-    whole = not (y.is_floating_point() or y.dtype == torch.bool) or not len(y)
-    if y.dim() != 1 or not whole: raise ValueError(
-        f'expected labels (n,), whole numbers; got {y.dtype} {tuple(y.shape)}')
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < k: raise ValueError(
-        f'labels from {int(y.min())} to {int(y.max())}, but the model has {k} classes')
-    return y.long()
+    return known_labels(labels, len(self.classes))
 @patch
 def alone(self:DCGAN, j:int) -> Generator: # of one network
     "Generator j by itself."
@@ -664,16 +659,7 @@ def dcgan_pool(folder:Path, # from `fit_dcgan`
     rows = np.array(rows)
     model = DCGAN.load(Path(folder)/'dcgan.safetensors', device)
     labels = model.checked(labels).numpy()
-    def make(folder):
-        writer = ImageSetWriter(folder, len(labels), model.size, model.classes, model.channels,
-                                dict(kind='pool', seed=seed))
-        with progress(total=len(labels), initial=writer.done, desc='making the pool') as bar:
-            while (at := writer.done) < len(labels):
-                y = labels[at:at + batch]
-                images = model.sample(y, seed, batch, at)
-                writer.write(images, y, source=rows[np.arange(at, at + len(y)) % len(rows)])
-                bar.update(len(y))
-        writer.close()
+    def make(folder): write_pool(folder, model, labels, rows, seed, batch)
     what = dict(model=model, rows=rows, labels=labels, seed=seed, device=device.type)
     return ImageSet(artefact('pool', make, what))
 

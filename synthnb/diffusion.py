@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['alpha_sigma', 'noised', 'target_of', 'clean_of', 'DiffusionConfig', 'Denoiser', 'guided', 'DiffusionTraining',
-           'Diffusion', 'train_diffusion', 'fit_diffusion', 'diffusion_pool']
+           'Diffusion', 'train_diffusion', 'fit_diffusion', 'write_pool', 'diffusion_pool']
 
 # %% ../nbs/01c_diffusion.ipynb #6e9ce473
 import math
@@ -321,16 +321,19 @@ class Diffusion:
                                                 dict(self.net.state_dict())))
 
 # %% ../nbs/01c_diffusion.ipynb #49b2704d
-@patch
-def checked(self:Diffusion, labels) -> Tensor: # int64 (n,)
-    "Labels that the model knows."
-    y, k = torch.as_tensor(np.asarray(labels)), len(self.classes)
+def known_labels(labels, k:int) -> Tensor: # (n,); classes -> int64 (n,)
+    "Labels that a model of k classes knows."
+    y = torch.as_tensor(np.asarray(labels))
     whole = not (y.is_floating_point() or y.dtype == torch.bool) or not len(y)
     if y.dim() != 1 or not whole: raise ValueError(
         f'expected labels (n,), whole numbers; got {y.dtype} {tuple(y.shape)}')
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < k: raise ValueError(
         f'labels from {int(y.min())} to {int(y.max())}, but the model has {k} classes')
     return y.long()
+@patch
+def checked(self:Diffusion, labels) -> Tensor: # int64 (n,)
+    "Labels that the model knows."
+    return known_labels(labels, len(self.classes))
 
 # %% ../nbs/01c_diffusion.ipynb #d3b6f2b9
 def scheduler_of(objective:str, steps:int):
@@ -432,6 +435,23 @@ def fit_diffusion(real:ImageSet, # the real training set
     folder = artefact('diffusion', make, what)
     return Diffusion.load(folder/'diffusion.safetensors', device), folder
 
+# %% ../nbs/01c_diffusion.ipynb #165478d3
+def write_pool(folder:Path, model, # a Diffusion, or what samples as it does
+               labels:np.ndarray, # (n,): the class that each image shall show
+               rows:np.ndarray, # of the real set, which the column `source` goes round
+               seed:int, batch:int, # which images; images at once
+               **use): # more arguments of `sample`, noted beside the seed
+    "Write one image for each label; resumed if killed."
+    writer = ImageSetWriter(folder, len(labels), model.size, model.classes, model.channels,
+                            dict(kind='pool', seed=seed, **use))
+    with progress(total=len(labels), initial=writer.done, desc='making the pool') as bar:
+        while (at := writer.done) < len(labels):
+            y = labels[at:at + batch]
+            images = model.sample(y, seed, batch=batch, first=at, **use)
+            writer.write(images, y, source=rows[np.arange(at, at + len(y)) % len(rows)])
+            bar.update(len(y))
+    writer.close()
+
 # %% ../nbs/01c_diffusion.ipynb #801bc51d
 def diffusion_pool(folder:Path, # from `fit_diffusion`
                    labels, # (n,): the class that each image shall show
@@ -444,15 +464,6 @@ def diffusion_pool(folder:Path, # from `fit_diffusion`
     model = Diffusion.load(Path(folder)/'diffusion.safetensors', device)
     labels, c = model.checked(labels).numpy(), model.config
     use = dict(guidance=float(c.guidance if guidance is None else guidance), steps=steps or c.steps)
-    def make(folder):
-        writer = ImageSetWriter(folder, len(labels), model.size, model.classes, model.channels,
-                                dict(kind='pool', seed=seed, **use))
-        with progress(total=len(labels), initial=writer.done, desc='making the pool') as bar:
-            while (at := writer.done) < len(labels):
-                y = labels[at:at + batch]
-                images = model.sample(y, seed, batch=batch, first=at, **use)
-                writer.write(images, y, source=np.arange(at, at + len(y)) % n_train)
-                bar.update(len(y))
-        writer.close()
+    def make(folder): write_pool(folder, model, labels, np.arange(n_train), seed, batch, **use)
     what = dict(model=model, n_train=n_train, labels=labels, seed=seed, device=device.type, **use)
     return ImageSet(artefact('pool', make, what))
