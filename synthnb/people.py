@@ -7,7 +7,7 @@ __all__ = ['PERSON', 'PICTURE', 'DIM', 'SPREADS', 'DIM_LIGHT', 'COUNT', 'uniform
            'truth_of', 'group_shares', 'in_another_picture', 'PeopleConfig', 'teaching_loss', 'PeopleTraining',
            'teach_people', 'asked_people', 'fit_people']
 
-# %% ../nbs/01g_people.ipynb #e3786598
+# %% ../nbs/01g_people.ipynb #54a297fb
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .core import (Config, artefact, default_device, generator, name_of, number,
 from .drawn import AXES, EXPRESSIONS, MEANS, PARAMETERS, draw_faces
 from .stylegan2 import StyleGAN2, StyleGAN2Config, channel_counts
 
-# %% ../nbs/01g_people.ipynb #5976c0ad
+# %% ../nbs/01g_people.ipynb #6234fd9c
 PERSON = ['skin_tone', 'feminine', 'age', 'hair_colour', 'hair_length', 'head_width', 'head_height',
           'jaw', 'eye_spacing', 'eye_height', 'eye_width', 'eye_cant', 'iris_colour',
           'brow_thickness', 'brow_arch', 'nose_length', 'nose_width', 'mouth_height', 'mouth_size',
@@ -34,7 +34,7 @@ PICTURE = ['yaw', 'pitch', 'valence', 'gain', 'light_x', 'wall_colour', 'wall_va
            'shirt_colour'] # z's others
 DIM = len(PERSON) + len(PICTURE)
 
-# %% ../nbs/01g_people.ipynb #9bd9cbcb
+# %% ../nbs/01g_people.ipynb #e3cb7d6b
 def uniform_of(z:Tensor, # (n, 32), of any length
               ) -> np.ndarray: # float64 (n, 32) in [0, 1]
     "Uniform numbers that the direction of each z decides. [ours]"
@@ -47,7 +47,7 @@ def uniform_of(z:Tensor, # (n, 32), of any length
     t = x*np.sqrt((DIM - 1)/np.maximum(DIM - x**2, 1e-12))
     return stats.t.cdf(t, DIM - 1)
 
-# %% ../nbs/01g_people.ipynb #56019f9f
+# %% ../nbs/01g_people.ipynb #cb1c6c34
 SPREADS = { # attribute -> its groups, their shares, and the ends between which each lies
     'skin_tone': (['light', 'mixed', 'dark'], [.70, .21, .09], [1, 2.5, 4.5, 6]),
     'feminine': (['masculine', 'androgynous', 'feminine'], [.44, .04, .52], [0, .45, .55, 1]),
@@ -61,7 +61,7 @@ def placed(name:str, u:np.ndarray) -> np.ndarray: # in [0, 1] -> the attribute's
     _, shares, ends = SPREADS[name]
     return np.interp(u, np.r_[0, np.cumsum(shares)], ends)
 
-# %% ../nbs/01g_people.ipynb #3ae47f1a
+# %% ../nbs/01g_people.ipynb #85be08ad
 def look_of(u:dict) -> dict: # name -> (n,) -> valence, the axes of an expression
     "From sad to happy; 0 is neutral."
     valence = np.interp(u['valence'], [0, .3, 1], [-.8, 0, 1.1])
@@ -73,7 +73,7 @@ def light_of(u:np.ndarray, skin:np.ndarray) -> np.ndarray: # (n,) each -> gain, 
     dim = np.interp(skin, *DIM_LIGHT)
     return np.where(u < dim, .5 + .3*u/dim, .8 + .3*(u - dim)/(1 - dim))
 
-# %% ../nbs/01g_people.ipynb #12469c41
+# %% ../nbs/01g_people.ipynb #0d2c053b
 def face_of(u:dict, g:dict, f:np.ndarray, skin:np.ndarray) -> dict: # u; Gaussians; feminine
     "The shape of a face, some of it leaning on gender. [00b_drawn, sample_identity]"
     m = 1 - f
@@ -91,7 +91,7 @@ def face_of(u:dict, g:dict, f:np.ndarray, skin:np.ndarray) -> dict: # u; Gaussia
         lip_thickness=.036 + .008*f + .006*g['lip_thickness'], lip_colour=.15 + .45*f,
         blush=.30 + .35*f, stubble=np.clip(1.2*m*u['stubble'] - .35, 0, .6))
 
-# %% ../nbs/01g_people.ipynb #b6696df2
+# %% ../nbs/01g_people.ipynb #4b05a06f
 def hair_of(u:dict, g:dict, f:np.ndarray, age:np.ndarray) -> dict:
     "Hair: long where a face is feminine, grey where it is old. [00b_drawn, sample_hair]"
     old = np.clip((age - .5)*2.5, 0, 1)
@@ -109,7 +109,7 @@ def picture_of(u:dict, g:dict, skin:np.ndarray) -> dict:
                 shirt_colour=7*u['shirt_colour'], x=0, y=-.035, scale=1.15, tilt=0, warmth=0,
                 wall_shift=0, noise=0, noise_seed=0) | look_of(u)
 
-# %% ../nbs/01g_people.ipynb #4ebf7f5a
+# %% ../nbs/01g_people.ipynb #6a4e2131
 def people_of(z:Tensor, # (n, 32)
              ) -> dict: # parameter of a drawn face -> float32 (n,); see `drawn.draw_faces`
     "Who is drawn, and how: the rule that the generator learns. [ours; Chang 2024, table 1]"
@@ -122,7 +122,7 @@ def people_of(z:Tensor, # (n, 32)
     return {k: torch.from_numpy(np.broadcast_to(found[k], len(z)).astype(np.float32).copy())
             for k in PARAMETERS}
 
-# %% ../nbs/01g_people.ipynb #43fbe560
+# %% ../nbs/01g_people.ipynb #06627b51
 @torch.no_grad()
 def draw_people(z:Tensor, # (n, 32)
                 size:int=64, # pixels a side
@@ -133,7 +133,7 @@ def draw_people(z:Tensor, # (n, 32)
              for i in range(0, len(z), 16)]
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size)
 
-# %% ../nbs/01g_people.ipynb #5011190f
+# %% ../nbs/01g_people.ipynb #b9a4132f
 def truth_of(z:Tensor, # (n, 32)
             ) -> pd.DataFrame: # a row a picture; values, and the group of each attribute
     "What is so, of each picture. [Chang 2024, table 1]"
@@ -149,7 +149,7 @@ def truth_of(z:Tensor, # (n, 32)
     groups['hair group'] = np.where(p['hair_length'] > .5, 'long', 'short')
     return pd.DataFrame(values | groups)
 
-# %% ../nbs/01g_people.ipynb #f98cc2a2
+# %% ../nbs/01g_people.ipynb #ee02d5a1
 def group_shares(truth:pd.DataFrame, # of `truth_of`, or with the same columns of groups
                 ) -> pd.DataFrame: # attribute, group, share in per cent
     "Table 1: how large each group is. [Chang 2024, table 1]"
@@ -160,7 +160,7 @@ def group_shares(truth:pd.DataFrame, # of `truth_of`, or with the same columns o
             for c, names in order.items() if c in truth for name in names]
     return pd.DataFrame(rows)
 
-# %% ../nbs/01g_people.ipynb #1718f805
+# %% ../nbs/01g_people.ipynb #cd90edea
 def in_another_picture(z:Tensor, # (n, 32): people
                        other:Tensor, # (n, 32): where pose, smile, light and wall come from
                       ) -> Tensor: # (n, 32)
@@ -170,7 +170,7 @@ def in_another_picture(z:Tensor, # (n, 32): people
     view = other[:, n:]*(z[:, n:].norm(dim=1, keepdim=True)/other[:, n:].norm(dim=1, keepdim=True))
     return torch.cat([z[:, :n], view.to(z)], 1)
 
-# %% ../nbs/01g_people.ipynb #2e7a015c
+# %% ../nbs/01g_people.ipynb #04dadf05
 COUNT = number(1, kind=int)
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class PeopleConfig(Config):
     layers: int = 4 # of the mapping network; 8 in the paper
     batch: int = 16 # people an update
     updates: int = 6000
-    lr: float = .003 # of Adam; it rises for 100 updates, and falls from the middle on
+    lr: float = .003 # of Adam; it rises for 100 updates at most, and falls from the middle on
     ema: float = .998 # decay of the averaged weights, which are those that count
     size = property(lambda self: 4 << len(self.channels) - 1) # pixels
 
@@ -191,14 +191,14 @@ PeopleConfig.presets = dict(smoke=dict(channels=(8, 8, 8), w=8, batch=2, updates
                             gpu=dict(channels=(256, 256, 256, 128, 64, 32), w=256, batch=64,
                                      updates=30_000))
 
-# %% ../nbs/01g_people.ipynb #262c9bd2
+# %% ../nbs/01g_people.ipynb #bbd8e76b
 def teaching_loss(made:Tensor, wanted:Tensor) -> Tensor: # (n, 3, h, w) each, in [-1, 1] -> ()
     "Colours, their differences, and averages over 4 x 4 pixels. [ours]"
     d = made - wanted
     return (d.abs().mean() + d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
             + F.avg_pool2d(d, 4).abs().mean())
 
-# %% ../nbs/01g_people.ipynb #b939d878
+# %% ../nbs/01g_people.ipynb #7e9abf3c
 class PeopleTraining:
     "A StyleGAN2 that learns the rule; a step is an update."
     def __init__(self, config:PeopleConfig, seed, device):
@@ -222,14 +222,14 @@ class PeopleTraining:
         self.history = state['history']
         for name in ('net', 'average', 'best'): getattr(self, name).load_state_dict(state[name])
 
-# %% ../nbs/01g_people.ipynb #11c27e33
+# %% ../nbs/01g_people.ipynb #614343a1
 @patch
 def update(self:PeopleTraining) -> dict|None: # for the progress bar
     "One update on new people."
     c, t = self.config, self.step
     z = torch.randn(c.batch, DIM, generator=generator(self.seed, 'people taught', t))
     wanted = (draw_people(z, c.size)*2 - 1).to(self.device)
-    rate = c.lr*min(1., (t + 1)/100)*min(1., 2*(1 - t/c.updates))
+    rate = c.lr*min(1., (t + 1)/min(100, c.updates/10))*min(1., 2*(1 - t/c.updates))
     for group in self.best.param_groups: group['lr'] = rate
     loss = teaching_loss(self.net(z.to(self.device)), wanted)
     self.best.zero_grad(set_to_none=True)
@@ -247,7 +247,7 @@ def update(self:PeopleTraining) -> dict|None: # for the progress bar
     self.losses = []
     return dict(loss=f"{self.history[-1]['loss']:.3f}")
 
-# %% ../nbs/01g_people.ipynb #788097ba
+# %% ../nbs/01g_people.ipynb #bd20e17c
 def teach_people(folder:Path|None, # keeps training.pt, to go on from
                  config:PeopleConfig, seed=0, device='auto', **loop, # options of core.run_to_end
                 ) -> StyleGAN2: # with averaged weights, settled
@@ -258,7 +258,7 @@ def teach_people(folder:Path|None, # keeps training.pt, to go on from
     if folder: save_json(Path(folder)/'history.json', training.history)
     return training.average.requires_grad_(False).settle(average=True)
 
-# %% ../nbs/01g_people.ipynb #b0014881
+# %% ../nbs/01g_people.ipynb #99074a1a
 def asked_people(config:PeopleConfig, seed:int=0) -> tuple: # as `shipped` and `ship` take it
     "The generator of people that is asked for."
     return 'people', teach_people, asdict(config) | dict(seed=seed)

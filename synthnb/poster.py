@@ -8,7 +8,7 @@ __all__ = ['FIVE', 'TABLES', 'FER', 'SPLITS', 'WAYS', 'ALONE', 'HAPPY', 'EVEN', 
            'poster_arms', 'arm_numbers', 'poster_claims', 'points', 'gain_of_arm', 'recall_of', 'between',
            'even_values', 'tail_values', 'poster_values', 'poster_verdict', 'answered', 'poster_verdicts',
            'split_table', 'plot_splits', 'balance_table', 'vector_gain', 'plot_balance', 'recall_changes',
-           'plot_recall_gains', 'widened', 'few_once', 'answer_poster']
+           'plot_recall_gains', 'widened', 'once_a_seed', 'few_once', 'answer_poster']
 
 # %% ../nbs/06c_poster.ipynb #bf659730
 import matplotlib.pyplot as plt
@@ -458,6 +458,14 @@ def widened(values, folds:int) -> np.ndarray: # one number a fold; 0 folds: seed
     v = v[np.isfinite(v)]
     return v.mean() + (v - v.mean())*np.sqrt(1 + len(v)/(folds - 1)) if folds and len(v) else v
 
+# %% ../nbs/06c_poster.ipynb #97ad4be4
+def once_a_seed(records:pd.DataFrame, # runs of one data set, scale and recipe
+               ) -> pd.DataFrame: # one of each seed and imbalance, in order
+    "Of runs with one generator and with all, the one with all: the rest of it is the same. [ours]"
+    if 'generators' not in records: return records
+    found = records.sort_values(['imbalance', 'seed', 'generators']) # all before dcgan
+    return found.drop_duplicates(['imbalance', 'seed'])
+
 # %% ../nbs/06c_poster.ipynb #c2c101a1
 def few_once(text:str, n:int) -> str: # a paragraph of `effect_in_words`; seeds
     "A paragraph that says once that its seeds are too few. [ours]"
@@ -469,7 +477,8 @@ def few_once(text:str, n:int) -> str: # a paragraph of `effect_in_words`; seeds
 def answer_poster(records:pd.DataFrame, # all runs of one data set and scale
                   where:str='drawn faces') -> str: # paragraphs
     "What the poster's question comes to, from the records there are. [ours]"
-    lines, folds = [], int(records.folds.iloc[0]) if 'folds' in records and len(records) else 0
+    records, lines = once_a_seed(records), []
+    folds = int(records.folds.iloc[0]) if 'folds' in records and len(records) else 0
     for rho, own in sorted(records.groupby('imbalance'), key=lambda at: (at[0] != 1, at[0])):
         v = pd.DataFrame([poster_values(r) for _, r in own.iterrows()])
         word = lambda key, sign=1: effect_in_words(widened(sign*v[key], folds), margin=1.)

@@ -17,8 +17,8 @@ from synthnb.core import declared_parameters, load_json, save_json
 from synthnb.data import AFFECTNET_COLUMNS
 from synthnb.drawn import drawn_set
 from synthnb.poster import (EVEN, SPLITS, TAIL, answer_poster, balance_table, even_parts,
-                            first_of_each, plot_balance, plot_splits, poster_claims, poster_values,
-                            poster_verdicts, recall_changes, split_table, tail_parts,
+                            first_of_each, once_a_seed, plot_balance, plot_splits, poster_claims,
+                            poster_values, poster_verdicts, recall_changes, split_table, tail_parts,
                             widened)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,12 +215,26 @@ def test_a_tail_is_filled_up_and_no_real_image_is_there_twice(counts, there):
     assert {'gan', 'gan, conditional', 'cheap', 'none', 'real'} < {*parts}
 
 
+def test_a_seed_counts_once_however_many_generators_it_has():
+    found = pd.DataFrame([
+        made_up(YES[False], s, rho) | dict(imbalance=rho, seed=s, generators=g, folds=0)
+        for rho in (10., 3.) for s in range(5) for g in ('dcgan', 'all')[s % 2:]])
+    once = once_a_seed(found)
+    assert len(once) == 10 and (once.generators == 'all').all()
+    assert once[['imbalance', 'seed']].to_numpy().tolist() == [[r, s] for r in (3, 10)
+                                                               for s in range(5)]
+    assert answer_poster(found) == answer_poster(once) and len(once_a_seed(once)) == 10
+
+
 # ---- as a user runs it ---------------------------------------------------------------------------
+EVENLY = dict(imbalance=1., generators='all')
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     "One finished run with even classes."
     folder = tmp_path_factory.mktemp('emotions')
-    emotions(folder, imbalance=1.)
+    emotions(folder, **EVENLY)
     return folder
 
 
@@ -256,7 +270,7 @@ def made_in(folder): return {p: p.stat().st_mtime_ns for p in folder.glob('artef
 def test_a_second_run_reuses_all_and_measures_the_same(runs):
     folder = the_one(runs)
     before, there = record_of(folder), made_in(runs)
-    _, said = emotions(runs, imbalance=1.)
+    _, said = emotions(runs, **EVENLY)
     assert 'made in' not in said and len(re.findall('reused', said)) >= 6, said[-2000:]
     after = record_of(folder)
     assert without_times(after) == without_times(before) and made_in(runs) == there
@@ -278,9 +292,9 @@ def killed_at(runs, stage, **params):
 
 
 def test_killed_while_gans_and_classifiers_train_it_ends_with_the_same_numbers(runs, tmp_path):
-    for stage in ('dcgan', 'trainings'): killed_at(tmp_path, stage, imbalance=1.)
+    for stage in ('dcgan', 'trainings'): killed_at(tmp_path, stage, **EVENLY)
     assert not list(tmp_path.glob('09_emotions/*/metrics.json'))
-    emotions(tmp_path, imbalance=1.)
+    emotions(tmp_path, **EVENLY)
     found, whole = (record_of(the_one(r)) for r in (tmp_path, runs))
     assert without_times(found) == without_times(whole)
     assert not list(tmp_path.glob('artefacts/*/*.part'))
@@ -366,8 +380,9 @@ def test_the_ledger_judges_every_imbalance_and_folds(tmp_path):
     save_json(here/'defaults.json', params)
     wild = dict(data='affectnet', root='wildfaces-0123456789ab', folds=5)
     places = [(10., {}), (1., {}), (0., wild)]
-    for (rho, own), seed in itertools.product(places, range(5)):
-        folder = here/f'{rho:g} {seed}'
+    twin = 1., dict(generators='all') # has the numbers of the other as well
+    for (rho, own), seed in [*itertools.product(places, range(5)), (twin, 2)]:
+        folder = here/f'{rho:g} {seed} {len(own)}'
         folder.mkdir()
         said = dict(imbalance=rho, seed=seed) | own
         save_json(folder/'params.json', params | said)

@@ -229,7 +229,8 @@ def test_nothing_in_a_file_is_run(tmp_path, suffix):
 def test_a_saved_generator_is_the_same_and_a_search_reads_it(tmp_path):
     torch.manual_seed(0)
     for space, d in (('w', 8), ('w+', 8*6)):
-        g = StyleGAN2(StyleGAN2Config(channels=(8, 6, 4), z=8, w=8, space=space)).settle(average=True)
+        config = StyleGAN2Config(channels=(8, 6, 4), z=8, w=8, space=space)
+        g = StyleGAN2(config).settle(average=True)
         again = StyleGAN2.load(g.save(tmp_path/'g.safetensors'))
         assert again.fingerprint == g.fingerprint and again.latent_dim == d
         q = again.prior(500, generator('q'))
