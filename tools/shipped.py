@@ -14,20 +14,22 @@ from pathlib import Path
 
 import torch
 
-from synthnb import clip, core, train
+from synthnb import clip, core, people, train
 from synthnb.drawn import EVEN_RATES, drawn_attributes, drawn_set
 
 FACES = dict(size=36, arch='resnet10', stem='small', crop=32,
              **train.augmentation('crops+mirror', 'shifts'))
 RECIPES = dict(oracle=dict(n=40_000, width=24, updates=4000, **FACES),    # of 07_affectnet
                attributes=dict(n=20_000, width=16, updates=2500, **FACES), # of 08_celeba
-               clip=dict(size=64))                                         # of 10_shapes
+               clip=dict(size=64),                                         # of 10_shapes
+               people=dict())                                              # of 01g_people
 COSTS = .002 # the most that rounding may cost, as a share
 
 
 def asked(stage, recipe):
     "The network as `shipped` and `ship` take it: its stage, its maker, its parameters."
     if stage == 'clip': return clip.asked_clip(clip.ClipConfig.of(**recipe))
+    if stage == 'people': return people.asked_people(people.PeopleConfig.of(**recipe))
     return (train.asked_oracle if stage == 'oracle' else train.asked_attribute_oracle)(**recipe)
 
 
@@ -36,17 +38,26 @@ def trained(stage, recipe, folder):
     if stage == 'clip':
         config = clip.ClipConfig.of(**recipe)
         return clip.train_text_image(folder/'training', config, device='cpu')
+    if stage == 'people':
+        config = people.PeopleConfig.of(**recipe)
+        return people.teach_people(folder/'training', config, device='cpu')
     make = train.train_oracle if stage == 'oracle' else train.train_attribute_oracle
     return make(device='cpu', **recipe)
 
 
 def loaded(stage, path):
     "A network that was written."
-    return (clip.TextImage if stage == 'clip' else train.Classifier).load(path, 'cpu')
+    kinds = dict(clip=clip.TextImage, people=people.StyleGAN2)
+    return kinds.get(stage, train.Classifier).load(path, 'cpu')
 
 
 def scores(stage, network, fresh, size):
     "What it finds right, {of what: share}: of fresh faces, or of fresh pictures' sentences."
+    if stage == 'people': # how near its colours are: 1 less the mean distance
+        z = torch.randn(fresh//8, people.DIM, generator=core.generator('shipped people'))
+        with torch.no_grad(): made = torch.cat([network(part) for part in z.split(64)])
+        wanted = people.draw_people(z, network.size)
+        return {'colours': 1 - float((made*.5 + .5 - wanted).abs().mean())}
     if stage == 'clip':
         table = clip.retrieval_table(network, fresh//4, seed='shipped')
         return {f'{pairs} pairs': part.right.mean() for pairs, part in table.groupby('pairs')}
@@ -79,7 +90,7 @@ def remake(stage, fresh=4000, costs=COSTS, **changes):
         network = trained(stage, recipe, folder)
         seconds, saved = time.time() - began, network.save(folder/'network.safetensors')
         rounded = loaded(stage, core.ship(saved, *what, folder=folder))
-        before, after = (scores(stage, n, fresh, recipe['size']) for n in (network, rounded))
+        before, after = (scores(stage, n, fresh, recipe.get('size')) for n in (network, rounded))
         said = ', '.join(f'{after[k]:.2%} of {k} right ({v:.2%} before rounding)'
                          for k, v in before.items())
         if any(v - after[k] > costs for k, v in before.items()): sys.exit(
