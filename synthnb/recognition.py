@@ -459,14 +459,14 @@ def people_faces(people:int, views:int, seed, name:str, fixed:dict) -> dict: # (
     labels = (column(n, seed, f'{name} moods')*len(EXPRESSIONS)).long()
     return with_expression(faces, labels, seed, f'{name} moods')
 
-# %% ../nbs/00m_recognition.ipynb #43516068
+# %% ../nbs/00m_recognition.ipynb #d6b11434
 DROPS, EPOCHS = (12, 20, 24), 26 # the rate falls after so many of so many epochs
 
 @dataclass(frozen=True)
 class RecogniserConfig(Config):
     "Network, margin and training of a recogniser. [paper 4's code; Kim 2022]"
     depth:int = 10 # of DEPTHS
-    width:int = 12 # channels of the first stage
+    width:int = 8 # channels of the first stage
     embedding:int = 128 # numbers that describe a face
     dropout:float = 0. # before the last layer
     style:str = 'adaface' # or 'insightface', see IRNet
