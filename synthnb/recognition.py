@@ -228,7 +228,7 @@ own = {{k.removeprefix('model.'): v.contiguous() for k, v in saved.items()
        if not k.startswith('head.')}}
 save_file(own, {new!r})"""
 
-# %% ../nbs/00m_recognition.ipynb #d411d4ba
+# %% ../nbs/00m_recognition.ipynb #ae7bd75b
 def refuse_no_weights(path:Path):
     "Refuse a file that can hold no weights, and say what it is."
     if not path.is_file(): raise FileNotFoundError(
@@ -241,10 +241,14 @@ def refuse_no_weights(path:Path):
         f'{path} is a web page, not the weights: the download asked something back. Open the link '
         'in a browser')
 
+# %% ../nbs/00m_recognition.ipynb #8a2727be
 def refused_globals(path:Path, e:ValueError): # of `load_checkpoint`
     "The error for a file that holds more than weights."
-    if 'Unsupported global' not in str(e.__cause__): return e
-    what = str(e.__cause__).split('GLOBAL ')[-1].split(' was not')[0]
+    said = str(e.__cause__)
+    what = said.split('GLOBAL ')[-1].split(' was not')[0].split(' whose')[0]
+    if 'is blocked' in said: return ValueError(
+        f'{path} asks for {what}, which no weights need: do not trust this file. Nothing was run')
+    if 'Unsupported global' not in said: return e
     recipe = RECIPE.format(path=str(path), new=str(path.with_suffix('.safetensors')))
     return ValueError(
         f'{path} holds a Python object beside its weights ({what}), and reading it would run code. '
@@ -870,7 +874,7 @@ def as_bytes(text:str, code:str) -> bytes:
         raise pickle.UnpicklingError('text in an unknown code')
     return text.encode('latin1')
 
-# %% ../nbs/00m_recognition.ipynb #d1a1208d
+# %% ../nbs/00m_recognition.ipynb #e5f55d2d
 ALLOWED = {('numpy', 'dtype'): BoolKind, ('_codecs', 'encode'): as_bytes,
            ('numpy.core.multiarray', 'scalar'): one_bool,
            ('numpy._core.multiarray', 'scalar'): one_bool}
@@ -888,7 +892,7 @@ def plain_pickle(data:bytes): # of a file
     for op, arg, _ in pickletools.genops(data):
         count += 1
         if op.name not in PLAIN: raise pickle.UnpicklingError(f'it has the instruction {op.name}')
-        if op.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and int(arg) > count:
+        if op.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and int(arg) > 4*count + 999:
             raise pickle.UnpicklingError('it numbers what it has not')
         if op.name == 'GLOBAL' and tuple(arg.split(' ', 1)) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {arg.replace(' ', '.')}")
