@@ -744,24 +744,30 @@ def make_pairs(identities, # (n,): who is on each image
                 '' if groups is None else f' of {g}'))))
     return joined_pairs(parts, who, None if groups is None else group)
 
-# %% ../nbs/00m_recognition.ipynb #3eca134f
+# %% ../nbs/00m_recognition.ipynb #a59171d6
 MOST = 1500 # images of which all pairs are listed
 
+def so_many(codes:np.ndarray, own:np.ndarray, rng) -> np.ndarray: # rows
+    "All images of some people, at most MOST in all."
+    people, counts = np.unique(codes[own], return_counts=True)
+    order = rng.permutation(len(people))
+    return own[np.isin(codes[own], people[order][np.cumsum(counts[order]) <= MOST])]
+
+# %% ../nbs/00m_recognition.ipynb #3ae1971d
 def pairs_within(codes:np.ndarray, own:np.ndarray, half:int, rng, where:str) -> tuple: # rows; same
     "So many pairs of the same and of different people among some images."
-    if len(own) > MOST: # so many people that they have that many
-        people, counts = np.unique(codes[own], return_counts=True)
-        order = rng.permutation(len(people))
-        keep = people[order][np.cumsum(counts[order]) <= MOST]
-        own = own[np.isin(codes[own], keep)]
+    if len(own) > MOST: own = so_many(codes, own, rng)
     i, j = np.triu_indices(len(own), 1)
     same, found = codes[own[i]] == codes[own[j]], []
+    many = np.bincount(codes[own], minlength=codes.max() + 1)[codes[own]] # images of that person
+    weight = np.where(same, 1/(many[i]*np.maximum(many[i] - 1, 1)), 1/(many[i]*many[j]))
     for kind, what in ((True, 'the same person'), (False, 'two people')):
         there = np.flatnonzero(same == kind)
         if len(there) < half: raise ValueError(
             f'{where} has {len(there):,} pairs of {what}, and {half:,} are needed: take fewer '
             'pairs, fewer folds, or more images')
-        found.append(rng.choice(there, half, replace=False))
+        share = weight[there]/weight[there].sum()
+        found.append(rng.choice(there, half, replace=False, p=share))
     chosen = np.concatenate(found)
     return own[i[chosen]], own[j[chosen]], same[chosen]
 
@@ -1131,7 +1137,7 @@ def people_interval(right:np.ndarray, y:np.ndarray, person, # bool (p,) each; (p
     lo, hi = np.nanpercentile(sum(parts), [tail, 100 - tail])
     return float(lo), float(hi)
 
-# %% ../nbs/00m_recognition.ipynb #cf7973ed
+# %% ../nbs/00m_recognition.ipynb #b19b8c9b
 def disparate_impact(accuracy, # one for each group, in (0, 1]
                     ) -> float: # 1: all are served alike
     "The worst group's accuracy over the best group's. [paper 4, section 6.3]"
@@ -1143,7 +1149,7 @@ def disparate_impact(accuracy, # one for each group, in (0, 1]
 def fairness(table:pd.DataFrame, # of `group_table`
             ) -> dict:
     "What a table of groups comes to. [paper 4, section 6.3; Hardt 2016; four fifths: EEOC 1978]"
-    worst, best = table.accuracy.idxmin(), table.accuracy.idxmax()
+    worst, best = table.accuracy.idxmin(), table.accuracy[::-1].idxmax()
     ratio = disparate_impact(table.accuracy)
     gap = lambda name: float(table[name].max() - table[name].min())
     return dict(worst=table.group[worst], worst_accuracy=float(table.accuracy[worst]),

@@ -19,7 +19,7 @@ from synthnb.recognition import (DEPTHS, RECIPE, IRNet, MarginHead, Pairs, Recog
                                  RecogniserConfig, RecogniserTraining, adaface_logits,
                                  arcface_logits, bin_pairs, colour_check, disparate_impact,
                                  draw_people, embed, fairness, fit_recogniser, group_table,
-                                 lfw_pairs, load_recogniser, make_pairs, public_names,
+                                 join_pairs, lfw_pairs, load_recogniser, make_pairs, public_names,
                                  public_state, rate_at, read_faces, recogniser_history,
                                  rfw_pairs, sgd, train_recogniser, verify)
 
@@ -548,6 +548,13 @@ def test_made_pairs(seed):
     assert (again.first == make_pairs(who, 80, seed, 4).first).all()
 
 
+def test_nobody_counts_more_for_having_more_pictures():
+    who = np.repeat(np.arange(50), [60] + [4]*49) # one of 256 images has 60
+    p = make_pairs(who, 60, 0, folds=1)
+    assert (p.person[p.same] == 0).any(1).mean() < .2 # of all pairs they have 86%
+    assert (p.person[~p.same] == 0).any(1).mean() < .2 # and 42%
+
+
 @pytest.mark.parametrize('who, more, words', (
     ([1]*9, {}, '1 identities on 9'), (range(9), {}, 'someone with a second image'),
     ([1, 1, 2, 3], dict(n=4, folds=2), 'pairs of the same person, and 1 are needed'),
@@ -603,6 +610,25 @@ def test_rfws_list_and_its_pictures(tmp_path):
     assert (np.abs(x[:, 8, 8, 0].astype(int) - np.arange(len(x))) <= 2).all()
     (tmp_path/p.files[3]).write_bytes(b'no picture')
     with pytest.raises(ValueError, match='is no picture'): read_faces(tmp_path, p, 16)
+
+
+def test_four_lists_are_one(tmp_path):
+    parts = {}
+    for race, n in (('African', 10), ('Asian', 20)):
+        (tmp_path/f'{race}_pairs.txt').write_text('\n'.join(
+            f'm.{i}\t1\t2' if i % 2 else f'm.{i}\t1\tm.{i + 1}\t2' for i in range(n)))
+        parts[race] = rfw_pairs(tmp_path/f'{race}_pairs.txt')
+    p = join_pairs(parts)
+    assert len(p) == 30 and p.group.tolist() == ['African']*10 + ['Asian']*20
+    for i in range(30):
+        own, at = (parts['African'], i) if i < 10 else (parts['Asian'], i - 10)
+        assert p.files[p.second[i]] == own.files[own.second[at]]
+        assert p.fold[i] == own.fold[at] and (p.person[i] == own.person[at]).all()
+    own = parts['Asian']
+    rows = join_pairs(dict(a=replace(own, files=None), b=replace(own, person=None)))
+    assert rows.person is None and rows.files is None
+    assert rows.first[20] == own.first[0] + len(own.files)
+    with pytest.raises(ValueError, match='no lists'): join_pairs({})
 
 
 # ---- .bin files ----
@@ -852,6 +878,8 @@ def test_disparate_impact():
         with pytest.raises(ValueError, match='two groups or more'): disparate_impact(bad)
     t = pd.DataFrame(dict(group=['a', 'b'], accuracy=[.6, .9], tar=[.5, .9], far=[.1, .3]))
     assert fairness(t)['four_fifths'] is False
+    said = fairness(t.assign(accuracy=.7)) # alike: still two names
+    assert said['disparate_impact'] == 1 and {said['worst'], said['best']} == {'a', 'b'}
 
 
 # ---- drawn people ----
