@@ -7,8 +7,8 @@ __all__ = ['DEPTHS', 'COLOURS', 'RECIPE', 'DROPS', 'EPOCHS', 'BlockIR', 'IRNet',
            'embed', 'load_recogniser', 'arcface_logits', 'adaface_logits', 'MarginHead', 'draw_people',
            'RecogniserConfig', 'rate_at', 'identity_codes', 'RecogniserTraining', 'train_recogniser', 'fit_recogniser',
            'recogniser_history', 'Pairs', 'make_pairs', 'lfw_pairs', 'rfw_pairs', 'read_faces', 'bin_pairs',
-           'Verification', 'verify', 'ColourCheck', 'colour_check', 'show_pairs', 'plot_roc', 'group_table',
-           'disparate_impact', 'fairness', 'plot_groups']
+           'join_pairs', 'Verification', 'verify', 'ColourCheck', 'colour_check', 'show_pairs', 'plot_roc',
+           'group_table', 'disparate_impact', 'fairness', 'plot_groups']
 
 # %% ../nbs/00m_recognition.ipynb #bde5c3b3
 import io, json, math, pickle, pickletools, warnings
@@ -692,7 +692,7 @@ def recogniser_history(folder:Path) -> pd.DataFrame: # from `fit_recogniser`; a 
     "Loss, share recognised and length of the features, since the look before."
     return pd.DataFrame(load_json(Path(folder)/'history.json'))
 
-# %% ../nbs/00m_recognition.ipynb #bbc5724a
+# %% ../nbs/00m_recognition.ipynb #39bfded8
 @dataclass
 class Pairs:
     "Pairs of images, and whether each shows the same person. [Huang 2007]"
@@ -704,19 +704,22 @@ class Pairs:
     group:np.ndarray|None = None # (p,), e.g. the name of a race in RFW
     files:list|None = None # relative paths, of lists that name files
     def __len__(self): return len(self.same)
+    @property
+    def pictures(self) -> int: # at least so many images are needed
+        last = max(self.first.max(), self.second.max())
+        return len(self.files) if self.files is not None else int(last) + 1
     def __repr__(self):
         return (f'Pairs({len(self):,}, {int(self.same.sum()):,} of them the same, '
                 f'{len(np.unique(self.fold))} folds)')
 
-# %% ../nbs/00m_recognition.ipynb #890d6a7a
+# %% ../nbs/00m_recognition.ipynb #85df3537
 @patch
 def similarity(self:Pairs, embeddings:np.ndarray, # (n, d), of length 1, see `embed`
               ) -> np.ndarray: # (p,), -1 to 1
     "The cosine of each pair. [Deng 2019]"
     z = np.asarray(embeddings)
-    top = max(self.first.max(), self.second.max()) + 1
-    if z.ndim != 2 or len(z) < top: raise ValueError(
-        f'embeddings {z.shape} for pairs of {top:,} images: expected one row for each')
+    if z.ndim != 2 or len(z) < self.pictures: raise ValueError(
+        f'embeddings {z.shape} for pairs of {self.pictures:,} images: expected one row for each')
     return np.einsum('pd,pd->p', z[self.first], z[self.second])
 
 # %% ../nbs/00m_recognition.ipynb #36dd0a09
@@ -940,6 +943,23 @@ def blocks(n:int, folds:int) -> np.ndarray: # int (n,)
     "Rows in their order, in so many parts as equal as can be. [scikit-learn, KFold]"
     if not 2 <= folds <= n: raise ValueError(f'{folds} folds of {n:,} pairs: expected 2 to {n:,}')
     return np.arange(folds).repeat([len(p) for p in np.array_split(np.arange(n), folds)])
+
+# %% ../nbs/00m_recognition.ipynb #2b076526
+def join_pairs(parts:dict, # name of a group -> Pairs of `lfw_pairs`, `rfw_pairs` or `bin_pairs`
+              ) -> Pairs: # of all their pictures, one list's after the other's
+    "Several lists as one, each a group. [Wang 2019]"
+    lists, start, rows = list(parts.values()), 0, []
+    if not lists: raise ValueError('no lists of pairs: give one or more, by name')
+    for p in lists:
+        rows.append((p.first + start, p.second + start))
+        start += p.pictures
+    first, second = (np.concatenate(r) for r in zip(*rows))
+    whole = lambda name: (None if any(getattr(p, name) is None for p in lists)
+                          else np.concatenate([np.asarray(getattr(p, name)) for p in lists]))
+    files = whole('files')
+    return Pairs(first, second, whole('same'), whole('fold'), whole('person'),
+                 np.repeat(list(parts), [len(p) for p in lists]),
+                 None if files is None else files.tolist())
 
 # %% ../nbs/00m_recognition.ipynb #bdc948a3
 @dataclass
