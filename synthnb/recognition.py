@@ -368,7 +368,7 @@ def arcface_logits(cosine:Tensor, # (b, k), of features and directions
     own = torch.where(own > math.cos(math.pi - margin), shifted, beyond)
     return cosine.scatter(1, labels[:, None], own)*scale
 
-# %% ../nbs/00m_recognition.ipynb #0465e1e9
+# %% ../nbs/00m_recognition.ipynb #39042a77
 def adaface_logits(cosine:Tensor, # (b, k)
                    norms:Tensor, # (b, 1), lengths of the features
                    labels:Tensor, # int64 (b,)
@@ -376,7 +376,7 @@ def adaface_logits(cosine:Tensor, # (b, k)
                    margin:float=.4, h:float=.333, scale:float=64., # m, h, s
                    eps:float=1e-3, # by which cosines and angles stay away from their ends
                   ) -> Tensor: # (b, k)
-    "Cosines with a margin that follows the image's quality. [Kim 2022, eq. 11; AdaFace, head.py]"
+    "Cosines with a margin that follows the image's quality. [Kim 2022, section 3.3; AdaFace, head.py]"
     cosine = cosine.clamp(-1 + eps, 1 - eps)
     quality = ((clipped(norms) - mean)/(std + eps)*h).clamp(-1, 1)
     theta = cosine.gather(1, labels[:, None]).acos() - margin*quality
@@ -412,9 +412,9 @@ class MarginHead(nn.Module):
         return adaface_logits(cosine, norms, labels, self.mean, self.std, self.margin, self.h,
                               self.scale), cosine
 
-# %% ../nbs/00m_recognition.ipynb #9928660d
+# %% ../nbs/00m_recognition.ipynb #e2eb8d4f
 def plot_margins(size=(5.2, 2.6)) -> plt.Figure:
-    "The right person's logit over its angle, under each margin. [Kim 2022, fig. 3]"
+    "The right person's logit over its angle, under each margin. [after Kim 2022]"
     angle = torch.linspace(.01, math.pi - .01, 300)
     cosine, zero = angle.cos()[:, None], torch.zeros(300, dtype=torch.long)
     fig, ax = plt.subplots(figsize=size)
@@ -1079,14 +1079,15 @@ def colour_warning(c:ColourCheck, name:str) -> str: # the other order
     return (f'these pairs are told apart better as {name} (AUC {c.other:.4f}) than as {c.colours} '
             f'(AUC {c.auc:.4f}; difference {c.lo:+.4f} to {c.hi:+.4f}): {sure}')
 
-# %% ../nbs/00m_recognition.ipynb #98e731a7
+# %% ../nbs/00m_recognition.ipynb #89066b25
 def show_pairs(images, # uint8 (n, h, w, c), or a set
                pairs:Pairs, similarity:np.ndarray, right:np.ndarray, # (p,) each
                n:int=8, seed:int=0, # of each kind; which
               ) -> plt.Figure:
     "Some pairs of the same person in the upper rows, of two people in the lower ones."
-    rng, fig = np.random.default_rng(seed), plt.figure(figsize=(1.02*n, 4.6))
-    axes = fig.subplots(4, n, gridspec_kw=dict(hspace=.04, wspace=.05, top=.93, bottom=.02))
+    rng, fig = np.random.default_rng(seed), plt.figure(figsize=(n, 4.3))
+    axes = fig.subplots(4, n, gridspec_kw=dict(hspace=.12, wspace=.05, top=.94, bottom=.02,
+                                               left=.03, right=.995))
     for r, kind in enumerate((True, False)):
         of = np.flatnonzero(pairs.same == kind)
         chosen = rng.choice(of, min(n, len(of)), replace=False)
