@@ -368,7 +368,7 @@ def arcface_logits(cosine:Tensor, # (b, k), of features and directions
     own = torch.where(own > math.cos(math.pi - margin), shifted, beyond)
     return cosine.scatter(1, labels[:, None], own)*scale
 
-# %% ../nbs/00m_recognition.ipynb #39042a77
+# %% ../nbs/00m_recognition.ipynb #7eed6b30
 def adaface_logits(cosine:Tensor, # (b, k)
                    norms:Tensor, # (b, 1), lengths of the features
                    labels:Tensor, # int64 (b,)
@@ -376,7 +376,7 @@ def adaface_logits(cosine:Tensor, # (b, k)
                    margin:float=.4, h:float=.333, scale:float=64., # m, h, s
                    eps:float=1e-3, # by which cosines and angles stay away from their ends
                   ) -> Tensor: # (b, k)
-    "Cosines with a margin that follows the image's quality. [Kim 2022, section 3.3; AdaFace, head.py]"
+    "Cosines with a margin that follows the image's quality. [Kim 2022, 3.3; AdaFace, head.py]"
     cosine = cosine.clamp(-1 + eps, 1 - eps)
     quality = ((clipped(norms) - mean)/(std + eps)*h).clamp(-1, 1)
     theta = cosine.gather(1, labels[:, None]).acos() - margin*quality
