@@ -1079,14 +1079,14 @@ def colour_warning(c:ColourCheck, name:str) -> str: # the other order
     return (f'these pairs are told apart better as {name} (AUC {c.other:.4f}) than as {c.colours} '
             f'(AUC {c.auc:.4f}; difference {c.lo:+.4f} to {c.hi:+.4f}): {sure}')
 
-# %% ../nbs/00m_recognition.ipynb #89066b25
+# %% ../nbs/00m_recognition.ipynb #974828df
 def show_pairs(images, # uint8 (n, h, w, c), or a set
                pairs:Pairs, similarity:np.ndarray, right:np.ndarray, # (p,) each
                n:int=8, seed:int=0, # of each kind; which
               ) -> plt.Figure:
     "Some pairs of the same person in the upper rows, of two people in the lower ones."
-    rng, fig = np.random.default_rng(seed), plt.figure(figsize=(n, 4.3))
-    axes = fig.subplots(4, n, gridspec_kw=dict(hspace=.12, wspace=.05, top=.94, bottom=.02,
+    rng, fig = np.random.default_rng(seed), plt.figure(figsize=(n, 4.7))
+    axes = fig.subplots(4, n, gridspec_kw=dict(hspace=.22, wspace=.05, top=.94, bottom=.02,
                                                left=.03, right=.995))
     for r, kind in enumerate((True, False)):
         of = np.flatnonzero(pairs.same == kind)
