@@ -1,6 +1,7 @@
 """Tests run at smoke scale, on one thread, and keep runs and artefacts in a folder of their own."""
 import os
 import shutil
+import sys
 import tempfile
 
 # Set before anything imports torch; processes that a test starts inherit them.
@@ -12,6 +13,11 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 def pytest_configure(config):
     config.synthnb_runs = tempfile.mkdtemp(prefix='synthnb-runs-')
     os.environ['SYNTHNB_RUNS'] = config.synthnb_runs
+
+
+def pytest_collection_finish(session):
+    # before a test begins the server that the package's own processes come from, which has read it
+    if 'apart' in sys.modules: sys.modules['apart'].begin()
 
 
 def pytest_unconfigure(config):
