@@ -9,10 +9,21 @@ os.environ['IN_TEST'] = '1'
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
 
+DEAREST = [f'test_{name}' for name in (
+    'experiment', 'grid', 'latent', 'shapes', 'overfitting', 'mirrors', 'celeba', 'when', 'yours',
+    'emotions', 'paper_shapes', 'records', 'paper_overfitting', 'verdict', 'shipped', 'browse',
+    'resume', 'samplers', 'rl', 'identity', 'plateau', 'recent', 'balance', 'diffusion', 'dcgan')]
+
 
 def pytest_configure(config):
     config.synthnb_runs = tempfile.mkdtemp(prefix='synthnb-runs-')
     os.environ['SYNTHNB_RUNS'] = config.synthnb_runs
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take minutes come first: at the end no worker is alone with one."
+    place = {name: i for i, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_collection_finish(session):

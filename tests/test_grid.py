@@ -36,7 +36,7 @@ def start(runs, *args):
 def grid(runs, *args):
     "The same, waited for: (exit status, output)."
     process = start(runs, *args)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     return process.returncode, output
 
 
@@ -48,7 +48,7 @@ def grid_of_slurm(runs, *args, **env):
     return done.returncode, done.stdout
 
 
-def wait_until(seen, process, patience=120):
+def wait_until(seen, process, patience=300):
     "Until `seen()` holds, while the process is alive."
     end = time.time() + patience
     while not seen():
