@@ -245,13 +245,14 @@ def test_a_class_without_images_is_refused(miniature, tmp_path):
             and 'classes=neutral,happiness' in output)
 
 
-def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
+def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then has smoke as default."
     project, published = tmp_path/'project', tmp_path/'project'/'runs'/'07_affectnet'/'default'
     shutil.copytree(ROOT/'nbs', project/'nbs', ignore=shutil.ignore_patterns('images', '.*'))
     shutil.copy(ROOT/'settings.ini', project)
     shutil.copytree(ROOT/'runs'/'07_affectnet'/'default', published)
     shutil.copy(ROOT/'runs'/'07_affectnet'/'defaults.json', published.parent)
+    shutil.copytree(plateau/'artefacts', project/'runs'/'artefacts') # which would be made again
     before = {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
     path = project/'nbs'/'07_affectnet.ipynb'
     notebook = json.loads(path.read_text())
@@ -300,9 +301,10 @@ def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, t
 
 # ---- to the plateau ------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
-def plateau(tmp_path_factory):
+def plateau(first, tmp_path_factory):
     "Runs of the protocol of today, in a folder where there is one of the earlier protocol too."
     runs = tmp_path_factory.mktemp('plateau')
+    shutil.copytree(first[0]/'artefacts', runs/'artefacts') # GAN and pool are the same
     for protocol in ('updates', 'plateau'):
         status, output = run(runs, '-p', 'sampler', 'random', protocol=protocol)
         assert status == 0, output[-3000:]
