@@ -255,11 +255,11 @@ def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     shutil.copytree(plateau/'artefacts', project/'runs'/'artefacts') # which would be made again
     before = {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
     path = project/'nbs'/'07_affectnet.ipynb'
-    notebook = json.loads(path.read_text())
-    cell, = (c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', []))
+    book = json.loads(path.read_text())
+    cell, = (c for c in book['cells'] if 'parameters' in c['metadata'].get('tags', []))
     cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'")
                       for line in cell['source']]
-    path.write_text(json.dumps(notebook))
+    path.write_text(json.dumps(book))
     process = Apart(notebook, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
     status, output = ended(process)
     assert status == 0, output[-3000:]

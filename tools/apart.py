@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def enter(call, args, env, cwd, out, err):
     os.chdir(cwd)
     sys.path[:] = [p for p in sys.path if p != str(Path(__file__).parent)]
     resource_tracker._resource_tracker._fd = None # its own, which is not told of who was killed
+    sys.modules['__main__'] = types.ModuleType('__main__') # not that of whoever began it
     parent = multiprocessing.parent_process()
     def follow(): # it ends with whoever began it
         parent.join()
@@ -97,7 +99,7 @@ class Apart:
 def lines(source, *argv):
     "Some lines, as `python -c` would run them."
     sys.argv[:] = '-c', *argv
-    exec(compile(source, '<string>', 'exec'), {'__name__': '__main__'})
+    exec(compile(source, '<string>', 'exec'), vars(sys.modules['__main__']))
 
 
 def file(path, *argv):
@@ -110,9 +112,8 @@ def notebook(path, params):
     "A notebook's cells, as papermill would run them; the first that fails ends the process."
     sys.path.insert(0, str(PROJECT/'tools'))
     from execute import cells
-    names = {'__name__': '__main__'}
     for i, source in enumerate(cells(path, params)):
-        exec(compile(source, f'<cell {i}>', 'exec'), names)
+        exec(compile(source, f'<cell {i}>', 'exec'), vars(sys.modules['__main__']))
 
 
 def tested(path):
