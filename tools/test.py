@@ -47,7 +47,6 @@ def notebooks():
     "All of them, two at a time; the later chapters take longest, and come first but for one."
     paths = sorted(Path('nbs').glob('*.ipynb'), key=lambda p: (p.stem == '00_core', p),
                    reverse=True)
-    begin(**ALONE)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as two:
         if not all([*two.map(lambda path: passes(path, scratch), paths)]): sys.exit(1)
 
@@ -55,6 +54,7 @@ def notebooks():
 def main(*arguments):
     needs('pytest')
     for name in ('ARGS', 'MAKEFLAGS', 'MFLAGS'): os.environ.pop(name, None) # a test calls make, too
+    begin(**ALONE) # it imports while the first step, which is of one core, is at work
     with step('the repository: in sync and clean'):
         check('pytest', '-q', '--no-header', 'tests/test_repository.py')
     with step('ruff'):
