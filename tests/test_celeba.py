@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -180,9 +181,10 @@ def test_bad_parameters_are_refused_with_advice(tmp_path, args, said):
 
 # ---- to the plateau ------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
-def plateau(tmp_path_factory):
+def plateau(first, tmp_path_factory):
     "A run of the protocol of today."
     runs = tmp_path_factory.mktemp('plateau')
+    shutil.copytree(first/'artefacts', runs/'artefacts') # GAN and pool are the same
     status, output = run(runs, '-p', 'sampler', 'random', protocol='plateau')
     assert status == 0, output[-3000:]
     return runs
