@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from apart import Apart, lines
 from PIL import Image
 
 from synthnb import core, data, door
@@ -453,9 +452,7 @@ def test_a_process_that_dies_leaves_what_the_next_goes_on_from(tmp_path):
     x = LUCK.integers(0, 256, (1500, 64, 64), np.uint8)
     np.savez(tmp_path/'t.npz', images=x, labels=['cat', 'dog']*750)
     code = f'from synthnb.door import read_real; read_real({str(tmp_path/"t.npz")!r}, size=200)'
-    env = os.environ | dict(SYNTHNB_RUNS=str(tmp_path/'runs'))
-    child = subprocess.Popen([sys.executable, '-c', code], env=env, stderr=subprocess.DEVNULL,
-                             stdout=subprocess.DEVNULL)
+    child = Apart(lines, code, env=dict(SYNTHNB_RUNS=str(tmp_path/'runs')))
     notes = lambda: [*(tmp_path/'runs').glob('artefacts/door/*.part/progress.json')]
     seen = lambda: json.loads(notes()[0].read_text())['done'] if notes() else 0
     end = time.time() + 60

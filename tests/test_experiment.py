@@ -1,5 +1,6 @@
 """The main experiment as a user runs it, at smoke scale: by papermill in a process of its own where
-it is run first, killed, or beside another; else in the process of the tests, without its imports.
+it is run first and where it is killed first; where it is killed again or runs beside another, in a
+process that begins with the imports done; else in the process of the tests.
 """
 import json
 import os
@@ -14,13 +15,14 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from here import run_here
+from apart import Apart, notebook
+from here import arguments, run_here
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates', cores=None):
+def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
     "papermill on a notebook in a new process; `args` are its further arguments."
     Path(runs).mkdir(exist_ok=True)
     if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
@@ -29,22 +31,33 @@ def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates
                '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file',
                '-', '--stderr-file', '-', *args]
     env = os.environ | dict(SYNTHNB_RUNS=str(runs), JUPYTER_PREFER_ENV_PATH='1')
-    if cores: env['OMP_NUM_THREADS'] = str(cores)
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
 
 
 def run_apart(runs, *args, timeout=400, **kw):
     "The same, waited for: (exit status, output)."
-    process = start(runs, *args, **kw)
-    output = process.communicate(timeout=timeout)[0]
-    return process.returncode, output
+    return ended(start(runs, *args, **kw), timeout)
 
 
 def run(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
     "The same in this process: (exit status, output)."
     if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
     return run_here(runs, notebook, '-p', 'scale', scale, *args)
+
+
+def begun(runs, *args, protocol='updates', cores=None):
+    "07_affectnet at smoke scale in a process of its own, without papermill and the imports."
+    more = dict(OMP_NUM_THREADS=str(cores)) if cores else {}
+    params = arguments('-p', 'scale', 'smoke', '-p', 'protocol', protocol, *args)
+    return Apart(notebook, ROOT/'nbs'/'07_affectnet.ipynb', params,
+                 env=dict(SYNTHNB_RUNS=str(runs)) | more)
+
+
+def ended(process, timeout=400):
+    "Waited for: (exit status, output)."
+    output = process.communicate(timeout=timeout)[0]
+    return process.returncode, output
 
 
 def disk_asked(output):
@@ -138,24 +151,24 @@ def kill_all(process):
 def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
     "Killed when GAN, pool or classifier has just begun, and once anywhere, it still ends the same."
     runs, _ = first
-    for stage in ('gan', 'pool', 'classifier'):
-        process = start(tmp_path, '-p', 'sampler', 'cl-sam')
+    for stage, begin in dict(gan=start, pool=begun, classifier=begun).items():
+        process = begin(tmp_path, '-p', 'sampler', 'cl-sam')
         while process.poll() is None and not list(tmp_path.glob(f'artefacts/{stage}/*.part')):
             time.sleep(.005)
         assert process.poll() is None, (f'it ended before {stage} could be seen: '
                                         f'{process.communicate()[0][-2000:]}')
         kill_all(process)
-    process = start(tmp_path, '-p', 'sampler', 'cl-sam')
-    time.sleep(11)
+    process = begun(tmp_path, '-p', 'sampler', 'cl-sam')
+    time.sleep(3)
     if process.poll() is None: kill_all(process)
-    status, output = run_apart(tmp_path, '-p', 'sampler', 'cl-sam')
+    status, output = ended(begun(tmp_path, '-p', 'sampler', 'cl-sam'))
     assert status == 0 and 'it has filled before it was stopped' in output, output[-3000:]
     assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
 
 
 def test_two_runs_at_once_make_nothing_twice(first, tmp_path):
     runs, _ = first
-    both = [start(tmp_path, '-p', 'sampler', s) for s in ('cl-sam', 'cr-sam')]
+    both = [begun(tmp_path, '-p', 'sampler', s) for s in ('cl-sam', 'cr-sam')]
     outputs = [p.communicate(timeout=400)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     made = [m for o in outputs
@@ -232,27 +245,24 @@ def test_a_class_without_images_is_refused(miniature, tmp_path):
             and 'classes=neutral,happiness' in output)
 
 
-def test_an_edited_parameters_cell_overwrites_no_record(tmp_path):
+def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then has smoke as default."
     project, published = tmp_path/'project', tmp_path/'project'/'runs'/'07_affectnet'/'default'
     shutil.copytree(ROOT/'nbs', project/'nbs', ignore=shutil.ignore_patterns('images', '.*'))
     shutil.copy(ROOT/'settings.ini', project)
     shutil.copytree(ROOT/'runs'/'07_affectnet'/'default', published)
     shutil.copy(ROOT/'runs'/'07_affectnet'/'defaults.json', published.parent)
+    shutil.copytree(plateau/'artefacts', project/'runs'/'artefacts') # which would be made again
     before = {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
     path = project/'nbs'/'07_affectnet.ipynb'
-    notebook = json.loads(path.read_text())
-    cell, = (c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', []))
+    book = json.loads(path.read_text())
+    cell, = (c for c in book['cells'] if 'parameters' in c['metadata'].get('tags', []))
     cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'")
                       for line in cell['source']]
-    path.write_text(json.dumps(notebook))
-    env = os.environ | dict(SYNTHNB_RUNS=str(project/'runs'),
-                            JUPYTER_PREFER_ENV_PATH='1', PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, '-m', 'papermill', str(path),
-                           str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
-                           '--no-progress-bar'], cwd=project,
-                          env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    path.write_text(json.dumps(book))
+    process = Apart(notebook, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
+    status, output = ended(process)
+    assert status == 0, output[-3000:]
     assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
     made = json.loads((published.parent/'scale=smoke,protocol=plateau'/'params.json').read_text())
     assert (made['scale'], made['protocol']) == ('smoke', 'plateau')
@@ -291,9 +301,10 @@ def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, t
 
 # ---- to the plateau ------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
-def plateau(tmp_path_factory):
+def plateau(first, tmp_path_factory):
     "Runs of the protocol of today, in a folder where there is one of the earlier protocol too."
     runs = tmp_path_factory.mktemp('plateau')
+    shutil.copytree(first[0]/'artefacts', runs/'artefacts') # GAN and pool are the same
     for protocol in ('updates', 'plateau'):
         status, output = run(runs, '-p', 'sampler', 'random', protocol=protocol)
         assert status == 0, output[-3000:]
@@ -335,8 +346,8 @@ def test_protocols_are_never_averaged(plateau):
 
 
 def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
-    status, output = run_apart(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
-                               protocol='plateau', cores=2)
+    status, output = ended(begun(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
+                                 protocol='plateau', cores=2))
     assert status == 0, output[-3000:]
     name = 'sampler=random,scale=smoke,protocol=plateau' # 160 is what the table says
     assert numbers(tmp_path, name) == numbers(plateau, name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pandas as pd
 import pytest
+from apart import Apart, snakemake
 from grid import check_tables
 from PIL import Image
 from snakemake.exceptions import WorkflowError
@@ -27,21 +28,27 @@ BAD = NONE + ',seed=-1' # a seed that the notebook refuses
 SMOKE = ('--cores', '2', '--config', 'table=exposure', 'scale=smoke')
 
 
-def start(runs, *args, **env):
-    "Snakemake in a new process, as `make tables` calls it."
-    return subprocess.Popen([sys.executable, '-m', 'snakemake', *args], cwd=ROOT,
-                            env=os.environ | dict(SYNTHNB_RUNS=str(runs)) | env,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(runs, *args):
+    "Snakemake in a process of its own, as `make tables` calls it but for its imports."
+    return Apart(snakemake, *args, env=dict(SYNTHNB_RUNS=str(runs)))
 
 
-def grid(runs, *args, **env):
+def grid(runs, *args):
     "The same, waited for: (exit status, output)."
-    process = start(runs, *args, **env)
-    output = process.communicate(timeout=300)[0]
+    process = start(runs, *args)
+    output = process.communicate(timeout=600)[0]
     return process.returncode, output
 
 
-def wait_until(seen, process, patience=120):
+def grid_of_slurm(runs, *args, **env):
+    "The same in a new Python, which is what the jobs of a cluster begin with."
+    done = subprocess.run([sys.executable, '-m', 'snakemake', *args], cwd=ROOT, text=True,
+                          env=os.environ | dict(SYNTHNB_RUNS=str(runs)) | env,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return done.returncode, done.stdout
+
+
+def wait_until(seen, process, patience=300):
     "Until `seen()` holds, while the process is alive."
     end = time.time() + patience
     while not seen():
@@ -331,12 +338,11 @@ def test_on_slurm(runs, slurm):
         (runs/NONE/'params.json').read_text().replace('"seed": 0', '"seed": -1'))
     older = (runs/BAD/'metrics.json').read_text()
     made = age(runs, RANDOM)
-    status, output = grid(runs, '--profile', 'profiles/slurm', '--slurm-status-command',
-                          'squeue', '--slurm-no-account',
-                          '--latency-wait', '5', '--slurm-init-seconds-before-status-checks', '2',
-                          '--seconds-between-status-checks', '2',
-                          '--forcerun', f'{CL_SAM}/metrics.json', f'{BAD}/metrics.json',
-                          *SMOKE[2:], 'seeds=0,-1', **slurm)
+    status, output = grid_of_slurm(
+        runs, '--profile', 'profiles/slurm', '--slurm-status-command', 'squeue',
+        '--slurm-no-account', '--latency-wait', '5', '--slurm-init-seconds-before-status-checks',
+        '2', '--seconds-between-status-checks', '2', '--forcerun', f'{CL_SAM}/metrics.json',
+        f'{BAD}/metrics.json', *SMOKE[2:], 'seeds=0,-1', **slurm)
     assert len(re.findall('submitted with SLURM jobid', output)) == 2, output
     assert (status == 1 and '1 of 6 runs failed:' in output
             and 'ValueError: parameter seed=-1' in output), output

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from apart import Apart, lines
 from PIL import Image
 from torch import nn
 
@@ -333,10 +334,10 @@ def names_after(folder, old=None, new=None, module='gan'):
         text = (folder/'synthnb'/f'{module}.py').read_text()
         assert text.count(old) == 1, (old, text.count(old))
         (folder/'synthnb'/f'{module}.py').write_text(text.replace(old, new))
-    done = subprocess.run([sys.executable, '-c', EDIT, str(folder)], capture_output=True,
-                          text=True, check=True, cwd=folder,
-                          env=os.environ | dict(PYTHONPATH=str(folder)))
-    *codes, place = done.stdout.split()
+    process = Apart(lines, EDIT, str(folder), cwd=folder)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said[-2000:]
+    *codes, place = said.split()
     assert place.startswith(str(folder)), place
     return codes
 

@@ -1,9 +1,6 @@
 """12_latent as a user runs it, an autoencoder's training that is killed, and what is refused."""
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,6 +8,8 @@ import pytest
 import test_experiment
 import torch
 import torch.nn.functional as F
+from apart import Apart, notebook
+from here import arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -251,16 +250,13 @@ def spied_run(tmp_path, *args):
               if 'declared = declared_parameters' in ''.join(c['source']))
     nb['cells'].insert(at, code(SPY, 'spy00000')), nb['cells'].append(code(TELL, 'spy00001'))
     (tmp_path/'spied.ipynb').write_text(json.dumps(nb))
-    command = [sys.executable, '-m', 'papermill', str(tmp_path/'spied.ipynb'),
-               str(tmp_path/'executed.ipynb'), '--kernel', 'python3',
-               '--no-progress-bar', '--log-output', '-p', 'scale', 'smoke',
-               '-p', 'classifiers', 'False', *args]
-    env = os.environ | dict(SYNTHNB_RUNS=str(tmp_path/'runs'),
-                            SPY=str(tmp_path/'spied.json'), JUPYTER_PREFER_ENV_PATH='1')
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=500)
+    process = Apart(notebook, tmp_path/'spied.ipynb',
+                    dict(scale='smoke', classifiers=False) | arguments(*args),
+                    env=dict(SYNTHNB_RUNS=str(tmp_path/'runs'), SPY=str(tmp_path/'spied.json')))
+    said, _ = process.communicate(timeout=500)
     lines = ((tmp_path/'spied.json').read_text().splitlines()
              if (tmp_path/'spied.json').exists() else [])
-    return done, [json.loads(line) for line in lines]
+    return process.returncode, said, [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -281,9 +277,9 @@ def unsplit(tmp_path):
 @pytest.mark.parametrize('data', ['folder', 'csv'])
 def test_the_judge_has_seen_no_image_that_it_is_asked_about(data, unsplit, tmp_path):
     "Neither to learn from nor to be chosen by, whatever another seed's split, wherever it lies."
-    done, notes = spied_run(tmp_path, '-p', 'data', data, '-p', 'root',
-                            str(unsplit[data]), '-p', 'seed', '1')
-    assert done.returncode == 0, done.stderr[-3000:]
+    status, output, notes = spied_run(tmp_path, '-p', 'data', data, '-p', 'root',
+                                      str(unsplit[data]), '-p', 'seed', '1')
+    assert status == 0, output[-3000:]
     held = {k for what, images in notes if what == 'held out' for k in images}
     seen = [k for what, images in notes if what != 'held out' for k in images]
     assert held and len(seen) >= 100
@@ -298,6 +294,7 @@ def test_a_judge_that_has_nothing_left_to_learn_from_says_so(tmp_path):
         note = PngInfo()
         note.add_text('number', str(i))
         Image.new('RGB', (24, 24), (0, 0, 9)).save(tmp_path/'mine'/'b'/f'{i}.png', pnginfo=note)
-    done, _ = spied_run(tmp_path, '-p', 'data', 'folder', '-p', 'root', str(tmp_path/'mine'))
-    assert (done.returncode != 0 and 'every training image of b is a test or '
-            'validation image too' in done.stderr)
+    status, output, _ = spied_run(tmp_path, '-p', 'data', 'folder', '-p', 'root',
+                                  str(tmp_path/'mine'))
+    assert (status != 0 and 'every training image of b is a test or '
+            'validation image too' in output)

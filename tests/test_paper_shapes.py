@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import test_experiment
 import torch
+from apart import Apart, lines
 from torch import nn
 from torch.nn import functional as F
 
@@ -85,14 +86,27 @@ def home(tmp_path_factory):
     return home
 
 
+def told(changes): return ','.join(f'{k}={v}' for k, v in changes.items())
+
+
 def paper(home, monkeypatch, runs, *args, changes=SMALL):
     "10_shapes at scale=paper: (exit status, output)."
     monkeypatch.delenv('IN_TEST') # which would make it scale=smoke
     monkeypatch.setenv('IPYTHONDIR', str(home/'ipython'))
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    told = ','.join(f'{k}={v}' for k, v in changes.items())
-    return test_experiment.run_apart(runs, '-p', 'trials', '1', '-p', 'changes', told, *args,
-                                     notebook='10_shapes', scale='paper')
+    return test_experiment.run_apart(runs, '-p', 'trials', '1', '-p', 'changes', told(changes),
+                                     *args, notebook='10_shapes', scale='paper')
+
+
+def paper_begun(home, runs, **params):
+    "The same where the imports are done: (exit status, output)."
+    first = ('import huggingface_hub.constants', 'huggingface_hub.constants.HF_HUB_OFFLINE = True',
+             (home/'ipython'/'profile_default'/'startup'/'00.py').read_text(),
+             'from apart import notebook',
+             f"notebook({str(ROOT/'nbs'/'10_shapes.ipynb')!r}, {dict(scale='paper', **params)!r})")
+    process = Apart(lines, '\n'.join(first), env=dict(SYNTHNB_RUNS=str(runs), IN_TEST=None))
+    output, _ = process.communicate(timeout=400)
+    return process.returncode, output
 
 
 @pytest.fixture(scope='module')
@@ -178,13 +192,13 @@ def test_the_room_is_about_what_was_needed(record):
     assert 'GB of disk' in record[3]
 
 
-@pytest.mark.parametrize('args, said', [
-    (['-p', 'weights', 'nowhere.pt'], '-p weights FILE'),
-    (['-p', 'changes', 'n_vea=3'], "unknown 'n_vea'"),
+@pytest.mark.parametrize('given, said', [
+    (dict(weights='nowhere.pt'), '-p weights FILE'),
+    (dict(changes='n_vea=3'), "unknown 'n_vea'"),
 ])
-def test_what_cannot_be_had_is_one_clear_error(home, tmp_path, monkeypatch, args, said):
-    status, output = paper(home, monkeypatch, tmp_path, *args,
-                           changes=SMALL | dict(n_vae=16, vae_epochs=1))
+def test_what_cannot_be_had_is_one_clear_error(home, tmp_path, given, said):
+    small = dict(trials=1, changes=told(SMALL | dict(n_vae=16, vae_epochs=1)))
+    status, output = paper_begun(home, tmp_path, **small | given)
     assert status != 0 and said in output, output[-2000:]
     assert not list(tmp_path.glob('10_shapes/*/metrics.json'))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from apart import Apart, notebook
 
 from synthnb.arms import arm_table
 from synthnb.core import (declared_parameters, load_json, read_runs, recorded_defaults,
@@ -185,7 +186,10 @@ def again(notebook, tmp_path, runs):
 def test_the_verdicts_are_those_of_the_records(tmp_path):
     shutil.copytree(RUNS, tmp_path/'runs', ignore=shutil.ignore_patterns(
         'artefacts', 'figures', 'logs', '.snakemake', 'notebook.*'))
-    again('14_verdict', tmp_path, tmp_path/'runs')
+    process = Apart(notebook, ROOT/'nbs'/'14_verdict.ipynb', {},
+                    env=dict(SYNTHNB_RUNS=str(tmp_path/'runs'), IN_TEST=None))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-3000:]
     for name in ('verdicts', 'summary', 'verdicts_photographs'):
         now, was = (pd.read_csv(f/'14_verdict'/'default'/'tables'/f'{name}.csv')
                     for f in (tmp_path/'runs', RUNS))

@@ -4,19 +4,17 @@ What is killed is a process of its own, at a moment that this process sees on di
 guessed number of seconds.
 """
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from apart import Apart, lines
 
-ROOT = Path(__file__).resolve().parent.parent
 CHILD = '''
 import os, sys, time
 import numpy as np
@@ -38,9 +36,7 @@ print(folder/'stargan.pt'); print(pool.folder/'images.npy')
 
 def child(runs, slow=0., script=CHILD):
     "The child above, or another script, as a process that has nothing to do with this one."
-    env = os.environ | dict(SYNTHNB_RUNS=str(runs), PYTHONPATH=str(ROOT))
-    return subprocess.Popen([sys.executable, '-c', script, str(slow)], env=env,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Apart(lines, script, str(slow), env=dict(SYNTHNB_RUNS=str(runs)), split=True)
 
 
 def finish(runs):

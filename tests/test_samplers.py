@@ -2,8 +2,6 @@
 import os
 import runpy
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 import warnings
@@ -11,12 +9,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from apart import Apart, file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synthnb.recent  # noqa: F401, registers the samplers since 2021
 from synthnb import beyond, samplers as module
-from synthnb.core import project_root
 from synthnb.data import ImageSet, ImageSetWriter
 from synthnb.arms import arm_values, class_table, compare_arms, sampler_table
 from synthnb.beyond import (ball_count, ball_realism, cl_cap_sampler, farthest_first,
@@ -298,8 +296,7 @@ def test_scoring_killed_with_sigkill_ends_with_the_same_column(tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (3050, 8, 8, 3), np.uint8)
         w.write(pixels, np.arange(3050) % 2)
         w.close()
-    env = os.environ | {'PYTHONPATH': str(project_root())}
-    half = subprocess.Popen([sys.executable, script, tmp_path/'killed'], env=env)
+    half = Apart(file, script, tmp_path/'killed')
     note, until = tmp_path/'killed'/'columns'/'.score.part.json', time.time() + 90
     while not note.exists() and half.poll() is None and time.time() < until: time.sleep(.02)
     half.send_signal(signal.SIGKILL)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shipped as tool
 import torch
+from apart import Apart, lines
 from PIL import Image
 
 from synthnb import clip, core, train
@@ -162,11 +163,12 @@ def test_other_code_is_told_and_what_does_not_count_is_not(place, tmp_path):
         module = tmp_path/'synthnb'/name
         assert module.read_text().count(old) == 1, old
         module.write_text(module.read_text().replace(old, new))
-    program = ('from synthnb import train; import sys, json; '
+    program = (f'import sys, json; sys.path.insert(0, {str(tmp_path)!r}); '
+               'from synthnb import train; '
                'train.fit_oracle(device="cpu", **json.loads(sys.argv[1]))')
-    said = subprocess.run([sys.executable, '-c', program, json.dumps(short('oracle'))], text=True,
-                          capture_output=True, check=True, cwd=tmp_path,
-                          env=os.environ | dict(PYTHONPATH=str(tmp_path))).stdout
+    process = Apart(lines, program, json.dumps(short('oracle')), cwd=tmp_path, split=True)
+    said, wrong = process.communicate(timeout=300)
+    assert process.returncode == 0, wrong[-2000:]
     assert 'made by other code (ClassifierTraining.update); `make shipped` renews it' in said
     assert 'made in' in said and 'shipped\n' not in said
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from apart import Apart, lines
 from here import as_alone, executed, run_here
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -53,13 +54,13 @@ def told(kind): # the first block of this kind in the README's section
 
 
 def test_the_five_lines_of_the_front_page_run_from_an_empty_folder(folders, tmp_path):
-    lines = told('python').strip().splitlines()
-    assert len(lines) <= 5 and lines[0] == 'from synthnb.answer import judge_pool'
-    env = os.environ | WORLD | dict(SYNTHNB_RUNS=str(tmp_path/'runs'))
-    done = subprocess.run([sys.executable, '-c', '\n'.join(lines)], cwd=folders, env=env,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert 'adding one image of the pool for each real one, chosen by cl-sam' in done.stdout
+    five = told('python').strip().splitlines()
+    assert len(five) <= 5 and five[0] == 'from synthnb.answer import judge_pool'
+    process = Apart(lines, '\n'.join(five), cwd=folders, split=True,
+                    env=WORLD | dict(SYNTHNB_RUNS=str(tmp_path/'runs')))
+    said, wrong = process.communicate(timeout=300)
+    assert process.returncode == 0, wrong[-3000:]
+    assert 'adding one image of the pool for each real one, chosen by cl-sam' in said
     out = folders/'answer'
     assert {p.name for p in out.iterdir()} >= {'index.html', 'selected.csv', 'pool.csv'}
     kept = pd.read_csv(out/'selected.csv', dtype=str, keep_default_na=False)

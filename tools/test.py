@@ -4,18 +4,17 @@ Each step says how long it took, and the first that fails is the last. pytest co
 that the last line counts what ran; further arguments are for it.
 """
 import os
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from apart import Apart, begin, tested
 from run import needs, python
 
-NBDEV_TEST = Path(sysconfig.get_path('scripts'))/'nbdev_test'
+ALONE = dict(IN_TEST='1', OMP_NUM_THREADS='1') # the environment of a notebook
 LINTED = ('synthnb', 'tests', 'tools', 'nbs', 'setup.py')
 
 
@@ -34,20 +33,20 @@ def check(*command):
 
 
 def passes(notebook, scratch):
-    "Whether a notebook runs, in a process with one thread; what it makes goes to `scratch`."
-    env = os.environ | dict(SYNTHNB_RUNS=scratch, IN_TEST='1', OMP_NUM_THREADS='1')
+    "Whether a notebook runs, in a process of its own; what it makes goes to `scratch`."
     began = time.time()
-    done = subprocess.run([NBDEV_TEST, '--path', notebook, '--n_workers', '0'], env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    passed = done.returncode == 0 and 'Success.' in done.stdout
-    if not passed: print(done.stdout)
+    process = Apart(tested, notebook, env=ALONE | dict(SYNTHNB_RUNS=scratch))
+    said, _ = process.communicate()
+    passed = process.returncode == 0 and 'Success.' in said
+    if not passed: print(said)
     print(notebook, f' {time.time() - began:.0f} s' if passed else 'FAILED', flush=True)
     return passed
 
 
 def notebooks():
-    "All of them, two at a time; the later chapters take longest and come first."
-    paths = sorted(Path('nbs').glob('*.ipynb'), reverse=True)
+    "All of them, two at a time; the later chapters take longest, and come first but for one."
+    paths = sorted(Path('nbs').glob('*.ipynb'), key=lambda p: (p.stem == '00_core', p),
+                   reverse=True)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as two:
         if not all([*two.map(lambda path: passes(path, scratch), paths)]): sys.exit(1)
 
@@ -55,6 +54,7 @@ def notebooks():
 def main(*arguments):
     needs('pytest')
     for name in ('ARGS', 'MAKEFLAGS', 'MFLAGS'): os.environ.pop(name, None) # a test calls make, too
+    begin(**ALONE) # it imports while the first step, which is of one core, is at work
     with step('the repository: in sync and clean'):
         check('pytest', '-q', '--no-header', 'tests/test_repository.py')
     with step('ruff'):
@@ -63,7 +63,7 @@ def main(*arguments):
     with step('nbdev_test: the notebooks'): notebooks()
     print('\n== pytest', flush=True)
     return python('-m', 'pytest', '-q', '--no-header', '--durations=10', '--numprocesses', '2',
-                  '--dist', 'loadfile', *arguments, 'tests')
+                  '--dist', 'loadfile', '--no-loadscope-reorder', *arguments, 'tests')
 
 
 if __name__ == '__main__':
