@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PERSON', 'PICTURE', 'DIM', 'SPREADS', 'DIM_LIGHT', 'COUNT', 'uniform_of', 'placed', 'people_of', 'draw_people',
            'truth_of', 'group_shares', 'in_another_picture', 'PeopleConfig', 'teaching_loss', 'PeopleTraining',
-           'teach_people', 'asked_people', 'fit_people']
+           'teach_people', 'asked_people', 'fit_people', 'attribute_direction']
 
-# %% ../nbs/01g_people.ipynb #03a07822
+# %% ../nbs/01g_people.ipynb #49dfb823
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .core import (Config, artefact, default_device, generator, name_of, number,
 from .drawn import AXES, EXPRESSIONS, MEANS, PARAMETERS, draw_faces
 from .stylegan2 import StyleGAN2, StyleGAN2Config, channel_counts
 
-# %% ../nbs/01g_people.ipynb #fe145a3c
+# %% ../nbs/01g_people.ipynb #310b05de
 PERSON = ['skin_tone', 'feminine', 'age', 'hair_colour', 'hair_length', 'head_width', 'head_height',
           'jaw', 'eye_spacing', 'eye_height', 'eye_width', 'eye_cant', 'iris_colour',
           'brow_thickness', 'brow_arch', 'nose_length', 'nose_width', 'mouth_height', 'mouth_size',
@@ -34,7 +34,7 @@ PICTURE = ['yaw', 'pitch', 'valence', 'gain', 'light_x', 'wall_colour', 'wall_va
            'shirt_colour'] # z's others
 DIM = len(PERSON) + len(PICTURE)
 
-# %% ../nbs/01g_people.ipynb #af451de9
+# %% ../nbs/01g_people.ipynb #eb7cae51
 def uniform_of(z:Tensor, # (n, 32), of any length
               ) -> np.ndarray: # float64 (n, 32) in [0, 1]
     "Uniform numbers that the direction of each z decides. [ours]"
@@ -47,7 +47,7 @@ def uniform_of(z:Tensor, # (n, 32), of any length
     t = x*np.sqrt((DIM - 1)/np.maximum(DIM - x**2, 1e-12))
     return stats.t.cdf(t, DIM - 1)
 
-# %% ../nbs/01g_people.ipynb #2963a6ae
+# %% ../nbs/01g_people.ipynb #a7c79f72
 SPREADS = { # attribute -> its groups, their shares, and the ends between which each lies
     'skin_tone': (['light', 'mixed', 'dark'], [.70, .21, .09], [1, 2.5, 4.5, 6]),
     'feminine': (['masculine', 'androgynous', 'feminine'], [.44, .04, .52], [0, .45, .55, 1]),
@@ -64,7 +64,7 @@ def placed(name:str, u:np.ndarray, # in [0, 1]
     shares = [1/len(groups)]*len(groups) if even else shares
     return np.interp(u, np.r_[0, np.cumsum(shares)], ends)
 
-# %% ../nbs/01g_people.ipynb #334bd680
+# %% ../nbs/01g_people.ipynb #a8f0f331
 def look_of(u:dict) -> dict: # name -> (n,) -> valence, the axes of an expression
     "From sad to happy; 0 is neutral."
     valence = np.interp(u['valence'], [0, .3, 1], [-.8, 0, 1.1])
@@ -76,7 +76,7 @@ def light_of(u:np.ndarray, skin:np.ndarray, even:bool) -> np.ndarray: # (n,) -> 
     dim = .5 if even else np.interp(skin, *DIM_LIGHT)
     return np.where(u < dim, .5 + .3*u/dim, .8 + .3*(u - dim)/(1 - dim))
 
-# %% ../nbs/01g_people.ipynb #4b0df47c
+# %% ../nbs/01g_people.ipynb #98524a1c
 def face_of(u:dict, g:dict, f:np.ndarray, skin:np.ndarray) -> dict: # u; Gaussians; feminine
     "The shape of a face, some of it leaning on gender. [00b_drawn, sample_identity]"
     m = 1 - f
@@ -94,7 +94,7 @@ def face_of(u:dict, g:dict, f:np.ndarray, skin:np.ndarray) -> dict: # u; Gaussia
         lip_thickness=.036 + .008*f + .006*g['lip_thickness'], lip_colour=.15 + .45*f,
         blush=.30 + .35*f, stubble=np.clip(1.2*m*u['stubble'] - .35, 0, .6))
 
-# %% ../nbs/01g_people.ipynb #1a5dde79
+# %% ../nbs/01g_people.ipynb #b9e1cd45
 def hair_of(u:dict, g:dict, f:np.ndarray, age:np.ndarray, even:bool) -> dict:
     "Hair: long where a face is feminine, grey where it is old. [00b_drawn, sample_hair]"
     old, long = np.clip((age - .5)*2.5, 0, 1), .02 + .85*f + (.30*f + .05)*g['hair_length']
@@ -104,7 +104,7 @@ def hair_of(u:dict, g:dict, f:np.ndarray, age:np.ndarray, even:bool) -> dict:
                 part=.20*np.clip(g['part'], -1.5, 1.5),
                 fringe=.235 + .035*g['fringe'] - .03*f + .05*old*(1 - f), bangs=0, grey=.6*old)
 
-# %% ../nbs/01g_people.ipynb #a79f480f
+# %% ../nbs/01g_people.ipynb #ed8972ef
 def picture_of(u:dict, g:dict, skin:np.ndarray, even:bool) -> dict:
     "How the picture is taken."
     side = 2*u['yaw'] - 1
@@ -114,7 +114,7 @@ def picture_of(u:dict, g:dict, skin:np.ndarray, even:bool) -> dict:
                 shirt_colour=7*u['shirt_colour'], x=0, y=-.035, scale=1.15, tilt=0, warmth=0,
                 wall_shift=0, noise=0, noise_seed=0) | look_of(u)
 
-# %% ../nbs/01g_people.ipynb #496c9cba
+# %% ../nbs/01g_people.ipynb #80e58768
 def people_of(z:Tensor, # (n, 32)
               even:bool=False, # all groups alike, and no association: what no data set is
              ) -> dict: # parameter of a drawn face -> float32 (n,); see `drawn.draw_faces`
@@ -128,7 +128,7 @@ def people_of(z:Tensor, # (n, 32)
     return {k: torch.from_numpy(np.broadcast_to(found[k], len(z)).astype(np.float32).copy())
             for k in PARAMETERS}
 
-# %% ../nbs/01g_people.ipynb #3eea338f
+# %% ../nbs/01g_people.ipynb #8980d186
 @torch.no_grad()
 def draw_people(z:Tensor, # (n, 32)
                 size:int=64, # pixels a side
@@ -140,7 +140,7 @@ def draw_people(z:Tensor, # (n, 32)
              for i in range(0, len(z), 16)]
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size)
 
-# %% ../nbs/01g_people.ipynb #d9ec24db
+# %% ../nbs/01g_people.ipynb #30914be2
 def truth_of(z:Tensor, # (n, 32)
              even:bool=False, # see `people_of`
             ) -> pd.DataFrame: # a row a picture; values, and the group of each attribute
@@ -158,7 +158,7 @@ def truth_of(z:Tensor, # (n, 32)
     groups['hair group'] = np.where(p['hair_length'] > .5, 'long', 'short')
     return pd.DataFrame(values | groups)
 
-# %% ../nbs/01g_people.ipynb #5ccea3e5
+# %% ../nbs/01g_people.ipynb #52662252
 def group_shares(truth:pd.DataFrame, # of `truth_of`, or with the same columns of groups
                 ) -> pd.DataFrame: # attribute, group, share in per cent
     "Table 1: how large each group is. [Chang 2024, table 1]"
@@ -169,7 +169,7 @@ def group_shares(truth:pd.DataFrame, # of `truth_of`, or with the same columns o
             for c, names in order.items() if c in truth for name in names]
     return pd.DataFrame(rows)
 
-# %% ../nbs/01g_people.ipynb #56eb1299
+# %% ../nbs/01g_people.ipynb #32aae9e0
 def in_another_picture(z:Tensor, # (n, 32): people
                        other:Tensor, # (n, 32): where pose, smile, light and wall come from
                       ) -> Tensor: # (n, 32)
@@ -179,7 +179,7 @@ def in_another_picture(z:Tensor, # (n, 32): people
     view = other[:, n:]*(z[:, n:].norm(dim=1, keepdim=True)/other[:, n:].norm(dim=1, keepdim=True))
     return torch.cat([z[:, :n], view.to(z)], 1)
 
-# %% ../nbs/01g_people.ipynb #e1aa67ac
+# %% ../nbs/01g_people.ipynb #338f86ab
 COUNT = number(1, kind=int)
 
 @dataclass(frozen=True)
@@ -200,14 +200,14 @@ PeopleConfig.presets = dict(smoke=dict(channels=(8, 8, 8), w=8, batch=2, updates
                             gpu=dict(channels=(256, 256, 256, 128, 64, 32), w=256, batch=64,
                                      updates=30_000))
 
-# %% ../nbs/01g_people.ipynb #871c31c7
+# %% ../nbs/01g_people.ipynb #804613e2
 def teaching_loss(made:Tensor, wanted:Tensor) -> Tensor: # (n, 3, h, w) each, in [-1, 1] -> ()
     "Colours, their differences, and averages over 4 x 4 pixels. [ours]"
     d = made - wanted
     return (d.abs().mean() + d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
             + F.avg_pool2d(d, 4).abs().mean())
 
-# %% ../nbs/01g_people.ipynb #de761fa5
+# %% ../nbs/01g_people.ipynb #71e8dc06
 class PeopleTraining:
     "A StyleGAN2 that learns the rule; a step is an update."
     def __init__(self, config:PeopleConfig, seed, device):
@@ -233,7 +233,7 @@ class PeopleTraining:
         self.history = state['history']
         for name in ('net', 'average', 'best'): getattr(self, name).load_state_dict(state[name])
 
-# %% ../nbs/01g_people.ipynb #cd19bd36
+# %% ../nbs/01g_people.ipynb #d65293ee
 @patch
 def update(self:PeopleTraining) -> dict|None: # for the progress bar
     "One update on new people."
@@ -258,7 +258,7 @@ def update(self:PeopleTraining) -> dict|None: # for the progress bar
     self.losses = []
     return dict(loss=f"{self.history[-1]['loss']:.3f}")
 
-# %% ../nbs/01g_people.ipynb #bee4b4be
+# %% ../nbs/01g_people.ipynb #707bbcc0
 def teach_people(folder:Path|None, # keeps training.pt, to go on from
                  config:PeopleConfig, seed=0, device='auto', **loop, # options of core.run_to_end
                 ) -> StyleGAN2: # with averaged weights, settled
@@ -269,7 +269,7 @@ def teach_people(folder:Path|None, # keeps training.pt, to go on from
     if folder: save_json(Path(folder)/'history.json', training.history)
     return training.average.requires_grad_(False).settle(average=True)
 
-# %% ../nbs/01g_people.ipynb #05bae595
+# %% ../nbs/01g_people.ipynb #73086cab
 def asked_people(config:PeopleConfig, seed:int=0) -> tuple: # as `shipped` and `ship` take it
     "The generator of people that is asked for."
     return 'people', teach_people, asdict(config) | dict(seed=seed)
@@ -285,3 +285,23 @@ def fit_people(config:PeopleConfig|None=None, # None: the preset `laptop`
         (Path(folder)/'training.pt').unlink(missing_ok=True)
     params = asdict(config) | dict(seed=seed, device=device.type)
     return StyleGAN2.load(artefact('people', make, params)/'people.safetensors', device)
+
+# %% ../nbs/01g_people.ipynb #7cf722f6
+@torch.no_grad()
+def attribute_direction(model:StyleGAN2, # of people
+                        name:str, # a column of values of `truth_of`, e.g. 'yaw'
+                        n:int=4000, seed=0, # people to learn it from
+                       ) -> tuple[Tensor, float]: # (w,), of standardised latents; R^2 in [0, 1]
+    "Which way an attribute grows in W, a deviation a step. [Chang 2024, sec. 5.2; ours]"
+    z = torch.randn(n, DIM, generator=generator(seed, 'directions'))
+    truth = truth_of(z)
+    if name not in truth or truth[name].dtype.kind != 'f': raise ValueError(
+        f'{name!r} is no value of a person: choose one of '
+        f"{', '.join(c for c in truth if truth[c].dtype.kind == 'f')}")
+    w = model.mapping(z.to(model.device))
+    q = ((w - model.mapping.w_avg)/model.w_std).double().cpu()
+    v = torch.tensor(truth[name].to_numpy())
+    v = (v - v.mean())/v.std()
+    slope = torch.linalg.lstsq(q - q.mean(0), v[:, None]).solution[:, 0]
+    left = v - (q - q.mean(0)) @ slope
+    return (slope/slope.square().sum()).float(), 1 - float(left.var()/v.var())

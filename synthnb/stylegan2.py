@@ -6,7 +6,7 @@
 __all__ = ['COUNT', 'channel_counts', 'StyleGAN2Config', 'EqualLinear', 'Mapping', 'modulated_conv', 'Synthesis', 'StyleGAN2',
            'load_stylegan2']
 
-# %% ../nbs/01f_stylegan2.ipynb #4ed34c96
+# %% ../nbs/01f_stylegan2.ipynb #6a24e4ac
 import argparse
 import math
 import re
@@ -25,7 +25,7 @@ from .core import (Config, check_finite_state, default_device, generator, hash_o
 from .data import to_uint8
 from .diffusion import known_labels
 
-# %% ../nbs/01f_stylegan2.ipynb #86776a70
+# %% ../nbs/01f_stylegan2.ipynb #d50a9062
 def channel_counts(value) -> tuple: # e.g. (64, 64, 32) -> the same as whole numbers
     "A rule: channels at 4, 8, 16, ... px."
     try: found = tuple(int(v) for v in value)
@@ -34,7 +34,7 @@ def channel_counts(value) -> tuple: # e.g. (64, 64, 32) -> the same as whole num
         'expected whole numbers, the channels at 4, 8, 16, ... px, e.g. (64, 64, 32) for 16 px')
     return found
 
-# %% ../nbs/01f_stylegan2.ipynb #3679cd41
+# %% ../nbs/01f_stylegan2.ipynb #d7445adb
 COUNT = number(1, kind=int)
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class StyleGAN2Config(Config):
     styles = property(lambda self: 2*len(self.channels)) # that a network reads
     latent_dim = property(lambda self: self.w*(self.styles if self.space == 'w+' else 1))
 
-# %% ../nbs/01f_stylegan2.ipynb #608c4ca7
+# %% ../nbs/01f_stylegan2.ipynb #29bed235
 StyleGAN2Config.rules = dict(
     channels=channel_counts, z=COUNT, w=COUNT, layers=COUNT, colours=one_of(1, 3),
     classes=number(0, kind=int), clamp=number(0), space=one_of('w', 'w+'))
 
-# %% ../nbs/01f_stylegan2.ipynb #362a76b0
+# %% ../nbs/01f_stylegan2.ipynb #0b7c8fff
 def second_moment(x:Tensor, eps:float=1e-8) -> Tensor: # (n, c) -> the same shape
     "Rows of mean square 1. [Karras 2020b, networks.py]"
     return x*(x.square().mean(1, keepdim=True) + eps).rsqrt()
@@ -67,7 +67,7 @@ def leaky(x:Tensor, clamp:float=0.) -> Tensor: # 0: no bound
     x = F.leaky_relu(x, .2)*2**.5
     return x.clamp(-clamp, clamp) if clamp else x
 
-# %% ../nbs/01f_stylegan2.ipynb #68432239
+# %% ../nbs/01f_stylegan2.ipynb #914da28b
 class EqualLinear(nn.Module):
     "A linear layer at an equalised learning rate. (n, a) -> (n, b) [Karras 2018, sec. 4.1]"
     def __init__(self, a:int, b:int, # features in and out
@@ -79,7 +79,7 @@ class EqualLinear(nn.Module):
         self.pace, self.gain = pace, pace/math.sqrt(a)
     def forward(self, x): return F.linear(x, self.weight*self.gain, self.bias*self.pace)
 
-# %% ../nbs/01f_stylegan2.ipynb #a4f17916
+# %% ../nbs/01f_stylegan2.ipynb #a9cd4125
 class Mapping(nn.Module):
     "From Gaussian noise to a style. (n, z), (n,) labels -> (n, w) [Karras 2019, sec. 2]"
     def __init__(self, config:StyleGAN2Config):
@@ -99,7 +99,7 @@ class Mapping(nn.Module):
         for i in range(self.n): x = leaky(getattr(self, f'fc{i}')(x))
         return x
 
-# %% ../nbs/01f_stylegan2.ipynb #789bfc65
+# %% ../nbs/01f_stylegan2.ipynb #47b577a8
 def blurred(x:Tensor) -> Tensor: # (n, c, h + 1, w + 1) -> (n, c, h, w)
     "The blur after a doubling, four times as bright, since three pixels of four are new."
     line = torch.tensor([1., 3, 3, 1], device=x.device, dtype=x.dtype)/4
@@ -110,7 +110,7 @@ def doubled(x:Tensor) -> Tensor: # (n, c, h, w) -> (n, c, 2 h, 2 w)
     x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2., mode='bilinear')
     return x[..., 2:-2, 2:-2]
 
-# %% ../nbs/01f_stylegan2.ipynb #0c3b77cc
+# %% ../nbs/01f_stylegan2.ipynb #3b25adf9
 def modulated_conv(x:Tensor, # (n, i, h, w)
                    weight:Tensor, style:Tensor, # (o, i, k, k); (n, i)
                    demodulate:bool=True, up:bool=False, # see above; twice the size
@@ -124,7 +124,7 @@ def modulated_conv(x:Tensor, # (n, i, h, w)
     size = style.square() @ weight.square().sum((2, 3)).T + eps # (n, o)
     return x*size.rsqrt()[:, :, None, None]
 
-# %% ../nbs/01f_stylegan2.ipynb #1d6454f0
+# %% ../nbs/01f_stylegan2.ipynb #21239ff5
 class StyledConv(nn.Module):
     "A modulated convolution with noise, bias and leaky ReLU. [Karras 2020a, fig. 2]"
     def __init__(self, a:int, b:int, size:int, config:StyleGAN2Config, up:bool=False):
@@ -140,7 +140,7 @@ class StyledConv(nn.Module):
         noise = self.noise_const if noise is None else noise
         return leaky(x + self.noise_strength*noise + self.bias[:, None, None], self.clamp)
 
-# %% ../nbs/01f_stylegan2.ipynb #fea3f66b
+# %% ../nbs/01f_stylegan2.ipynb #c6975cdf
 class ToRGB(nn.Module):
     "From channels to colours; not demodulated. [Karras 2020a, fig. 7]"
     def __init__(self, a:int, config:StyleGAN2Config):
@@ -153,7 +153,7 @@ class ToRGB(nn.Module):
         x = x + self.bias[:, None, None]
         return x.clamp(-self.clamp, self.clamp) if self.clamp else x
 
-# %% ../nbs/01f_stylegan2.ipynb #e53e80ce
+# %% ../nbs/01f_stylegan2.ipynb #75254807
 class Block(nn.Module):
     "The layers of one size."
     def __init__(self, a:int, b:int, size:int, config:StyleGAN2Config): # a: 0 for the first
@@ -162,7 +162,7 @@ class Block(nn.Module):
         else: self.const = nn.Parameter(torch.randn(b, size, size))
         self.conv1, self.torgb = StyledConv(b, b, size, config), ToRGB(b, config)
 
-# %% ../nbs/01f_stylegan2.ipynb #71697392
+# %% ../nbs/01f_stylegan2.ipynb #8309d7ae
 class Synthesis(nn.Module):
     "Styles to an image, about in [-1, 1]. (n, styles, w) -> (n, c, size, size) [Karras 2020a]"
     def __init__(self, config:StyleGAN2Config):
@@ -184,7 +184,7 @@ class Synthesis(nn.Module):
             image = said if image is None else doubled(image) + said
         return image
 
-# %% ../nbs/01f_stylegan2.ipynb #7cf7a66b
+# %% ../nbs/01f_stylegan2.ipynb #a1d8b7c0
 class StyleGAN2(nn.Module):
     "A generator of images whose latents can be searched. [Karras 2020a; Chang 2024, sec. 5]"
     def __init__(self, config:StyleGAN2Config|None=None, # None: the default, 64 px
@@ -206,7 +206,7 @@ class StyleGAN2(nn.Module):
     def forward(self, z, y=None, psi:float=1.): # (n, z), labels -> (n, c, size, size)
         return self.synthesis(self.styles(self.mapping(z, y), psi))
 
-# %% ../nbs/01f_stylegan2.ipynb #83e46212
+# %% ../nbs/01f_stylegan2.ipynb #6c67f11d
 @patch
 def styles(self:StyleGAN2, w:Tensor, # (n, w) or (n, styles, w)
            psi:float=1., # truncation: 0 is the average face
@@ -222,7 +222,7 @@ def noise_of(self:StyleGAN2, gens:list, # of torch.Generator, one for each image
     return [torch.stack([torch.randn(1, s, s, generator=g) for g in gens]).to(self.w_std)
             for s in sizes]
 
-# %% ../nbs/01f_stylegan2.ipynb #32a119ac
+# %% ../nbs/01f_stylegan2.ipynb #5464836a
 @patch
 @torch.no_grad()
 def settle(self:StyleGAN2, n:int=10_000, seed=0, # latents to measure by, and which
@@ -241,7 +241,7 @@ def settle(self:StyleGAN2, n:int=10_000, seed=0, # latents to measure by, and wh
     self.w_std.copy_(std)
     return self
 
-# %% ../nbs/01f_stylegan2.ipynb #1105c57e
+# %% ../nbs/01f_stylegan2.ipynb #9fb7e8a0
 @patch
 @torch.no_grad()
 def prior(self:StyleGAN2, n:int, gen:torch.Generator|None=None, # latents wanted; their luck
@@ -256,7 +256,7 @@ def prior(self:StyleGAN2, n:int, gen:torch.Generator|None=None, # latents wanted
     q = ((w - self.mapping.w_avg)/self.w_std).cpu()
     return q.repeat(1, self.latent_dim//self.config.w)
 
-# %% ../nbs/01f_stylegan2.ipynb #ac4a401d
+# %% ../nbs/01f_stylegan2.ipynb #e6611016
 @patch
 def decode(self:StyleGAN2, q:Tensor, # (n, latent_dim), standardised, on the generator's device
           ) -> Tensor: # (n, c, size, size) in [0, 1]
@@ -268,7 +268,7 @@ def decode(self:StyleGAN2, q:Tensor, # (n, latent_dim), standardised, on the gen
     if w.shape[1] == 1: w = w.expand(-1, self.config.styles, -1)
     return (self.synthesis(w)*.5 + .5).clamp(0, 1)
 
-# %% ../nbs/01f_stylegan2.ipynb #a372ab3c
+# %% ../nbs/01f_stylegan2.ipynb #52306b73
 @patch
 @torch.no_grad()
 def sample(self:StyleGAN2, labels, # (n,): classes; without classes, how many or zeros (n,)
@@ -293,7 +293,7 @@ def sample(self:StyleGAN2, labels, # (n,): classes; without classes, how many or
     return torch.cat(out) if out else torch.empty(0, self.size, self.size, self.channels,
                                                   dtype=torch.uint8)
 
-# %% ../nbs/01f_stylegan2.ipynb #1dd1c435
+# %% ../nbs/01f_stylegan2.ipynb #651cbd3f
 RECIPE = '''{path} is a pickle: opening it runs whatever code is in it, so it is not opened here.
 In your own checkout of NVlabs/stylegan2-ada-pytorch, with a file that you trust:
     import pickle
@@ -303,7 +303,7 @@ In your own checkout of NVlabs/stylegan2-ada-pytorch, with a file that you trust
     save_file(state, '{stem}.safetensors')
 (of a TensorFlow file: G = legacy.load_network_pkl(f)['G_ema']) and give the new file.'''
 
-# %% ../nbs/01f_stylegan2.ipynb #5cc4a009
+# %% ../nbs/01f_stylegan2.ipynb #15f84ebf
 def read_state(path:Path) -> dict: # name -> tensor, of whichever code
     "The tensors of a generator's file, and nothing that runs."
     path = Path(path)
@@ -321,7 +321,7 @@ def read_state(path:Path) -> dict: # name -> tensor, of whichever code
         except Exception as e: raise ValueError(f'{path} is no whole safetensors file ({e})') from e
     return of_generator(state, path)
 
-# %% ../nbs/01f_stylegan2.ipynb #2fd64adf
+# %% ../nbs/01f_stylegan2.ipynb #9634f678
 def of_generator(state, path:Path) -> dict: # what a file held -> name -> tensor
     "The averaged generator among what a training saved."
     if not isinstance(state, dict): raise ValueError(
@@ -339,7 +339,7 @@ def of_generator(state, path:Path) -> dict: # what a file held -> name -> tensor
     raise ValueError(f'{path} holds {what}: no `mapping.fc0.weight`, as NVlabs\' G_ema has, nor '
                      f"`style.1.weight`, as rosinality's; it begins with {', '.join([*found][:4])}")
 
-# %% ../nbs/01f_stylegan2.ipynb #fd015647
+# %% ../nbs/01f_stylegan2.ipynb #86d99abb
 ROSINALITY = [ # a pattern, and NVlabs' name for it, where {r} is the size of the block
     (r'style\.(\d+)\.(weight|bias)', lambda m: f'mapping.fc{int(m[1]) - 1}.{m[2]}'),
     (r'input\.input', lambda m: 'synthesis.b4.const'),
@@ -350,7 +350,7 @@ ROSINALITY = [ # a pattern, and NVlabs' name for it, where {r} is the size of th
     (r'noises\.noise_(\d+)', lambda m: 'synthesis.b{}.conv{}.noise_const'.format(
         4 << (int(m[1]) + 1)//2, 1 if m[1] == '0' else (int(m[1]) + 1) % 2))]
 
-# %% ../nbs/01f_stylegan2.ipynb #a426bc7b
+# %% ../nbs/01f_stylegan2.ipynb #e70ac3dd
 INSIDE = {'conv.modulation.': 'affine.', 'conv.weight': 'weight', 'noise.weight': 'noise_strength',
           'activate.bias': 'bias'}
 
@@ -368,7 +368,7 @@ def from_rosinality(state:dict) -> dict: # name -> tensor, of its g_ema -> with 
     if average is not None: out['mapping.w_avg'] = average.flatten()
     return out
 
-# %% ../nbs/01f_stylegan2.ipynb #be8b374e
+# %% ../nbs/01f_stylegan2.ipynb #e25aed3e
 def check_filters(state:dict, path:Path):
     "Refuse a generator with another blur, and take the filters out."
     line = torch.tensor([1., 3, 3, 1])
@@ -378,7 +378,7 @@ def check_filters(state:dict, path:Path):
             raise ValueError(f'{path}: {name} is another filter than [1, 3, 3, 1]; such a '
                              'generator is not read')
 
-# %% ../nbs/01f_stylegan2.ipynb #013c73b1
+# %% ../nbs/01f_stylegan2.ipynb #dbf6a3af
 def config_of(state:dict, path:Path, **said) -> StyleGAN2Config: # NVlabs' names
     "How large a network is, by its tensors."
     if any(k.endswith('.skip.weight') for k in state): raise ValueError(
@@ -397,7 +397,7 @@ def config_of(state:dict, path:Path, **said) -> StyleGAN2Config: # NVlabs' names
         channels=channels, w=w, z=shape('mapping.fc0.weight')[1] - (w if classes else 0),
         layers=layers, classes=classes, colours=shape('synthesis.b4.torgb.weight')[0], **said)
 
-# %% ../nbs/01f_stylegan2.ipynb #e5cd6330
+# %% ../nbs/01f_stylegan2.ipynb #cc1768ad
 def with_noise(state:dict, config:StyleGAN2Config, path:Path, seed:int|None) -> dict:
     "Standing noise where a file has none: 0 if it was trained without, else by a seed."
     own = StyleGAN2(config).state_dict()
@@ -410,7 +410,7 @@ def with_noise(state:dict, config:StyleGAN2Config, path:Path, seed:int|None) -> 
         'rosinality file has none. Give noise_seed=0, or another number, to draw it')
     return state | {k: torch.randn(own[k].shape, generator=generator(seed, k)) for k in lacking}
 
-# %% ../nbs/01f_stylegan2.ipynb #1a73dc4b
+# %% ../nbs/01f_stylegan2.ipynb #8d3a067a
 def load_stylegan2(path:Path, # .safetensors, or a .pt, .pth or .ckpt of tensors
                    size:int|None=None, # the pixels that you expect; None: whatever it makes
                    space:str='w+', # in which `decode` reads latents: 'w' or 'w+'
@@ -436,7 +436,7 @@ def load_stylegan2(path:Path, # .safetensors, or a .pt, .pth or .ckpt of tensors
     model = model.to(default_device(str(device))).eval().requires_grad_(False)
     return model if known else model.settle(average=not average)
 
-# %% ../nbs/01f_stylegan2.ipynb #e6d073db
+# %% ../nbs/01f_stylegan2.ipynb #b347587b
 def read_into(model:StyleGAN2, state:dict, path:Path): # NVlabs' names
     "Load weights; what is lacking, left over or of another shape is named."
     own = model.state_dict()
@@ -449,7 +449,7 @@ def read_into(model:StyleGAN2, state:dict, path:Path): # NVlabs' names
         f"{path} is not a generator that can be read; tensors {'; '.join(said)}")
     model.load_state_dict(state)
 
-# %% ../nbs/01f_stylegan2.ipynb #86aa1f1d
+# %% ../nbs/01f_stylegan2.ipynb #6b068199
 @patch
 def save(self:StyleGAN2, path:Path) -> Path: # where it was written
     "Write the generator as one safetensors file, atomically."

@@ -7,7 +7,7 @@ __all__ = ['OBJECTIVE', 'MEASURES', 'DAMAGES', 'SENTENCES', 'ODDS', 'MEAN', 'STD
            'sentences_of', 'damaged', 'people_vocabulary', 'plain', 'people_pictures', 'WordsTraining', 'words_clip',
            'train_words', 'asked_words', 'fit_words', 'heard_table']
 
-# %% ../nbs/03b_words.ipynb #d159be89
+# %% ../nbs/03b_words.ipynb #7ebaa9f0
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from .core import (artefact, default_device, generator, name_of, progress, run_t
                           shipped)
 from .people import DIM, draw_people, truth_of
 
-# %% ../nbs/03b_words.ipynb #7a8df4bd
+# %% ../nbs/03b_words.ipynb #67ec3b9f
 # positive and negative; the four measures, the first word of each being high [Chang 2024, 5.1]
 OBJECTIVE = ('A detailed photo of an individual with diverse features',
              'An obscure, fake, or discolored photo of a person')
@@ -36,7 +36,7 @@ MEASURES = [('A feminine person', 'A masculine person'),
             ('A person in their 20s', 'A person in their 50s')]
 DAMAGES = ['clean', 'obscure', 'fake', 'discolored']
 
-# %% ../nbs/03b_words.ipynb #2ec21a1d
+# %% ../nbs/03b_words.ipynb #4c292a79
 # keys: g gender, s skin, h hair, c its colour, a age, y young or old, m mood, t turn, l light
 SENTENCES = dict(
     one=['A {g} person', 'A person with {s} skin', 'A person with {h} hair',
@@ -56,7 +56,7 @@ SENTENCES = dict(
             'An obscure, fake, or discolored photo of a person', 'A {d} photo of a {g} person'])
 ODDS = dict(one=.4, two=.3, many=.2, whole=.1) # of a clean picture
 
-# %% ../nbs/03b_words.ipynb #bfffd7b2
+# %% ../nbs/03b_words.ipynb #4a054710
 def facts_of(truth:pd.DataFrame, # of `people.truth_of`
              damage=None, # int (n,), codes into DAMAGES; None: all clean
             ) -> list: # a dict a person: a key of SENTENCES -> its word
@@ -74,7 +74,7 @@ def facts_of(truth:pd.DataFrame, # of `people.truth_of`
                    d=np.array(DAMAGES)[np.zeros(len(t), int) if damage is None else damage])
     return pd.DataFrame({k: np.asarray(v) for k, v in columns.items()}).to_dict('records')
 
-# %% ../nbs/03b_words.ipynb #c3c0865e
+# %% ../nbs/03b_words.ipynb #df27107b
 def sentence_of(facts:dict, # of one person
                 u, # three uniform numbers
                ) -> str:
@@ -91,7 +91,7 @@ def sentences_of(facts:list, *keys, # of the random stream
     u = torch.rand(k, len(facts), 3, generator=generator('sentences', *keys)).tolist()
     return [sentence_of(f, row) for one in u for f, row in zip(facts, one)]
 
-# %% ../nbs/03b_words.ipynb #f4e64010
+# %% ../nbs/03b_words.ipynb #84c3ca86
 def damaged(images:Tensor, # (n, 3, h, w) in [0, 1]
             damage:Tensor, # int (n,), codes into DAMAGES
             *keys, # of the random stream
@@ -104,10 +104,10 @@ def damaged(images:Tensor, # (n, 3, h, w) in [0, 1]
         name = DAMAGES[int(damage[i])]
         if name == 'obscure': x[i] = TF.gaussian_blur(x[i], 2*(s//16) + 1, s/20)*.45
         if name == 'discolored': x[i] = TF.adjust_hue(x[i], float(turned[i]))
-        if name == 'fake': x[i, :, :, s//2:] = images[i - 1, :, :, s//2:].flip(1)
+        if name == 'fake': x[i, :, :, s//2:] = images[i - 1, :, :, s//2:]
     return x
 
-# %% ../nbs/03b_words.ipynb #5afd8312
+# %% ../nbs/03b_words.ipynb #4cb04071
 @lru_cache
 def people_vocabulary() -> tuple: # open_clip's token ids, ascending, the padding first
     "The tokens of every word that a sentence about people can have."
@@ -122,7 +122,7 @@ def plain(form:str) -> str: # a sentence with {keys} -> without
     for key in 'gshcaymtld': form = form.replace('{' + key + '}', ' ')
     return form
 
-# %% ../nbs/03b_words.ipynb #aac0d4f9
+# %% ../nbs/03b_words.ipynb #a8795ff0
 MEAN, STD = (.5, .5, .5), (.25, .25, .25)
 BROKEN = .2 # share of the pictures that are damaged
 
@@ -139,7 +139,7 @@ def people_pictures(n:int, size:int, *keys) -> tuple: # uint8 (n, 3, size, size)
         facts += facts_of(truth_of(z, even=True), kind.numpy())
     return pixels, facts
 
-# %% ../nbs/03b_words.ipynb #48d811ed
+# %% ../nbs/03b_words.ipynb #cd269880
 class WordsTraining(ClipTraining):
     "Our small CLIP, reading about people."
     def __init__(self, config:ClipConfig, seed:int, device:torch.device):
@@ -157,7 +157,7 @@ class WordsTraining(ClipTraining):
         groups = [dict(params=matrices, weight_decay=config.weight_decay), dict(params=rest)]
         self.optimiser = torch.optim.AdamW(groups, config.lr, (.9, .98), weight_decay=0.)
 
-# %% ../nbs/03b_words.ipynb #a457b62e
+# %% ../nbs/03b_words.ipynb #da532849
 @patch
 def batch(self:WordsTraining) -> tuple: # see ClipTraining.batch
     "This step's pictures, and k sentences for each."
@@ -168,7 +168,7 @@ def batch(self:WordsTraining) -> tuple: # see ClipTraining.batch
     x = (self.pixels[rows].to(self.device).float()/255 - MEAN[0])/STD[0]
     return x.contiguous(memory_format=torch.channels_last), self.tokenizer(said).to(self.device)
 
-# %% ../nbs/03b_words.ipynb #49b46b2b
+# %% ../nbs/03b_words.ipynb #83d8f918
 def words_clip(config:ClipConfig) -> dict: # for `clip.build_clip`
     "The architecture of 03a_clip, for longer sentences and other words."
     made = small_clip(config)
@@ -186,7 +186,7 @@ def train_words(folder:Path|None, # keeps a checkpoint, from which a killed trai
     return TextImage(training.model, training.tokenizer, config.size, MEAN, STD,
                      f'our small CLIP of people, seed {seed}', about)
 
-# %% ../nbs/03b_words.ipynb #e20070bb
+# %% ../nbs/03b_words.ipynb #78a16d47
 def asked_words(config:ClipConfig, seed:int=0) -> tuple: # as `shipped` and `ship` take it
     "The guide of people that is asked for."
     return 'words', train_words, asdict(config) | dict(seed=seed)
@@ -202,7 +202,7 @@ def fit_words(seed:int=0, # of weights, pictures, batches and sentences
     params = asdict(config) | dict(seed=seed, device=device.type)
     return TextImage.load(artefact('words', make, params)/'model.safetensors', device)
 
-# %% ../nbs/03b_words.ipynb #5a06d54b
+# %% ../nbs/03b_words.ipynb #7c6fc060
 def heard_table(guide:TextImage, # of `fit_words`, or any other
                 n:int=2000, # people of the even world
                 seed=0) -> pd.DataFrame: # measure, own, and each attribute; AUC in [0, 1]
