@@ -15,12 +15,13 @@ import torch
 from apart import Apart, lines
 from PIL import Image
 
-from synthnb import clip, core, train
+from synthnb import clip, core, people, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = dict(oracle=dict(n=64, width=8, updates=2, batch_size=16),
              attributes=dict(n=64, width=8, updates=2, batch_size=16),
-             clip=dict(size=64, n_pictures=40, updates=2, batch_size=8))
+             clip=dict(size=64, n_pictures=40, updates=2, batch_size=8),
+             people=dict(channels=(8, 8, 8), w=8, batch=2, updates=2))
 
 
 def made_now(stage):
@@ -106,6 +107,7 @@ def short(stage): return {k: v for k, v in (tool.RECIPES[stage] | SHORT[stage]).
 def fit(stage, **changes):
     recipe = short(stage) | changes
     if stage == 'clip': return clip.fit_text_image(device='cpu', **recipe)[0].model
+    if stage == 'people': return people.fit_people(people.PeopleConfig(**recipe), device='cpu')
     ask = train.fit_oracle if stage == 'oracle' else train.fit_attribute_oracle
     return ask(device='cpu', **recipe).net
 
