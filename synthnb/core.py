@@ -7,10 +7,10 @@ __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
            'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'shipped_dir', 'ship', 'shipped',
-           'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters', 'as_changes',
-           'changed', 'under', 'Config', 'check_room', 'run_name', 'defaults_on_record', 'provenance', 'Run',
-           'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals', 'run_to_end',
-           'refusals']
+           'shipped_or_made', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
+           'as_changes', 'changed', 'under', 'Config', 'check_room', 'run_name', 'defaults_on_record', 'provenance',
+           'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals',
+           'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import ast, dis, errno, hashlib, inspect, io, json, linecache, math, os, platform, random, re
@@ -778,6 +778,20 @@ def shipped(stage:str, # what it is, e.g. 'oracle'; also the file's name
         f"{f' and {len(differs) - 1} more' if differs[1:] else ''}); `make shipped` renews it")
     say(f'{name_of(stage, make, params, written=True)}  shipped')
     return path
+
+# %% ../nbs/00_core.ipynb #cf7c2b32
+def shipped_or_made(asked:tuple, # stage, maker and parameters, as `shipped` takes them
+                    make:Callable, # (folder) -> the network, with `save`; it may keep training.pt
+                    load:Callable, # (path, device) -> the network
+                    device:torch.device):
+    "The network that comes with the book, or the artefact of one that is made here."
+    stage, _, params = asked
+    if path := shipped(*asked): return load(path, device)
+    def keep(folder):
+        make(folder).save(folder/'model.safetensors')
+        (folder/'training.pt').unlink(missing_ok=True)
+    made = artefact(stage, keep, params | dict(device=device.type))
+    return load(made/'model.safetensors', device)
 
 # %% ../nbs/00_core.ipynb #b520f965
 def declared_parameters(notebook:Path, # an experiment's .ipynb

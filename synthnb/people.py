@@ -20,8 +20,8 @@ from fastcore.basics import patch
 from scipy import stats
 from torch import Tensor
 
-from .core import (Config, artefact, default_device, generator, name_of, number,
-                          run_to_end, save_json, shipped)
+from .core import (Config, default_device, generator, name_of, number, run_to_end,
+                          save_json, shipped_or_made)
 from .drawn import AXES, EXPRESSIONS, MEANS, PARAMETERS, draw_faces
 from .stylegan2 import StyleGAN2, StyleGAN2Config, channel_counts
 
@@ -279,12 +279,8 @@ def fit_people(config:PeopleConfig|None=None, # None: the preset `laptop`
               ) -> StyleGAN2:
     "The generator of people: it comes with the book, and is taught where it is another."
     config, device = config or PeopleConfig.preset('laptop'), default_device(str(device))
-    if path := shipped(*asked_people(config, seed)): return StyleGAN2.load(path, device)
-    def make(folder):
-        teach_people(folder, config, seed, device).save(folder/'people.safetensors')
-        (Path(folder)/'training.pt').unlink(missing_ok=True)
-    params = asdict(config) | dict(seed=seed, device=device.type)
-    return StyleGAN2.load(artefact('people', make, params)/'people.safetensors', device)
+    return shipped_or_made(asked_people(config, seed), lambda folder: teach_people(
+        folder, config, seed, device), StyleGAN2.load, device)
 
 # %% ../nbs/01g_people.ipynb #7cf722f6
 @torch.no_grad()

@@ -398,9 +398,9 @@ def config_of(state:dict, path:Path, **said) -> StyleGAN2Config: # NVlabs' names
         layers=layers, classes=classes, colours=shape('synthesis.b4.torgb.weight')[0], **said)
 
 # %% ../nbs/01f_stylegan2.ipynb #cc1768ad
-def with_noise(state:dict, config:StyleGAN2Config, path:Path, seed:int|None) -> dict:
+def with_noise(state:dict, own:dict, # a file's; a whole one of the same shape
+               path:Path, seed:int|None) -> dict:
     "Standing noise where a file has none: 0 if it was trained without, else by a seed."
-    own = StyleGAN2(config).state_dict()
     lacking = [k for k in own if k.endswith('noise_const') and k not in state]
     strengths = [k for k in own if k.endswith('noise_strength')]
     if not any(k in state for k in strengths): # trained without
@@ -422,19 +422,19 @@ def load_stylegan2(path:Path, # .safetensors, or a .pt, .pth or .ckpt of tensors
     "A generator from NVlabs' or rosinality's file, or from ours. [Karras 2020b; rosinality]"
     path, state = Path(path), read_state(path)
     theirs = 'style.1.weight' in state
-    clamp = (0. if theirs else 256.) if clamp is None else clamp
     check_filters(state, path)
     if theirs: state = from_rosinality(state)
-    config = config_of(state, path, space=space, clamp=clamp, fan_in=theirs)
+    config = config_of(state, path, space=space, fan_in=theirs,
+                       clamp=(0. if theirs else 256.) if clamp is None else clamp)
     if size and size != config.size: raise ValueError(
         f'{path} makes {config.size} px, and size={size} was asked for: give the file of {size} '
         f'px, or leave size away and resize the images')
     model = StyleGAN2(config, classes)
-    known, average = 'w_std' in state, 'mapping.w_avg' in state
-    fill = {'w_std': model.w_std, 'mapping.w_avg': model.mapping.w_avg}
-    read_into(model, fill | with_noise(state, config, path, noise_seed), path)
+    own = model.state_dict()
+    fill = {k: own[k] for k in ('w_std', 'mapping.w_avg')}
+    read_into(model, fill | with_noise(state, own, path, noise_seed), path)
     model = model.to(default_device(str(device))).eval().requires_grad_(False)
-    return model if known else model.settle(average=not average)
+    return model if 'w_std' in state else model.settle(average='mapping.w_avg' not in state)
 
 # %% ../nbs/01f_stylegan2.ipynb #b347587b
 def read_into(model:StyleGAN2, state:dict, path:Path): # NVlabs' names

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVE', 'MEASURES', 'DAMAGES', 'SENTENCES', 'ODDS', 'MEAN', 'STD', 'BROKEN', 'facts_of', 'sentence_of',
-           'sentences_of', 'damaged', 'people_vocabulary', 'plain', 'people_pictures', 'WordsTraining', 'words_clip',
+           'sentences_of', 'damaged', 'people_vocabulary', 'people_pictures', 'WordsTraining', 'words_clip',
            'train_words', 'asked_words', 'fit_words', 'heard_table']
 
 # %% ../nbs/03b_words.ipynb #7ebaa9f0
+import re
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,8 @@ from torchvision.transforms import functional as TF
 
 from .clip import (ClipConfig, ClipTraining, TextImage, WordTokenizer, build_clip,
                           prompt_difference, separation, simple_tokenizer, small_clip, tidy)
-from .core import (artefact, default_device, generator, name_of, progress, run_to_end,
-                          shipped)
+from .core import (default_device, generator, name_of, progress, run_to_end,
+                          shipped_or_made)
 from .people import DIM, draw_people, truth_of
 
 # %% ../nbs/03b_words.ipynb #67ec3b9f
@@ -115,12 +116,9 @@ def people_vocabulary() -> tuple: # open_clip's token ids, ascending, the paddin
              'young old smiling sad calm seen from the front turned to side in profile dim bright')
     text = [*sum(SENTENCES.values(), []), words, *DAMAGES, *OBJECTIVE, *sum(MEASURES, ())]
     base = simple_tokenizer()
-    ids = {t for s in text for f in (s, s.replace('A ', 'An ')) for t in base.encode(plain(f))}
+    ids = {t for s in text for f in (s, s.replace('A ', 'An '))
+           for t in base.encode(re.sub(r'{\w}', ' ', f))}
     return 0, *sorted(ids - {0}), base.sot_token_id, base.eot_token_id
-def plain(form:str) -> str: # a sentence with {keys} -> without
-    "What of a form is words."
-    for key in 'gshcaymtld': form = form.replace('{' + key + '}', ' ')
-    return form
 
 # %% ../nbs/03b_words.ipynb #a8795ff0
 MEAN, STD = (.5, .5, .5), (.25, .25, .25)
@@ -195,12 +193,8 @@ def fit_words(seed:int=0, # of weights, pictures, batches and sentences
              ) -> TextImage: # frozen
     "The guide of people: it comes with the book, and is trained where it is another."
     config, device = ClipConfig.of(**settings), default_device(str(device))
-    if path := shipped(*asked_words(config, seed)): return TextImage.load(path, device)
-    def make(folder):
-        train_words(folder, config, seed, device).save(folder/'model.safetensors')
-        (Path(folder)/'training.pt').unlink(missing_ok=True)
-    params = asdict(config) | dict(seed=seed, device=device.type)
-    return TextImage.load(artefact('words', make, params)/'model.safetensors', device)
+    return shipped_or_made(asked_words(config, seed), lambda folder: train_words(
+        folder, config, seed, device), TextImage.load, device)
 
 # %% ../nbs/03b_words.ipynb #7c6fc060
 def heard_table(guide:TextImage, # of `fit_words`, or any other
@@ -212,10 +206,11 @@ def heard_table(guide:TextImage, # of `fit_words`, or any other
     high = dict(feminine=truth.feminine > .55, light_skin=truth.skin_tone < 2.5,
                 short_hair=truth['hair group'] == 'short', young=truth['age group'] == 'young',
                 bright=truth['light group'] == 'bright', smiling=truth.valence > .35)
+    high = {k: torch.tensor(v.to_numpy(copy=True)) for k, v in high.items()}
     own, rows = list(high)[:4], []
     for pair, name in zip(MEASURES, own):
         score = torch.cat([prompt_difference(guide, part.to(guide.device), pair).cpu()
                            for part in x.split(256)])
         rows.append(dict(measure=' / '.join(pair), own=name) | {
-            k: separation(score[v.to_numpy()], score[~v.to_numpy()])[0] for k, v in high.items()})
+            k: separation(score[v], score[~v])[0] for k, v in high.items()})
     return pd.DataFrame(rows)

@@ -21,6 +21,7 @@ from synthnb.data import Images
 from synthnb.dcgan import DCGANConfig, DCGANTraining, spread, train_dcgan
 from synthnb.drawn import EXPRESSIONS, drawn_set
 from synthnb.metrics import frechet_distance, prdc
+from synthnb.poster import first_of_each
 from synthnb.scores import wilson_interval
 from synthnb.train import augmentation, fit_oracle
 
@@ -73,12 +74,6 @@ def speed_rows(threads, device, rounds, n):
                    together=together, one_after_the_other=alone, ratio=alone/together)
 
 
-def rows_of(drawn, counts):
-    "The first so many images of each class."
-    labels = np.asarray(drawn.labels)
-    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)]))
-
-
 def judged(model, real, reference, oracle, labels):
     "What the oracle and the house's metrics say of a model's images."
     features = lambda x: torch.cat([oracle.features(b).cpu() for b in x.split(256)]).float()
@@ -114,7 +109,8 @@ def quality_rows(seed, counts, budget, names, images=500, updates=0):
     oracle = fit_oracle(40_000, 36, (), 'cpu', **ORACLE, **augmentation('crops+mirror', 'shifts'))
     k = len(CLASSES)
     drawn = drawn_set(max(counts)*k, 36, 'balanced', seed, 'train', classes=CLASSES)
-    real, labels = Images.from_sets((drawn, rows_of(drawn, counts))), np.arange(images) % k
+    rows = np.sort(first_of_each(drawn.labels, counts, seed))
+    real, labels = Images.from_sets((drawn, rows)), np.arange(images) % k
     reference = drawn_set(1000, 36, 'balanced', seed, 'reference', classes=CLASSES)
     reference = torch.as_tensor(np.array(reference.images))
     for name in names:

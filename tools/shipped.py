@@ -26,23 +26,24 @@ RECIPES = dict(oracle=dict(n=40_000, width=24, updates=4000, **FACES),    # of 0
 COSTS = .002 # the most that rounding may cost, as a share
 
 
+# those whose settings are one object, and which keep a checkpoint
+WHOLE = dict(clip=(clip.ClipConfig, clip.asked_clip),
+              people=(people.PeopleConfig, people.asked_people))
+
+
 def asked(stage, recipe):
     "The network as `shipped` and `ship` take it: its stage, its maker, its parameters."
-    if stage == 'clip': return clip.asked_clip(clip.ClipConfig.of(**recipe))
-    if stage == 'people': return people.asked_people(people.PeopleConfig.of(**recipe))
+    if stage in WHOLE:
+        config, ask = WHOLE[stage]
+        return ask(config.of(**recipe))
     return (train.asked_oracle if stage == 'oracle' else train.asked_attribute_oracle)(**recipe)
 
 
 def trained(stage, recipe, folder):
     "The network, trained on the CPU."
-    if stage == 'clip':
-        config = clip.ClipConfig.of(**recipe)
-        return clip.train_text_image(folder/'training', config, device='cpu')
-    if stage == 'people':
-        config = people.PeopleConfig.of(**recipe)
-        return people.teach_people(folder/'training', config, device='cpu')
-    make = train.train_oracle if stage == 'oracle' else train.train_attribute_oracle
-    return make(device='cpu', **recipe)
+    make = asked(stage, recipe)[1]
+    if stage not in WHOLE: return make(device='cpu', **recipe)
+    return make(folder/'training', WHOLE[stage][0].of(**recipe), device='cpu')
 
 
 def loaded(stage, path):
