@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PERSON', 'PICTURE', 'DIM', 'SPREADS', 'DIM_LIGHT', 'COUNT', 'uniform_of', 'placed', 'people_of', 'draw_people',
-           'truth_of', 'group_shares', 'in_another_picture', 'PeopleConfig', 'teaching_loss', 'PeopleTraining',
-           'teach_people', 'asked_people', 'fit_people', 'attribute_direction']
+           'with_groups', 'truth_of', 'group_shares', 'in_another_picture', 'PeopleConfig', 'teaching_loss',
+           'numbers_of', 'write_people', 'PeopleTraining', 'teach_people', 'asked_people', 'fit_people',
+           'attribute_direction']
 
 # %% ../nbs/01g_people.ipynb #49dfb823
 import copy
@@ -20,8 +21,8 @@ from fastcore.basics import patch
 from scipy import stats
 from torch import Tensor
 
-from .core import (Config, default_device, generator, name_of, number, run_to_end,
-                          save_json, shipped_or_made)
+from .core import (Config, default_device, generator, name_of, number, progress,
+                          run_to_end, save_json, shipped_or_made)
 from .drawn import AXES, EXPRESSIONS, MEANS, PARAMETERS, draw_faces
 from .stylegan2 import StyleGAN2, StyleGAN2Config, channel_counts
 
@@ -141,22 +142,28 @@ def draw_people(z:Tensor, # (n, 32)
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size)
 
 # %% ../nbs/01g_people.ipynb #30914be2
+def with_groups(values:pd.DataFrame, # skin_tone, feminine, age, turn, gain, hair_length; measured
+               ) -> pd.DataFrame: # the same, and the group of each attribute
+    "Which group each value falls into. [Chang 2024, table 1]"
+    groups = {}
+    for name, (labels, _, ends) in SPREADS.items():
+        code = np.searchsorted(ends[1:-1], values[name], side='right')
+        groups[f'{name} group'] = np.array(labels)[code]
+    groups['light group'] = np.where(values.gain < .8, 'dim', 'bright')
+    groups['hair group'] = np.where(values.hair_length > .5, 'long', 'short')
+    return values.assign(**groups)
+
+
+# %% ../nbs/01g_people.ipynb #9a2885f5
 def truth_of(z:Tensor, # (n, 32)
              even:bool=False, # see `people_of`
             ) -> pd.DataFrame: # a row a picture; values, and the group of each attribute
     "What is so, of each picture. [Chang 2024, table 1]"
     p = {k: v.double().numpy() for k, v in people_of(z, even).items()}
-    values = dict(skin_tone=p['skin_tone'], feminine=p['feminine'], age=p['age'],
-                  turn=np.abs(p['yaw']), yaw=p['yaw'], gain=p['gain'],
-                  valence=p['mouth_curve'], hair_length=p['hair_length'],
-                  hair_colour=p['hair_colour'], grey=p['grey'])
-    groups = {}
-    for name, (labels, _, ends) in SPREADS.items():
-        code = np.searchsorted(ends[1:-1], values[name], side='right')
-        groups[f'{name} group'] = np.array(labels)[code]
-    groups['light group'] = np.where(p['gain'] < .8, 'dim', 'bright')
-    groups['hair group'] = np.where(p['hair_length'] > .5, 'long', 'short')
-    return pd.DataFrame(values | groups)
+    return with_groups(pd.DataFrame(dict(
+        skin_tone=p['skin_tone'], feminine=p['feminine'], age=p['age'], turn=np.abs(p['yaw']),
+        yaw=p['yaw'], gain=p['gain'], valence=p['mouth_curve'], hair_length=p['hair_length'],
+        hair_colour=p['hair_colour'], grey=p['grey'])))
 
 # %% ../nbs/01g_people.ipynb #52662252
 def group_shares(truth:pd.DataFrame, # of `truth_of`, or with the same columns of groups
@@ -188,15 +195,18 @@ class PeopleConfig(Config):
     channels: tuple = (64, 64, 64, 48, 24) # at 4, 8, 16, ... px
     w: int = 64 # numbers of a style
     layers: int = 4 # of the mapping network; 8 in the paper
+    reading: int = 3000 # updates of the mapping network alone, 256 people each
     batch: int = 16 # people an update
-    updates: int = 4000
+    updates: int = 8000
     lr: float = .01 # of Adam; it rises for 100 updates at most, and falls from the middle on
     ema: float = .998 # decay of the averaged weights, which are those that count
     size = property(lambda self: 4 << len(self.channels) - 1) # pixels
 
-PeopleConfig.rules = dict(channels=channel_counts, w=COUNT, layers=COUNT, batch=COUNT,
-                          updates=COUNT, lr=number(above=0), ema=number(0, below=1))
-PeopleConfig.presets = dict(smoke=dict(channels=(8, 8, 8), w=8, batch=2, updates=3), laptop={},
+PeopleConfig.rules = dict(channels=channel_counts, reading=number(0, kind=int),
+                          lr=number(above=0), ema=number(0, below=1),
+                          **dict.fromkeys(('w', 'layers', 'batch', 'updates'), COUNT))
+PeopleConfig.presets = dict(smoke=dict(channels=(8, 8, 8), w=8, reading=2, batch=2, updates=3),
+                            laptop={},
                             gpu=dict(channels=(256, 256, 256, 128, 64, 32), w=256, batch=64,
                                      updates=30_000))
 
@@ -206,6 +216,49 @@ def teaching_loss(made:Tensor, wanted:Tensor) -> Tensor: # (n, 3, h, w) each, in
     d = made - wanted
     return (d.abs().mean() + d.diff(dim=2).abs().mean() + d.diff(dim=3).abs().mean()
             + F.avg_pool2d(d, 4).abs().mean())
+
+# %% ../nbs/01g_people.ipynb #4288f2b0
+def numbers_of(z:Tensor, # (n, 32)
+              ) -> Tensor: # float32 (n, k): the rule's parameters, those that vary
+    "What the rule makes of z, as numbers of like size. [ours]"
+    people = people_of(z)
+    return torch.stack([people[k] for k in PARAMETERS], 1)
+
+
+# %% ../nbs/01g_people.ipynb #5f9e2519
+def write_people(net:StyleGAN2, config:PeopleConfig, seed, device):
+    "Teach the mapping network to write who is drawn into w, for a linear layer to read. [ours]"
+    some = numbers_of(torch.randn(4096, DIM, generator=generator(seed, 'people written')))
+    use = some.std(0) > 1e-6
+    mean, std = some[:, use].mean(0), some[:, use].std(0)
+    reader = torch.nn.Linear(config.w, int(use.sum()))
+    torch.nn.init.normal_(reader.weight, std=.1, generator=generator(seed, 'people reader'))
+    torch.nn.init.zeros_(reader.bias)
+    reader.to(device)
+    best = torch.optim.Adam([dict(params=[*net.mapping.parameters()], times=100),
+                             dict(params=[*reader.parameters()], times=1)], betas=(.9, .99))
+    for t in progress(range(config.reading), desc='writing who it is'):
+        z = torch.randn(256, DIM, generator=generator(seed, 'people written', t))
+        wanted = ((numbers_of(z)[:, use] - mean)/std).to(device)
+        loss = F.mse_loss(reader(net.mapping(z.to(device))), wanted)
+        rate = 2e-3*min(1., (t + 1)/100)*min(1., 2*(1 - t/config.reading))
+        for group in best.param_groups: group['lr'] = rate*group['times']
+        best.zero_grad(set_to_none=True)
+        loss.backward()
+        best.step()
+    if config.reading: expect(net, seed, device)
+
+
+# %% ../nbs/01g_people.ipynb #02c9166a
+@torch.no_grad()
+def expect(net:StyleGAN2, seed, device):
+    "Let each layer see w standardised: its weights and bias take mean and deviation in."
+    z = torch.randn(10_000, DIM, generator=generator(seed, 'people expected')).to(device)
+    w = net.mapping(z)
+    mean, std = w.mean(0), w.std(0).clamp(min=1e-3)
+    for layer in (m.affine for m in net.synthesis.modules() if hasattr(m, 'affine')):
+        layer.weight.div_(std)
+        layer.bias.sub_((layer.weight*layer.gain)@mean/layer.pace)
 
 # %% ../nbs/01g_people.ipynb #71e8dc06
 class PeopleTraining:
@@ -219,10 +272,8 @@ class PeopleTraining:
         for name, p in self.net.named_parameters():
             p.requires_grad_(not name.endswith('noise_strength'))
         self.average = copy.deepcopy(self.net).eval()
-        own = [p for p in self.net.synthesis.parameters() if p.requires_grad]
-        groups = [dict(params=own, times=1), dict(params=[*self.net.mapping.parameters()],
-                                                  times=100)] # which is stored 100 times too large
-        self.best = torch.optim.Adam(groups, c.lr, betas=(.9, .99))
+        learnt = [p for p in self.net.parameters() if p.requires_grad]
+        self.best = torch.optim.Adam(learnt, c.lr, betas=(.9, .99))
         self.step, self.losses, self.history = 0, [], []
     def state(self) -> dict: # all that is needed to go on to the same numbers
         return dict(step=self.step, losses=self.losses, history=self.history,
@@ -233,22 +284,27 @@ class PeopleTraining:
         self.history = state['history']
         for name in ('net', 'average', 'best'): getattr(self, name).load_state_dict(state[name])
 
+# %% ../nbs/01g_people.ipynb #8c0478c8
+@torch.no_grad()
+def follow(average:StyleGAN2, net:StyleGAN2, keep:float): # share of the average that stays
+    "Move averaged weights a little."
+    torch._foreach_lerp_([*average.parameters()], [*net.parameters()], 1 - keep)
+
 # %% ../nbs/01g_people.ipynb #d65293ee
 @patch
 def update(self:PeopleTraining) -> dict|None: # for the progress bar
     "One update on new people."
     c, t = self.config, self.step
+    if t == 0: write_people(self.net, c, self.seed, self.device)
     z = torch.randn(c.batch, DIM, generator=generator(self.seed, 'people taught', t))
     wanted = (draw_people(z, c.size)*2 - 1).to(self.device)
     rate = c.lr*min(1., (t + 1)/min(100, c.updates/10))*min(1., 2*(1 - t/c.updates))
-    for group in self.best.param_groups: group['lr'] = rate*group['times']
+    for group in self.best.param_groups: group['lr'] = rate
     loss = teaching_loss(self.net(z.to(self.device)), wanted)
     self.best.zero_grad(set_to_none=True)
     loss.backward()
     self.best.step()
-    keep = min(c.ema, (t + 1)/(t + 11))
-    with torch.no_grad():
-        torch._foreach_lerp_([*self.average.parameters()], [*self.net.parameters()], 1 - keep)
+    follow(self.average, self.net, min(c.ema, (t + 1)/(t + 11)))
     self.losses.append(loss.item())
     if not np.isfinite(self.losses[-1]): raise ValueError(
         f'the loss is {self.losses[-1]} at update {t}: lower lr, now {c.lr:g}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPTHS', 'COLOURS', 'RECIPE', 'DROPS', 'EPOCHS', 'BlockIR', 'IRNet', 'public_names', 'public_state', 'Recogniser',
-           'embed', 'load_recogniser', 'arcface_logits', 'adaface_logits', 'MarginHead', 'draw_people',
+           'embed', 'load_recogniser', 'arcface_logits', 'adaface_logits', 'MarginHead', 'draw_identities',
            'RecogniserConfig', 'rate_at', 'identity_codes', 'RecogniserTraining', 'train_recogniser', 'fit_recogniser',
            'recogniser_history', 'Pairs', 'make_pairs', 'lfw_pairs', 'rfw_pairs', 'read_faces', 'bin_pairs',
            'join_pairs', 'Verification', 'verify', 'ColourCheck', 'colour_check', 'show_pairs', 'plot_roc',
@@ -429,7 +429,7 @@ def plot_margins(size=(5.2, 2.6)) -> plt.Figure:
     return fig
 
 # %% ../nbs/00m_recognition.ipynb #7c40878e
-def draw_people(people:int, views:int, # how many; pictures of each
+def draw_identities(people:int, views:int, # how many; pictures of each
                 size:int, # pixels
                 seed=0, name:str='people', # sets of other seeds or names share nobody
                 **fixed, # of `sample_faces`: a number for all, or a tensor (people,)

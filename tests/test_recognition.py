@@ -18,7 +18,7 @@ from synthnb.data import Images, ImageSetWriter
 from synthnb.recognition import (DEPTHS, RECIPE, IRNet, MarginHead, Pairs, Recogniser,
                                  RecogniserConfig, RecogniserTraining, adaface_logits,
                                  arcface_logits, bin_pairs, colour_check, disparate_impact,
-                                 draw_people, embed, fairness, fit_recogniser, group_table,
+                                 draw_identities, embed, fairness, fit_recogniser, group_table,
                                  join_pairs, lfw_pairs, load_recogniser, make_pairs, public_names,
                                  public_state, rate_at, read_faces, recogniser_history,
                                  rfw_pairs, sgd, train_recogniser, verify)
@@ -885,7 +885,7 @@ def test_disparate_impact():
 # ---- drawn people ----
 
 def test_drawn_people_keep_what_is_theirs():
-    s = draw_people(5, 3, 24, 7, 'test')
+    s = draw_identities(5, 3, 24, 7, 'test')
     who = s.column('person')
     assert len(s) == 15 and who.tolist() == np.arange(5).repeat(3).tolist()
     for name in ('head_width', 'jaw', 'eye_spacing', 'age', 'mouth_size'):
@@ -893,10 +893,10 @@ def test_drawn_people_keep_what_is_theirs():
         assert (v == v[:, :1]).all() and len(np.unique(v)) == 5
     for name in ('yaw', 'light_x', 'shirt_colour', 'mouth_curve', 'wall_colour'):
         assert len(np.unique(s.column(name))) == 15
-    assert len(np.unique(s.labels)) > 2 and draw_people(5, 3, 24, 7, 'test').folder == s.folder
-    other = draw_people(5, 3, 24, 8, 'test').column('head_width')
+    assert len(np.unique(s.labels)) > 2 and draw_identities(5, 3, 24, 7, 'test').folder == s.folder
+    other = draw_identities(5, 3, 24, 8, 'test').column('head_width')
     assert not set(other) & set(s.column('head_width'))
-    dark = draw_people(2, 2, 24, 0, 'dark', skin_tone=torch.tensor([5., 6.]))
+    dark = draw_identities(2, 2, 24, 0, 'dark', skin_tone=torch.tensor([5., 6.]))
     assert dark.column('skin_tone').tolist() == [5, 5, 6, 6]
-    with pytest.raises(ValueError, match='expected one or more'): draw_people(0, 3, 24)
-    with pytest.raises(ValueError, match='no parameter'): draw_people(1, 1, 24, smile=1.)
+    with pytest.raises(ValueError, match='expected one or more'): draw_identities(0, 3, 24)
+    with pytest.raises(ValueError, match='no parameter'): draw_identities(1, 1, 24, smile=1.)

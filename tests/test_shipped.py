@@ -15,13 +15,14 @@ import torch
 from apart import Apart, lines
 from PIL import Image
 
-from synthnb import clip, core, people, train
+from synthnb import clip, core, people, train, words
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = dict(oracle=dict(n=64, width=8, updates=2, batch_size=16),
              attributes=dict(n=64, width=8, updates=2, batch_size=16),
              clip=dict(size=64, n_pictures=40, updates=2, batch_size=8),
-             people=dict(channels=(8, 8, 8), w=8, batch=2, updates=2))
+             people=dict(channels=(8, 8, 8), w=8, reading=2, batch=2, updates=2),
+             words=dict(size=64, width=4, dim=16, updates=2, batch_size=8, n_pictures=16))
 
 
 def made_now(stage):
@@ -108,6 +109,7 @@ def fit(stage, **changes):
     recipe = short(stage) | changes
     if stage == 'clip': return clip.fit_text_image(device='cpu', **recipe)[0].model
     if stage == 'people': return people.fit_people(people.PeopleConfig(**recipe), device='cpu')
+    if stage == 'words': return words.fit_words(device='cpu', **recipe).model
     ask = train.fit_oracle if stage == 'oracle' else train.fit_attribute_oracle
     return ask(device='cpu', **recipe).net
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from synthnb import clip, core, people, train
+from synthnb import clip, core, people, train, words
 from synthnb.drawn import EVEN_RATES, drawn_attributes, drawn_set
 
 FACES = dict(size=36, arch='resnet10', stem='small', crop=32,
@@ -22,13 +22,15 @@ FACES = dict(size=36, arch='resnet10', stem='small', crop=32,
 RECIPES = dict(oracle=dict(n=40_000, width=24, updates=4000, **FACES),    # of 07_affectnet
                attributes=dict(n=20_000, width=16, updates=2500, **FACES), # of 08_celeba
                clip=dict(size=64),                                         # of 10_shapes
-               people=dict())                                              # of 01g_people
+               people=dict(),                                              # of 01g_people
+              words=words.SETTINGS)                                         # of 03b_words
 COSTS = .002 # the most that rounding may cost, as a share
 
 
 # those whose settings are one object, and which keep a checkpoint
 WHOLE = dict(clip=(clip.ClipConfig, clip.asked_clip),
-              people=(people.PeopleConfig, people.asked_people))
+              people=(people.PeopleConfig, people.asked_people),
+              words=(clip.ClipConfig, words.asked_words))
 
 
 def asked(stage, recipe):
@@ -48,17 +50,20 @@ def trained(stage, recipe, folder):
 
 def loaded(stage, path):
     "A network that was written."
-    kinds = dict(clip=clip.TextImage, people=people.StyleGAN2)
+    kinds = dict(clip=clip.TextImage, words=clip.TextImage, people=people.StyleGAN2)
     return kinds.get(stage, train.Classifier).load(path, 'cpu')
 
 
 def scores(stage, network, fresh, size):
-    "What it finds right, {of what: share}: of fresh faces, or of fresh pictures' sentences."
+    "What it finds right, {of what: share}: of fresh faces, people or pictures' sentences."
     if stage == 'people': # how near its colours are: 1 less the mean distance
         z = torch.randn(fresh//8, people.DIM, generator=core.generator('shipped people'))
         with torch.no_grad(): made = torch.cat([network(part) for part in z.split(64)])
         wanted = people.draw_people(z, network.size)
         return {'colours': 1 - float((made*.5 + .5 - wanted).abs().mean())}
+    if stage == 'words': # how often a measure puts the right one of two people first
+        table = words.heard_table(network, fresh//2, seed='shipped')
+        return {r.measure: getattr(r, r.own) for r in table.itertuples()}
     if stage == 'clip':
         table = clip.retrieval_table(network, fresh//4, seed='shipped')
         return {f'{pairs} pairs': part.right.mean() for pairs, part in table.groupby('pairs')}
