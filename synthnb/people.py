@@ -344,7 +344,7 @@ def attribute_direction(model:StyleGAN2, # of people
                         name:str, # a column of values of `truth_of`, e.g. 'yaw'
                         n:int=4000, seed=0, # people to learn it from
                        ) -> tuple[Tensor, float]: # (w,), of standardised latents; R^2 in [0, 1]
-    "Which way an attribute grows in W, a deviation a step. [Chang 2024, sec. 5.2; ours]"
+    "How W moves with an attribute, a deviation a step. [Chang 2024, sec. 5.2; ours]"
     z = torch.randn(n, DIM, generator=generator(seed, 'directions'))
     truth = truth_of(z)
     if name not in truth or truth[name].dtype.kind != 'f': raise ValueError(
@@ -354,6 +354,6 @@ def attribute_direction(model:StyleGAN2, # of people
     q = ((w - model.mapping.w_avg)/model.w_std).double().cpu()
     v = torch.tensor(truth[name].to_numpy())
     v = (v - v.mean())/v.std()
-    slope = torch.linalg.lstsq(q - q.mean(0), v[:, None]).solution[:, 0]
-    left = v - (q - q.mean(0)) @ slope
-    return (slope/slope.square().sum()).float(), 1 - float(left.var()/v.var())
+    q = q - q.mean(0)
+    left = v - q @ torch.linalg.lstsq(q, v[:, None]).solution[:, 0]
+    return (q.T @ v/len(v)).float(), 1 - float(left.var()/v.var())
