@@ -58,8 +58,13 @@ def test_damage_changes_those_that_it_names_and_no_others():
 
 
 def test_pictures_come_with_what_is_true_of_them():
-    pixels, facts = people_pictures(600, 16, 'test')
+    pixels, facts, values = people_pictures(600, 16, 'test')
     assert pixels.shape == (600, 3, 16, 16) and len(facts) == 600
+    spoken = np.array([f['d'] == 'clean' for f in facts])
+    assert (values.isfinite().all(1).numpy() == spoken).all(), 'of what is damaged nothing is read'
+    assert (values.isnan().all(1).numpy() == ~spoken).all()
+    feminine = np.array([f['g'] == 'feminine' for f in facts])[spoken]
+    assert ((values[:, 0].numpy()[spoken] >= .55) == feminine).all()
     spoilt = np.mean([f['d'] != 'clean' for f in facts])
     assert abs(spoilt - BROKEN) < .06
     light = pixels.float().mean((1, 2, 3)).numpy()
@@ -67,6 +72,13 @@ def test_pictures_come_with_what_is_true_of_them():
         [f['d'] == 'clean' for f in facts])
     dim = np.array([f['l'] == 'dim' and f['d'] == 'clean' for f in facts])
     assert light[bright].mean() > 1.2*light[dim].mean()
+
+
+def test_the_guide_of_the_book_hears_each_attribute_and_nothing_else():
+    heard = heard_table(fit_words(device='cpu'), 800, seed='test').set_index('own')
+    for own, row in heard.drop(columns='measure').astype(float).iterrows():
+        assert row[own] > .96, own
+        assert row.drop(own).between(.4, .6).all(), own
 
 
 def test_the_guide_is_made_once_knows_the_papers_prompts_and_no_other_words(tmp_path):
