@@ -219,11 +219,12 @@ def test_every_command_that_a_row_names_changes_its_state(tmp_path):
              'a folder a class': pictures(tmp_path/'things'), 'fer2013.csv': tmp_path}
     known = commands(waiting)
     assert {*known.values()} <= {*roots, ''} and len(known) == 8, known
-    guided = runs/'10_shapes'/'guided'
-    copied(ROOT/'runs'/'10_shapes'/'default', guided, scale='smoke', model='ViT-B-32')
-    record = load_json(guided/'metrics.json')
-    record['metrics'] |= dict(guide='ViT-B-32, of a file')
-    save_json(guided/'metrics.json', record)
+    for experiment in ('10_shapes', '11_faces'):
+        guided = runs/experiment/'guided'
+        copied(ROOT/'runs'/experiment/'default', guided, scale='smoke', model='ViT-B-32')
+        record = load_json(guided/'metrics.json')
+        record['metrics'] |= dict(guide='ViT-B-32, of a file')
+        save_json(guided/'metrics.json', record)
     for table, root in known.items():
         made = targets(table, roots.get(root, ''))
         assert made, table
