@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'OF_PICTURE', 'READ', 'WEIGHTS', 'checked_groups', 'rows_wanted', 'people_wanted', 'pictured', 'person_set',
            'set_truth', 'JudgeConfig', 'JudgeTraining', 'Judge', 'fit_judge', 'judge_table', 'label_identities',
-           'nine_steps', 'people_pool', 'people_guide', 'balanced_samples', 'Witness']
+           'nine_steps', 'averaged', 'people_pool', 'people_guide', 'balanced_samples', 'Witness']
 
 # %% ../nbs/04b_identities.ipynb #b83db577
 from dataclasses import asdict, dataclass
@@ -56,7 +56,7 @@ def people_wanted(n:int, # people
     parts, found, k = [], 0, len(PERSON)
     for turn in range(2000):
         z = torch.randn(max(64, n), DIM, generator=generator('people wanted', *keys, turn))
-        z[:, k:] *= (DIM - k)**.5/z[:, k:].norm(dim=1, keepdim=True) # see below
+        z[:, k:] *= (DIM - k)**.5/z[:, k:].norm(dim=1, keepdim=True) # see above
         own = z[torch.from_numpy(rows_wanted(truth_of(z, even), wanted))]
         parts, found = parts + [own], found + len(own)
         if found >= n: return torch.cat(parts)[:n]
@@ -64,7 +64,7 @@ def people_wanted(n:int, # people
 
 # %% ../nbs/04b_identities.ipynb #66489a57
 def pictured(z:Tensor, # (n, 32): people
-             wanted:dict, even:bool, # of the picture: turn, light, valence
+             wanted:dict, even:bool, # of the picture: turn, light; the world
              ages:bool, *keys, # whether the age is drawn anew
             ) -> Tensor: # (n, 32): the same people in other pictures
     "Another picture of each, as it is wanted. [ours]"
@@ -138,16 +138,16 @@ class JudgeTraining:
     "A network that learns to read what the rule wrote; a step is an update. [ours]"
     def __init__(self, config:JudgeConfig, device, seed=0):
         self.config, self.device, self.seed, c = config, torch.device(device), seed, config
-        self.set = person_set(c.n, 1, c.size, seed, 'judged people', even=True)
-        self.pixels = pixels_of(self.set, np.arange(len(self.set)))
-        values = set_truth(self.set)[list(READ)].to_numpy()
+        drawn = person_set(c.n, 1, c.size, seed, 'judged people', even=True)
+        self.pixels = pixels_of(drawn, np.arange(len(drawn)))
+        values = set_truth(drawn)[list(READ)].to_numpy()
         self.mean, self.std = values.mean(0), values.std(0)
         self.y = torch.tensor((values - self.mean)/self.std, dtype=torch.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, 'judge').initial_seed())
             self.net = IRNet(10, c.width, c.size, len(READ), 0.).to(device).train()
         self.best = torch.optim.AdamW(self.net.parameters(), c.lr, weight_decay=.01)
-        self.step, self.losses = 0, []
+        self.step = 0
     def state(self) -> dict: # all that is needed to go on to the same numbers
         return dict(step=self.step, net=self.net.state_dict(), best=self.best.state_dict())
     def load_state(self, state:dict): # of the same training
@@ -210,7 +210,7 @@ def fit_judge(config:JudgeConfig|None=None, # None: the preset `laptop`
 
 # %% ../nbs/04b_identities.ipynb #60ba5f70
 def judge_table(read:pd.DataFrame, truth:pd.DataFrame) -> pd.DataFrame: # a row an attribute
-    "How far a judge is right: R^2 of values, share of groups, of each group, all of those it says."
+    "How far a judge is right: R^2 of values; the share of groups, and of the worst one. [ours]"
     rows = []
     for name in READ:
         error = np.mean((read[name] - truth[name])**2)
@@ -254,6 +254,15 @@ def nine_steps(generator_:StyleGAN2, # of people
     steps = [i*turn*a + j*mood*b for j in (1, 0, -1) for i in (-1, 0, 1)]
     return torch.stack(steps).repeat(1, generator_.latent_dim//len(a))
 
+# %% ../nbs/04b_identities.ipynb #9798f370
+def averaged(pixels:np.ndarray, # uint8 (n, s, s, 3)
+             size:int, # px, a divisor of s
+            ) -> np.ndarray: # uint8 (n, size, size, 3)
+    "Pixels, averaged down."
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    x = F.avg_pool2d(x, x.shape[2]//size).round().byte()
+    return x.permute(0, 2, 3, 1).contiguous().numpy()
+
 # %% ../nbs/04b_identities.ipynb #bde46eaa
 def write_walks(folder:Path, generator_:StyleGAN2, solutions:np.ndarray, identity:np.ndarray,
                 steps:Tensor, size:int): # (n, d), (n,), (v, d); px, stored
@@ -263,10 +272,8 @@ def write_walks(folder:Path, generator_:StyleGAN2, solutions:np.ndarray, identit
     for i in progress(range(writer.done//v, n, 16), desc='people of a search'):
         q = torch.from_numpy(solutions[i:i + 16])
         x = decode_all(generator_, (q[:, None] + steps).flatten(0, 1).numpy(), 16*v)
-        x = torch.from_numpy(x).permute(0, 3, 1, 2).float()
-        x = F.avg_pool2d(x, generator_.size//size).round().byte().permute(0, 2, 3, 1)
         row = np.arange(i, i + len(q)).repeat(v)
-        writer.write(x.contiguous(), np.zeros(len(x), int), person=identity[row], solution=row,
+        writer.write(averaged(x, size), np.zeros(len(x), int), person=identity[row], solution=row,
                      variant=np.tile(np.arange(v), len(q)))
     writer.close()
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'SEARCHES', 'BENCHMARKS', 'GROUPS', 'LABELS', 'test_sets', 'verified', 'fit_pretrained', 'photo_faces',
-           'evenness', 'made_of', 'sample_map', 'plot_maps', 'arm_numbers', 'plot_pretraining', 'at_arm', 'beyond',
+           'evenness', 'made_of', 'sample_map', 'plot_maps', 'at_arm', 'arm_numbers', 'plot_pretraining', 'beyond',
            'share_claims', 'group_claims', 'head_claims', 'least_of', 'benchmark_claims', 'arm_questions',
            'face_controls', 'faces_claims', 'faces_verdicts', 'answer_faces']
 
 # %% ../nbs/04c_pretraining.ipynb #e11cfcca
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .arms import claim_verdict, effect_in_words, quiet_interval
-from .core import PALETTE, progress
-from .data import LISTS, ImageSet, decode
+from .core import PALETTE
+from .data import LISTS, ImageSet, decode_records
 from .identities import person_set
 from .people import group_shares
 from .qdgs import Samples
@@ -49,15 +50,14 @@ def verified(recogniser:Recogniser, sets:dict, # of `test_sets`
     "Accuracy in each group and benchmark, disparate impact, errors at one threshold. [Chang 2024]"
     lists = {n: make_pairs(s.column('person'), pairs, seed) for n, s in sets.items()}
     alike = {n: p.similarity(embed(recogniser, sets[n])) for n, p in lists.items()}
-    found = {n: verify(alike[n], p.same, p.fold) for n, p in lists.items()}
     names = np.repeat(GROUPS, [len(lists[g]) for g in GROUPS])
     table = group_table(*(np.concatenate(v) for v in (
         [alike[g] for g in GROUPS], [lists[g].same for g in GROUPS])), names,
         np.concatenate([lists[g].fold for g in GROUPS]), n_boot=2)
-    each = {n: found[n].accuracy.value for n in BENCHMARKS}
+    each = {n: verify(alike[n], lists[n].same, lists[n].fold).accuracy.value for n in BENCHMARKS}
     def row(name): return dict(zip(table.group, table[name].astype(float)))
-    return dict(light=found['light'].accuracy.value, dark=found['dark'].accuracy.value,
-                impact=found['dark'].accuracy.value/found['light'].accuracy.value,
+    own = row('accuracy')
+    return dict(light=own['light'], dark=own['dark'], impact=own['dark']/own['light'],
                 benchmarks=each, average=float(np.mean(list(each.values()))),
                 tar=row('tar'), far=row('far'), common=row('common'),
                 equalised_odds=fairness(table)['equalised_odds'])
@@ -81,10 +81,12 @@ def photo_faces(root:str|Path, size:int # AffectNet's layout; px
     known = known[known.person.map(known.person.value_counts()) > 1]
     if not len(known): raise ValueError(
         f'{root}: nobody has two pictures; identities.csv says who is on each')
-    images = np.empty((len(known), size, size, 3), np.uint8)
-    for i, path in enumerate(progress(known.path, desc='reading photographs')):
-        images[i] = decode(path, size)
-    return images, pd.factorize(known.person)[0]
+    with ThreadPoolExecutor() as pool: images, why = decode_records(known, size, pool)
+    good = np.array([not reason for reason in why])
+    if not good.all(): print(f'{(~good).sum():,} of {len(good):,} photographs could not be read, '
+                             f'such as {known.path[~good].iloc[0]}: {next(filter(None, why))}')
+    return images, pd.factorize(known.person[good])[0]
+
 
 # %% ../nbs/04c_pretraining.ipynb #59188b48
 def evenness(shares) -> float: # in [0, 1]: 1 where all groups are alike
@@ -137,6 +139,11 @@ def plot_maps(sets:dict, # name -> (Samples, images uint8 (n, s, s, 3))
     for ax in axes[:, 0]: ax.set_ylabel(LABELS[j])
     return fig
 
+# %% ../nbs/04c_pretraining.ipynb #ef8c72b2
+def at_arm(arm:str, name:str, train:str='biased', head:str='adaface') -> str:
+    "Where a number of an arm stands in a record."
+    return f'arms/{train}/{head}/{arm}/{name}'
+
 # %% ../nbs/04c_pretraining.ipynb #d4203308
 def arm_numbers(records:pd.DataFrame, # of 11_faces
                 train:str, # 'biased' or 'even'
@@ -146,7 +153,7 @@ def arm_numbers(records:pd.DataFrame, # of 11_faces
     rows = []
     for arm in ARMS:
         for name in what:
-            own, base = (100*number_at(f'arms/{train}/{head}/{a}/{name}')(records)
+            own, base = (100*number_at(at_arm(a, name, train, head))(records)
                          for a in (arm, 'none'))
             if not len(own): continue
             mean, gain = quiet_interval(own), quiet_interval((own - base).dropna())
@@ -176,9 +183,6 @@ def plot_pretraining(table:pd.DataFrame, # of `arm_numbers`
     return fig
 
 # %% ../nbs/04c_pretraining.ipynb #6f271f98
-def at_arm(arm:str, name:str, train:str='biased', head:str='adaface') -> str:
-    "Where a number of an arm stands in a record."
-    return f'arms/{train}/{head}/{arm}/{name}'
 def beyond(a:str, b:str, name:str, train:str='biased', head:str='adaface'): # two arms
     "Records -> of each seed what arm a has more than arm b."
     return gap(at_arm(a, name, train, head), at_arm(b, name, train, head))

@@ -6,6 +6,8 @@ own, has papermill: see test_experiment.
 import contextlib
 import io
 import os
+import signal
+import time
 import traceback
 from pathlib import Path
 
@@ -58,3 +60,17 @@ def run_here(runs, notebook, *args, **params):
             traceback.print_exc(file=said)
             return 1, said.getvalue()
     return 0, said.getvalue()
+
+
+def killed_at(begin, runs, stage):
+    "A run in a child of this process, killed as soon as it has begun to make such an artefact."
+    child = os.fork()
+    if not child:
+        try: begin()
+        finally: os._exit(1)
+    end = time.time() + 300
+    while not list(Path(runs).glob(f'artefacts/{stage}/*.part')):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0) and time.time() < end, stage
+        time.sleep(.002)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, 'it ended by itself'

@@ -1,15 +1,12 @@
 """09_emotions as a user runs it, on drawn faces and on photographs; what made-up records say."""
 import itertools
-import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from here import as_alone, executed
+from here import as_alone, executed, killed_at
 from test_verdict import verdict
 from test_when import pictures
 
@@ -277,22 +274,9 @@ def test_a_second_run_reuses_all_and_measures_the_same(runs):
     assert sum(after['seconds'].values()) < .5*sum(before['seconds'].values())
 
 
-def killed_at(runs, stage, **params):
-    "The notebook in a child of this process, which is killed as soon as a stage has begun."
-    child = os.fork()
-    if not child:
-        try: emotions(runs, **params)
-        finally: os._exit(1)
-    end = time.time() + 300
-    while not list(Path(runs).glob(f'artefacts/{stage}/*.part')):
-        assert os.waitpid(child, os.WNOHANG) == (0, 0) and time.time() < end, stage
-        time.sleep(.002)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL, 'it ended by itself'
-
-
 def test_killed_while_gans_and_classifiers_train_it_ends_with_the_same_numbers(runs, tmp_path):
-    for stage in ('dcgan', 'trainings'): killed_at(tmp_path, stage, **EVENLY)
+    for stage in ('dcgan', 'trainings'):
+        killed_at(lambda: emotions(tmp_path, **EVENLY), tmp_path, stage)
     assert not list(tmp_path.glob('09_emotions/*/metrics.json'))
     emotions(tmp_path, **EVENLY)
     found, whole = (record_of(the_one(r)) for r in (tmp_path, runs))

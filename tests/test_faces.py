@@ -1,20 +1,19 @@
 """From a search's archive to people, what a pretrained recogniser is asked, and 11_faces as run."""
 import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from here import as_alone, executed
+from here import as_alone, executed, killed_at
+from PIL import Image
 from test_when import pictures
 
 from synthnb import core, identities, pretraining
 from synthnb.core import generator, load_json
-from synthnb.data import AFFECTNET_COLUMNS
+from synthnb.data import AFFECTNET_COLUMNS, LISTS
 from synthnb.identities import (NAMES, Judge, JudgeConfig, JudgeTraining, Witness, balanced_samples,
                                 judge_table, label_identities, nine_steps, people_pool, person_set,
                                 set_truth)
@@ -361,16 +360,7 @@ def test_a_second_run_reuses_all_and_measures_the_same(runs):
 
 def test_killed_while_it_searches_and_trains_it_ends_with_the_same_numbers(runs, tmp_path):
     for stage in ('qdgs', 'recogniser'):
-        child = os.fork()
-        if not child:
-            try: faces(tmp_path)
-            finally: os._exit(1)
-        end = time.time() + 300
-        while not list(tmp_path.glob(f'artefacts/{stage}/*.part')):
-            assert os.waitpid(child, os.WNOHANG) == (0, 0) and time.time() < end, stage
-            time.sleep(.002)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL, 'it ended by itself'
+        killed_at(lambda: faces(tmp_path), tmp_path, stage)
     assert not list(tmp_path.glob('11_faces/*/metrics.json'))
     faces(tmp_path)
     assert record_of(the_one(tmp_path)) == record_of(the_one(runs))
@@ -391,6 +381,22 @@ def test_photographs_are_tested_on_besides(runs, tmp_path):
     assert str(tmp_path) not in (names['run'].folder/'params.json').read_text()
     t.assign(identity=range(len(t))).to_csv(root/'identities.csv', index=False)
     with pytest.raises(ValueError, match='nobody has two pictures'): photo_faces(root, 16)
+
+
+def test_photographs_are_cut_to_the_face_and_what_is_no_picture_is_said(
+        tmp_path, monkeypatch, capsys):
+    half = np.zeros((40, 40, 3), np.uint8)
+    half[:, 20:] = 255
+    names = [tmp_path/f'{i}.png' for i in range(4)]
+    for name in names: Image.fromarray(half).save(name)
+    names[2].write_bytes(b'no picture')
+    t = pd.DataFrame(dict(path=[*map(str, names)], label=0, left=20, top=0, width=20, height=40,
+                          person=['a', 'a', 'b', 'b']))
+    monkeypatch.setitem(LISTS, 'affectnet', lambda root, classes: (t, ['it'], root))
+    images, who = photo_faces(tmp_path, 8)
+    assert images.shape == (3, 8, 8, 3) and (images == 255).all() and who.tolist() == [0, 0, 1]
+    said = capsys.readouterr().out
+    assert '1 of 4 photographs could not be read' in said and '2.png' in said
 
 
 @pytest.mark.parametrize('wrong, words', [

@@ -23,14 +23,14 @@ RECIPES = dict(oracle=dict(n=40_000, width=24, updates=4000, **FACES),    # of 0
                attributes=dict(n=20_000, width=16, updates=2500, **FACES), # of 08_celeba
                clip=dict(size=64),                                         # of 10_shapes
                people=dict(),                                              # of 01g_people
-              words=words.SETTINGS)                                         # of 03b_words
+               words=words.SETTINGS)                                       # of 03b_words
 COSTS = .002 # the most that rounding may cost, as a share
 
 
 # those whose settings are one object, and which keep a checkpoint
 WHOLE = dict(clip=(clip.ClipConfig, clip.asked_clip),
-              people=(people.PeopleConfig, people.asked_people),
-              words=(clip.ClipConfig, words.asked_words))
+             people=(people.PeopleConfig, people.asked_people),
+             words=(clip.ClipConfig, words.asked_words))
 
 
 def asked(stage, recipe):
