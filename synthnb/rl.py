@@ -60,6 +60,7 @@ def alignment(h:Tensor, # features of the images to be judged, (m, b, hidden)
 class RLConfig(Config):
     "The settings of the selector [Bhattarai 2020; what it leaves out is ours]."
     reward: str = 'per-image' # 'sign' (the paper's), 'advantage' or 'per-image'
+    displaces: str = 'nothing' # 'real': a credit counts above that of real images of its class
     sees_label: bool = True # False: the policy sees the image only, as in the paper
     fraction: float|None = None # share of the real set to train on; None: see `sized_for`
     ratio: float = 8. # synthetic images to choose from, as a multiple of those real ones
@@ -82,6 +83,7 @@ class RLConfig(Config):
 # %% ../nbs/03_rl.ipynb #45f9b76d
 RLConfig.rules = dict(
     reward=one_of('sign', 'advantage', 'per-image'), judge=one_of('rest', 'valid'),
+    displaces=one_of('nothing', 'real'),
     fraction=optional(number(above=0, high=1)), crop=optional(number(16, kind=int)),
     episodes=optional(number(1, kind=int)),
     **dict.fromkeys(('judges', 'children', 'child_width', 'child_passes', 'child_batch', 'width',
@@ -98,6 +100,9 @@ def check(self:RLConfig):
     "Refuse settings that do not go together."
     if self.fraction == 1 and self.judge == 'rest':
         raise ValueError("fraction=1 leaves no real image to judge by; use judge='valid'")
+    if self.displaces == 'real' and self.reward != 'per-image':
+        raise ValueError(f"displaces='real' is of reward='per-image', which has a credit for each "
+                         f'image; reward={self.reward!r} has none')
     if self.reward == 'advantage' and self.children < 2:
         raise ValueError("reward='advantage' compares the children of an episode: "
                          "it needs at least 2")
@@ -141,6 +146,17 @@ def pull(self:ChildTask, params:dict, gen:torch.Generator) -> tuple: # see `vali
     h, _ = forward_stacked(params, small_view(self.judge[0][rows], self.config.crop))
     return validation_pull(h, self.judge[1][rows], self.prior)
 
+# %% ../nbs/03_rl.ipynb #f4172546
+@patch
+def worth(self:ChildTask, credit:Tensor) -> Tensor: # (n,), the real ones first -> (n_synthetic,)
+    "The credit of each synthetic image, above that of what it takes the place of [ours]."
+    own, y = credit[self.n_real:], self.labels[self.n_real:]
+    if self.config.displaces == 'nothing': return own
+    n, real = torch.zeros(2, self.k, device=credit.device), self.labels[:self.n_real]
+    n.index_add_(1, real, torch.stack([torch.ones_like(real, dtype=credit.dtype),
+                                       credit[:self.n_real]]))
+    return own - (n[1]/n[0].clamp(min=1))[y]
+
 # %% ../nbs/03_rl.ipynb #5d0577d8
 class Children(StackTraining):
     "Children in the making, who for `per-image` give credit in their last pass."
@@ -170,7 +186,7 @@ def train(self:ChildTask, params:dict, # from `stack_nets`, changed in place
     children = Children(self, keep, params, gen)
     run_to_end(children, children.total, 'children', flush=False) # as the policy's loop has it
     if self.config.reward != 'per-image': return None
-    return (children.credit/children.seen.clamp(min=1))[self.n_real:]
+    return self.worth(children.credit/children.seen.clamp(min=1))
 
 # %% ../nbs/03_rl.ipynb #83e08991
 @patch
