@@ -6,7 +6,7 @@
 __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
            'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
            'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
-           'content_of', 'code_of', 'name_of', 'artefact', 'waiting_lock', 'shipped_dir', 'ship', 'shipped',
+           'content_of', 'code_of', 'name_of', 'artefact', 'spent', 'waiting_lock', 'shipped_dir', 'ship', 'shipped',
            'shipped_or_made', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
            'as_changes', 'changed', 'under', 'Config', 'check_room', 'run_name', 'defaults_on_record', 'provenance',
            'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals',
@@ -636,6 +636,8 @@ def versions() -> dict: # package -> version, of those that are installed
 # %% ../nbs/00_core.ipynb #984c8698
 # stage -> digests of the code behind everything of it that this process has made or reused
 USED = {}
+# stage -> {name: CPU seconds}, of the same; None where nobody noted them
+SPENT = {}
 
 # %% ../nbs/00_core.ipynb #00cd27f3
 def name_of(
@@ -660,18 +662,30 @@ def artefact(stage:str, # which stage of the pipeline, e.g. 'gan'; also the name
     final = runs_dir()/'artefacts'/stage/name
     def say(text):
         if not quiet: print(f'{stage:<12} {name}  {text}', flush=True)
-    if (final/'artefact.json').exists():
-        say('reused')
+    def found(how):
+        note_spent(final)
+        say(how)
         return final
+    if (final/'artefact.json').exists(): return found('reused')
     with waiting_lock(final.with_suffix('.lock'), say):
-        if (final/'artefact.json').exists():
-            say('reused, made by another run meanwhile')
-            return final
+        if (final/'artefact.json').exists(): return found('reused, made by another run meanwhile')
         about = json.loads(json.dumps(params, default=content_of))
         seconds = make_artefact(final, make,
                                 dict(stage=stage, params=about, code=sorted(code_parts(make))))
-    say(f'made in {seconds:.1f} s')
-    return final
+    return found(f'made in {seconds:.1f} s')
+
+# %% ../nbs/00_core.ipynb #44933793
+def note_spent(folder:Path): # a finished artefact
+    "Keep what its making took, for `spent`."
+    seconds = load_json(folder/'artefact.json').get('cpu_seconds')
+    SPENT.setdefault(folder.parent.name, {})[folder.name] = seconds
+
+# %% ../nbs/00_core.ipynb #fedc834c
+def spent(*but:str, # stages that do not count
+         ) -> dict: # stage -> CPU seconds of all of it that was made or reused; None: not noted
+    "What the artefacts of a run have cost, whoever made them. [ours]"
+    return {stage: None if None in (each := [*own.values()]) else round(sum(each), 1)
+            for stage, own in sorted(SPENT.items()) if stage not in but}
 
 # %% ../nbs/00_core.ipynb #b726fb4f
 @contextmanager
@@ -698,12 +712,13 @@ def make_artefact(final:Path, # where the finished folder belongs
     work = final.with_suffix('.part')
     work.mkdir(parents=True, exist_ok=True)
     for torn in work.rglob('.*.tmp'): torn.unlink()
-    start = time.time()
+    start, cpu = time.time(), time.process_time()
     try:
         make(work)
-        seconds = time.time() - start
+        seconds, cpu = time.time() - start, time.process_time() - cpu
         made_with = versions() | dict(processor=processor(), threads=torch.get_num_threads())
-        save_json(work/'artefact.json', what | dict(seconds=round(seconds, 2), made_with=made_with))
+        save_json(work/'artefact.json', what | dict(
+            seconds=round(seconds, 2), cpu_seconds=round(cpu, 2), made_with=made_with))
         os.replace(work, final)
     except OSError as e:
         if e.errno in FULL and 'SYNTHNB_RUNS' not in str(e): raise no_space(work) from e
