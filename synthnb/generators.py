@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'NEED_A_CRITIC', 'Order', 'Made', 'Generator', 'named_generator', 'generated', 'stargan_pool',
-           'cvae_config', 'cvae_made', 'diffusion_made', 'dcgan_made', 'dcgan_plain', 'dcgan_attention',
-           'dcgan_conditional', 'own_updates']
+           'cvae_config', 'cvae_made', 'cvae_adaptive', 'diffusion_made', 'dcgan_made', 'dcgan_plain',
+           'dcgan_attention', 'dcgan_conditional', 'own_updates']
 
 # %% ../nbs/05a_generators.ipynb #3d74b677
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 import numpy as np
 from .core import default_device
@@ -29,6 +29,7 @@ class Order:
     seed: int = 0
     device: str = 'auto' # see core.default_device
     scale: str = 'laptop' # the preset of a diffusion model or DCGANs
+    recipe: dict = field(default_factory=dict) # PlateauConfig's, of a classifier that guides it
 
 # %% ../nbs/05a_generators.ipynb #b89ee7eb
 class Made(NamedTuple):
@@ -91,13 +92,18 @@ def cvae_config(n:int, size:int, # real images; pixels
 
 # %% ../nbs/05a_generators.ipynb #e5be80a5
 @named_generator('cvae')
-def cvae_made(order:Order) -> Made:
+def cvae_made(order:Order, strategy:str='none', # how its latents are augmented in training
+             ) -> Made:
     "As many images of each class as the StarGAN makes, from the prior. [Sohn 2015]"
     settings = cvae_config(len(order.real), order.real.size, order.updates)
     device = default_device(str(order.device))
-    _, folder = fit_vae(order.real, order.valid, conditional=True, seed=order.seed,
+    _, folder = fit_vae(order.real, order.valid, strategy, conditional=True, seed=order.seed,
                         device=device, **settings)
     return Made(vae_pool(folder, other_labels(order.real), order.seed, device))
+@named_generator('cvae-adaptive')
+def cvae_adaptive(order:Order) -> Made:
+    "The same, its latents augmented as the thesis has it. [paper 3, 4.1]"
+    return cvae_made(order, 'adaptive-literal')
 
 # %% ../nbs/05a_generators.ipynb #bdb701a5
 @named_generator('diffusion')

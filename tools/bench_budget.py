@@ -1,0 +1,57 @@
+"""What each generator costs of a processor, and the `budget` that gives all of them the same.
+
+`python tools/bench_budget.py --seconds 400` trains every generator twice, briefly, on 400 drawn
+faces of 36 px, and says how long an update and all the rest take. From these: how long its own
+budget takes, and which `budget` of 07_affectnet takes the seconds. Run it on one thread.
+"""
+import argparse
+
+import numpy as np
+import pandas as pd
+import torch
+from shipped import own_runs
+
+from synthnb import search # noqa: F401, registers qdgs
+from synthnb.core import SPENT, spent
+from synthnb.drawn import drawn_set
+from synthnb.gan import StarGANConfig
+from synthnb.generators import GENERATORS, Order, generated, own_updates
+from synthnb.plateau import free_recipe
+
+LAPTOP = dict(updates=1600, conv_dim=16, critic_dim=16) # 07's StarGAN at laptop scale
+OF_VAE = 2500 # its updates of a VAE there
+
+
+def cost(name, real, valid, updates): # CPU seconds
+    "Training a generator for so many updates, and its pool of seven times the real set."
+    gan = StarGANConfig.preset('laptop', **LAPTOP | dict(updates=updates, warmup=1))
+    short = dict(crop=32, arch='resnet10', width=16, least=100, most=100) | free_recipe('jitter')
+    with own_runs():
+        SPENT.clear()
+        generated(name, Order(real, valid, gan, updates, 0, 'cpu', 'laptop', short))
+        return sum(spent('drawn').values())
+
+
+def rows(seconds, few=20, many=80, n=400): # yields a dict a generator
+    "Two lengths of each give the seconds of an update and of everything else."
+    real, valid = (drawn_set(m, 36, 'downsampled', 0, f'bench-{part}')
+                   for m, part in ((n, 'train'), (64, 'valid')))
+    for name in GENERATORS:
+        a, b = (cost(name, real, valid, u) for u in (few, many))
+        each = max((b - a)/(many - few), 1e-6)
+        rest = max(a - few*each, 0.)
+        own = LAPTOP['updates'] if name == 'stargan' else own_updates(name, 'laptop', OF_VAE)
+        yield dict(generator=name, update_ms=1000*each, rest_s=rest, updates=own,
+                   own_s=rest + own*each,
+                   budget=np.nan if seconds <= rest else (seconds - rest)/each/own)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seconds', type=float, default=400, help='of a processor, for each')
+    parser.add_argument('--out', default='', help='a CSV file')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    table = pd.DataFrame(rows(args.seconds))
+    print(table.round(2).to_string(index=False))
+    if args.out: table.to_csv(args.out, index=False)
