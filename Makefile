@@ -1,11 +1,12 @@
-# make run | tables | sprint | sprint-in | test | lab | bench | readme | outputs | shipped | prepare |
-# clean.
+# make run | tables | sprint | sprint-in | test | lab | bench | torture | readme | outputs | shipped |
+# prepare | clean.
 # How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
 #   make sprint MINUTES=9                 what of config/sprint.yaml a GPU does in that time, packed
 #   make sprint MINUTES=2 SCALE=smoke     its rehearsal; also JOBS, LIST=mine.yaml, SPRINT=to/file
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab
+#   make torture MINUTES=60 SEED=3        bad files, kills, crowds and full disks, at random
 #   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
 #   make lab PY=python                    an environment that is there (conda, a container)
@@ -28,7 +29,7 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run tables sprint sprint-in test lab bench readme outputs shipped prepare clean
+.PHONY: help run tables sprint sprint-in test lab bench torture readme outputs shipped prepare clean
 
 help:  ## what can be typed here
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ lab: $(READY)  ## JupyterLab, opened on the notebooks
 
 bench: $(READY)  ## the speed and memory table, on the CPU or on CUDA
 	@$(PY) tools/bench.py $(ARGS)
+
+torture: $(READY)  ## bad files, torn checkpoints, kills, crowds and full disks, for MINUTES=1
+	@$(PY) tools/torture.py $(ARGS)
 
 readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
 	@$(PY) tools/readme.py

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
-           'runs_dir', 'no_space', 'atomic_path', 'save_json', 'load_json', 'save_checkpoint', 'load_checkpoint',
-           'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden', 'files_below',
-           'content_of', 'code_of', 'name_of', 'artefact', 'spent', 'waiting_lock', 'shipped_dir', 'ship', 'shipped',
-           'shipped_or_made', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list', 'check_parameters',
-           'as_changes', 'changed', 'under', 'Config', 'check_room', 'run_name', 'defaults_on_record', 'provenance',
-           'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images', 'as_jpeg', 'no_denormals',
-           'run_to_end', 'refusals']
+           'runs_dir', 'no_space', 'atomic_path', 'save_json', 'reading', 'load_json', 'save_checkpoint',
+           'load_checkpoint', 'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden',
+           'files_below', 'content_of', 'code_of', 'name_of', 'artefact', 'spent', 'waiting_lock', 'shipped_dir',
+           'ship', 'shipped', 'shipped_or_made', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list',
+           'check_parameters', 'as_changes', 'changed', 'under', 'Config', 'check_room', 'run_name',
+           'defaults_on_record', 'provenance', 'Run', 'read_runs', 'code_note', 'set_theme', 'as_pixels', 'show_images',
+           'as_jpeg', 'no_denormals', 'run_to_end', 'refusals']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
-import ast, dis, errno, hashlib, inspect, io, json, linecache, math, os, platform, random, re
-import resource, shutil, sqlite3, subprocess, sys, sysconfig, time
+import ast, csv, dis, errno, hashlib, inspect, io, json, linecache, math, os, platform, random, re
+import resource, shutil, sqlite3, subprocess, sys, sysconfig, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import fields, is_dataclass
@@ -24,6 +24,7 @@ from numbers import Real
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator
+from zipfile import BadZipFile
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -158,6 +159,21 @@ def save_json(path:Path, # where it goes
     with atomic_path(path) as p:
         p.write_text(json.dumps(plain(obj), indent=1, ensure_ascii=False) + '\n')
 
+# %% ../nbs/00_core.ipynb #278618b3
+@contextmanager
+def reading(path:Path): # a file of somebody else
+    "Whatever is wrong with the file inside is one ValueError that names it. [ours]"
+    try: yield
+    except UnicodeError as e: raise ValueError(
+        f'{path} is no text in UTF-8 ({e}); save it again as UTF-8') from e
+    except csv.Error as e: raise ValueError(f'{path} is no CSV file: {e}') from e
+    except (BadZipFile, zlib.error, EOFError) as e: raise ValueError(
+        f'{path} is torn, or no archive ({e}); copy or save it again') from e
+    except (ValueError, OSError) as e: # a parser's, or what has been said already
+        if str(path) in str(e): raise
+        raise ValueError(f'{path} cannot be read ({str(e).strip()}); is it whole, and does each '
+                         'line have as many columns as the first?') from e
+
 # %% ../nbs/00_core.ipynb #a20fec27
 def load_json(path:Path, # written by `save_json`, or by anybody
              ) -> Any: # lists, dicts, numbers, strings, None
@@ -225,7 +241,9 @@ def load_model(path:Path, # written by `save_model`
     try: file = safe_open(path, 'pt')
     except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
     if kind not in (file.metadata() or {}): raise ValueError(wrong + other)
-    return json.loads(file.metadata()[kind]), {k: file.get_tensor(k) for k in file.keys()}
+    try: about = json.loads(file.metadata()[kind])
+    except json.JSONDecodeError as e: raise ValueError(f'{wrong} ({e})') from e
+    return about, {k: file.get_tensor(k) for k in file.keys()}
 
 # %% ../nbs/00_core.ipynb #6072955e
 def reserve(path:Path, # created where it is missing

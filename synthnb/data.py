@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .core import (FULL, artefact, atomic_path, file_digests, files_below,
                           hash_of, hidden, load_json, no_space,
-                          progress, reserve, save_json)
+                          progress, reading, reserve, save_json)
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -664,9 +664,10 @@ BOX = ['left', 'top', 'width', 'height']
 
 def affectnet_list(path:Path) -> pd.DataFrame: # with `AFFECTNET_COLUMNS`, at least up to the box
     "A list of AffectNet's, with or without a header; a line that is none of its own is named."
-    with open(path, encoding='utf-8-sig') as f:
-        header = f.readline().startswith('subDirectory_filePath')
-    t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig')
+    with reading(path):
+        with open(path, encoding='utf-8-sig') as f:
+            header = f.readline().startswith('subDirectory_filePath')
+        t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig')
     if missing := [c for c in AFFECTNET_COLUMNS[:5] + ['expression'] if c not in t.columns]:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; is it AffectNet's list?")
     if len(odd := t[~t.expression.isin(range(11))]):
@@ -811,7 +812,8 @@ def csv_table(root:Path, path:str, label:str) -> tuple[pd.DataFrame, Path]: # al
     root = existing(root, f"a CSV file with the columns '{path}' and '{label}'")
     if root.is_dir():
         raise ValueError(f'{root} is a folder: with data=csv, root must name the CSV file itself')
-    t = pd.read_csv(root, dtype=str, keep_default_na=False, na_values=[''], index_col=False)
+    with reading(root):
+        t = pd.read_csv(root, dtype=str, keep_default_na=False, na_values=[''], index_col=False)
     same = lambda a, b: a.strip().casefold() == b.casefold()
     wanted = [w for w in (path, label, 'split') if w not in t]
     t = t.rename(columns={c: w for w in wanted for c in t if same(c, w)})
@@ -839,6 +841,8 @@ def read_csv(root:Path, # the CSV file
                          'empty path or label')
     first = t[label].drop_duplicates()
     one_spelling({f'line {i + 2} ({c})': c for i, c in first.items()}, classes, root)
+    if len(first) < 2: raise ValueError(
+        f'{root} has one class, {first.iloc[0]!r}: a classifier needs two or more')
     classes = choose_classes(sorted(first), classes)
     t = t[t[label].isin(classes)].reset_index(drop=True)
     full = [str(root.parent/p) for p in t[path]]
@@ -857,8 +861,8 @@ def celeba_folder(root:Path) -> Path: # the folder with img_align_celeba in it
 # %% ../nbs/00a_data.ipynb #3f55ddac
 def celeba_lines(path:Path) -> list[list[str]]: # the words of each line
     "A list of CelebA's, in words."
-    lines = [line.split() for line in existing(path, "CelebA's list").read_text().splitlines()
-             if line.strip()]
+    with reading(path): text = existing(path, "CelebA's list").read_text()
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     if len(lines) < 3: raise ValueError(f'{path} has {len(lines)} lines: is it whole?')
     return lines
 
@@ -1350,7 +1354,8 @@ def read_identities(path:Path, # identities.csv, which need not be there
                    ) -> list: # an identity or None for each
     "Who is on each picture. [ours]"
     if not path.exists(): return [None]*len(names)
-    t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    with reading(path):
+        t = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     file = next((c for c in (AFFECTNET_COLUMNS[0], 'path') if c in t), None)
     if file is None or 'identity' not in t: raise ValueError(
         f"{path} has the columns {', '.join(t)}; expected {AFFECTNET_COLUMNS[0]} and identity")

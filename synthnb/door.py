@@ -23,7 +23,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from . import core
-from .core import artefact, atomic_path, file_digests, hash_of, load_json, progress, stamp_of
+from .core import (artefact, atomic_path, file_digests, hash_of, load_json, progress,
+                          reading, stamp_of)
 from .data import (BOX, ImageSet, ImageSetWriter, choose_classes, class_folders, class_name,
                           csv_table, decode, existing, folder_parts, names_below, one_spelling,
                           opaque, person_numbers, read_affectnet, read_folder, read_identities,
@@ -203,7 +204,8 @@ def number_columns(t:pd.DataFrame) -> dict: # name -> (n,)
 # %% ../nbs/05b_door.ipynb #be4ad6fb
 def found_csv(path:Path, classes=None) -> Found:
     "A CSV of paths and labels; paths are relative to its own folder."
-    have = pd.read_csv(path, dtype=str, nrows=0).columns if path.is_file() else ()
+    with reading(path):
+        have = pd.read_csv(path, dtype=str, nrows=0).columns if path.is_file() else ()
     file, label = called(have, PATHS) or 'path', called(have, LABELS) or 'label'
     t, path = csv_table(path, file, label)
     if (empty := t[file].isna() | t[label].isna() | (t[label] == '')).any(): raise ValueError(
@@ -417,7 +419,7 @@ class NpzArray:
     "An array in an .npz file, read in pieces and in order."
     def __init__(self, path:Path, name:str):
         self.path, self.name = Path(path), name
-        with self.open() as f: self.shape, self.dtype = self.header(f)
+        with reading(self.path), self.open() as f: self.shape, self.dtype = self.header(f)
     def __len__(self): return self.shape[0]
     def open(self): return zipfile.ZipFile(self.path).open(f'{self.name}.npy')
     def header(self, f):
@@ -441,7 +443,7 @@ def blocks_of(x, # an array (n, ...), or an NpzArray
         x.header(f)
         row = int(np.prod(x.shape[1:], dtype=np.int64))*x.dtype.itemsize
         for i in range(0, len(x), piece):
-            raw = f.read(n := min(piece, len(x) - i)*row)
+            with reading(x.path): raw = f.read(n := min(piece, len(x) - i)*row)
             if len(raw) < n: raise ValueError(f'{x.path} ends within {x.name}; save it again')
             yield np.frombuffer(raw, x.dtype).reshape(-1, *x.shape[1:])
 
@@ -552,7 +554,7 @@ def found_npz(path:Path, classes=None) -> Found:
         with zipfile.ZipFile(path) as z: keys = [n[:-4] for n in z.namelist() if n.endswith('.npy')]
     except zipfile.BadZipFile as e: raise ValueError(f'{path} is no whole .npz file ({e})') from e
     parts = array_parts({k: k for k in keys}, str(path))
-    with np.load(path) as z:
+    with reading(path), np.load(path) as z:
         whole = {s: (NpzArray(path, x), z[y]) for s, (x, y) in parts.items()}
     return found_arrays(whole, str(path))
 

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .core import (artefact, atomic_path, files_below, load_json, progress, save_json)
+from .core import (artefact, atomic_path, files_below, load_json, progress, reading,
+                          save_json)
 from .data import (BOX, IMAGE_SUFFIXES, choose_classes, class_folders, class_name, existing,
                           folded_sets, folder_parts, import_splits, listing, names_below,
                           read_identities, report_unreadable, source, split_folders, with_test)
@@ -83,7 +84,7 @@ def fer_face(cells:list, at:list) -> tuple: # of a line; from `fer_columns` -> c
 # %% ../nbs/00l_expressions.ipynb #6f7df738
 def fer_lines(path:Path, done:int): # lines read before -> line number, its cells
     "The lines of the CSV that are yet to be read, with the positions of its columns first."
-    with open(path, newline='', encoding='utf-8-sig') as f:
+    with reading(path), open(path, newline='', encoding='utf-8-sig') as f:
         reader = csv.reader(f)
         yield 1, fer_columns(path, next(reader, []))
         for cells in reader:
@@ -245,7 +246,8 @@ RAFDB_COUNTS = dict(train=[1290, 281, 717, 4772, 1982, 705, 2524],
 def rafdb_list(path:Path) -> list[tuple]: # (split, file name without suffix, code from 1 to 7)
     "RAF-DB's list; a line of another form is named. [Li 2017]"
     out = []
-    for i, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
+    with reading(path): text = path.read_text(encoding='utf-8-sig')
+    for i, line in enumerate(text.splitlines(), 1):
         if not line.strip(): continue
         m = re.fullmatch(r'((train|test)_\d+)\.jpg\s+([1-7])', line.strip())
         if not m: raise ValueError(f"{path}, line {i}: {line.strip()[:60]!r}; expected a name and "

@@ -1,0 +1,60 @@
+"""The campaign of `make torture` in short, and that it finds what is broken on purpose."""
+import json
+import time
+
+import pytest
+import torture
+from torture import Report, broken_bytes, broken_text, campaign, outcome
+
+
+def test_every_kind_of_file_is_read_or_refused_by_its_name():
+    report = campaign(5, ['fuzz'], seed=100, inputs=3)
+    assert not report.faults, report.faults
+    table = report.table().set_index('what')
+    assert {*table.index} == {*torture.TARGETS} and (table.tried == 3).all()
+    assert table.refused.sum() > len(table)/2 and table.read.sum() > 3
+
+
+def test_torn_networks_are_refused():
+    report = Report()
+    torture.torn(report, time.time() + 300, 0, step=20)
+    assert not report.faults and (report.table().refused == 5).all()
+
+
+def test_a_killed_run_ends_in_the_same_digits():
+    report = Report()
+    torture.kills(report, time.time(), 1)
+    assert not report.faults, report.faults
+    assert report.table()['same digits'].sum() == 1
+
+
+@pytest.mark.parametrize('does, said', [
+    (lambda p: {}['x'], 'KeyError'), (lambda p: json.loads('{'), 'bare JSONDecodeError'),
+    (lambda p: (_ for _ in ()).throw(ValueError('bad')), 'names no file'),
+    (lambda p: time.sleep(9), 'too slow')])
+def test_what_counts_as_a_fault(tmp_path, monkeypatch, does, said):
+    monkeypatch.setattr(torture, 'in_time', lambda: real_time(1))
+    assert outcome(does, tmp_path/'some.csv').startswith(said)
+
+
+real_time = torture.in_time
+
+
+def test_a_clear_error_is_none(tmp_path):
+    path = tmp_path/'some.csv'
+    def clear(p): raise ValueError(f'{p} is torn')
+    assert outcome(clear, path) == 'refused' and outcome(lambda p: 1, path) == 'read'
+    report = Report()
+    for said in ('read', 'refused', 'KeyError: x', 'same digits'): report.add('fuzz', 'csv', said)
+    assert report.table().iloc[0].to_dict() == {
+        'part': 'fuzz', 'what': 'csv', 'tried': 4, 'read': 1, 'refused': 1, 'same digits': 1,
+        'faults': 1}
+    assert len(report.faults) == 1
+
+
+def test_the_same_seed_breaks_the_same(tmp_path):
+    import random
+    data = b'path,label\na.png,cat\nb.png,dog\n'
+    for breaks in (broken_bytes, broken_text):
+        a, b = ([breaks(data, random.Random(s)) for s in range(200)] for _ in range(2))
+        assert a == b and len({*a}) > 50
