@@ -248,7 +248,8 @@ def committed():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('SYNTHNB_RUNS', str(ROOT/'runs'))
         found = read_runs('10_shapes')
-        rows = shapes_claims()
+        found = found[found.trial == 'first']
+        rows = [c for c in shapes_claims() if c['group'] != 'a fair trial']
         values = [c['unit']*np.asarray(c['series'](found), float) for c in rows]
     keys = ('paper', 'kind', 'margin', 'their_se')
     said = [claim_verdict(v, *(c[k] for k in keys)) for c, v in zip(rows, values)]
