@@ -536,8 +536,8 @@ to_plateau = dict(lr=3e-3, batch_size=32, precision='bf16', snapshot_every=25)
 VAEConfig.presets |= {
     'fair': quick | to_plateau | dict(size=32, halvings=2, epochs=100, kl_weight=1e-4,
                                       search_images=128, every=62),
-    'fair-gpu': quick | to_plateau | dict(size=128, halvings=4, epochs=200, batch_size=64,
-                                          kl_weight=5e-6, search_images=512, every=312)}
+    'fair-gpu': quick | to_plateau | dict(size=128, halvings=4, epochs=100, batch_size=128,
+                                          kl_weight=5e-6, search_images=512, every=156)}
 
 # %% ../nbs/05_vae.ipynb #ec88efb8
 def vae_loss(vae:VAE, x:Tensor, # what goes in, (b, 3, s, s), 0 to 1
