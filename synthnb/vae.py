@@ -1194,17 +1194,17 @@ def fair_claims() -> list: # letters 'B, mask', 'C.12-C.14' and labels
     return rows + label_questions(ask)
 
 # %% ../nbs/05_vae.ipynb #d0ff9949
-SHOWS = dict(kept='Does {} keep expressions, there and back,',
-             told='Do samples around a class, of {}, show it',
-             asked='Do samples of the prior, of {}, show the class that was asked for')
+SHOWS = dict(kept='With {}, are expressions kept there and back',
+             told='With {}, do samples around a class show it',
+             asked='With {}, do samples of the prior show the class that was asked for')
 def label_questions(ask) -> list: # how a question becomes a row
     "Our questions on labels: of the plain autoencoder against the bar, of others against it."
-    plain, arms = 'the plain autoencoder', ('cutout-images', 'cutout', 'cutout-varied', *(
+    plain, arms = LABELS['none'], ('cutout-images', 'cutout', 'cutout-varied', *(
         f'adaptive-{how}' for how in ('literal', 'relative', 'mask')))
     rows = [ask('labels', k, 'none', 'bar', compared='twice chance', what=f'{w.format(plain)} more '
                 'than twice as often as chance?') for k, w in SHOWS.items()]
-    return rows + [ask('labels', k, a, 'none', f'{SHOWS[k].format(NAMES[a])} more often than '
-                       f'{plain}?') for k in ('kept', 'told') for a in arms]
+    return rows + [ask('labels', k, a, 'none', f"{SHOWS[k].format(NAMES[a].rstrip(','))} more "
+                       f'often than with {plain}?') for k in ('kept', 'told') for a in arms]
 
 # %% ../nbs/05_vae.ipynb #b332e13f
 NUMBERS = ( # key, letter, section, what it says

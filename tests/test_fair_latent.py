@@ -65,7 +65,8 @@ def test_the_rows_of_section_6_1_are_measured_and_seeds_counted(fair):
     table = {p.stem: pd.read_csv(p) for p in (runs/RECORD/'tables').glob('*.csv')}
     keys = {f'{k} {a} {b}' for k in ('MSE', 'FID') for a, b in (
         ('cutout-varied', 'cutout'), ('adaptive-mask', 'cutout'),
-        ('adaptive-mask', 'cutout-images'), ('gaussian-varied', 'gaussian'), ('mixup-varied', 'mixup'))}
+        ('adaptive-mask', 'cutout-images'), ('gaussian-varied', 'gaussian'),
+        ('mixup-varied', 'mixup'))}
     assert keys <= {*found['claims']} and keys <= {*table['claims'].key}
     verdicts = table['verdicts']
     assert not [k for k in table['claims'].key if k.startswith('accuracy')]
