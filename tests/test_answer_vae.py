@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from synthnb.core import project_root, read_runs
-from synthnb.vae import answer_vae, thesis_claims, thesis_values
+from synthnb.thesis import answer_vae, thesis_claims, thesis_values
 
 MEASURED = thesis_claims().query("kind != 'text'").set_index('key')
 

@@ -88,7 +88,7 @@ def test_where_images_carry_labels_classifiers_learn_from_samples_around_classes
 
 
 def test_one_seed_fewer_than_five_does_not_change_the_answer_of_the_first_trial():
-    from synthnb.vae import fairest
+    from synthnb.thesis import fairest
     t = pd.DataFrame(dict(seed=[*range(5), *range(4)], trial=['first']*5 + ['fair']*4))
     assert (fairest(t).trial == 'first').all() and (fairest(t[5:]).trial == 'fair').all()
     more = pd.concat([t, t[5:6].assign(seed=4)])

@@ -166,7 +166,7 @@ def test_an_attribute_that_celeba_lacks_is_named(tmp_path):
 
 
 def test_the_claims_are_the_records_claims(paper):
-    from synthnb.vae import thesis_claims
+    from synthnb.thesis import thesis_claims
     _, folder, found, _, _, _ = paper
     listed, table = thesis_claims(), pd.read_csv(folder/'tables'/'claims.csv')
     assert {*found['claims']} | {*listed.key[listed.k.isin(['ms', 'seconds'])]} == {
