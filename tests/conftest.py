@@ -12,8 +12,8 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 DEAREST = [f'test_{name}' for name in (
     'experiment', 'grid', 'latent', 'shapes', 'overfitting', 'mirrors', 'celeba', 'when', 'yours',
     'emotions', 'paper_shapes', 'fair_shapes', 'records', 'paper_overfitting', 'verdict', 'shipped',
-    'browse', 'resume', 'samplers', 'rl', 'identity', 'plateau', 'recent', 'balance', 'diffusion',
-    'dcgan')]
+    'browse', 'fair_latent', 'resume', 'samplers', 'rl', 'identity', 'plateau', 'recent', 'balance',
+    'diffusion', 'dcgan')]
 
 
 def pytest_configure(config):
