@@ -996,8 +996,24 @@ def fair_claims():
         yield dict(key=key, letter='ours', kind='above', margin=2., where='not in the paper',
                    claim=words, compared=compared, whose='our control', trial='fair')
 
+# %% ../nbs/06_noise.ipynb #519be14f
+def of_objects(claims:pd.DataFrame, data:str) -> pd.DataFrame: # what the data are
+    "The rows for images of objects: the paper's numbers are of faces."
+    hurts = claims.key.str.endswith('dropout_hurts')
+    whose = claims.whose.where(claims.whose == 'our control', 'our variant')
+    left = claims.assign(whose=whose, paper=np.nan, their_se=np.nan)[~hurts]
+    row = dict(letter='A', kind='above', margin=2., where='4.4', compared=AS_LONG, trial='',
+               paper=np.nan, their_se=np.nan)
+    theirs = 'our variant' if data.startswith('drawn') else 'the paper'
+    added = [row | dict(key='highest_dropout_helps', whose=theirs,
+                        claim=f'dropout raises {HIGHEST} on objects'),
+             row | dict(key='dropout_helps', whose='our variant',
+                        claim=f'dropout raises {TESTED} on objects')]
+    return pd.concat([left, pd.DataFrame(added)], ignore_index=True)
+
 # %% ../nbs/06_noise.ipynb #1f0cefa5
 def paper_claims(trial:str='', # 'first' or 'fair', what that trial asks; '': all
+                 data:str='drawn', # of objects, such as 'cifar10' or 'drawn-cars', other rows
                 ) -> pd.DataFrame: # a row a claim: key, letter, kind, paper, ..., compared, trial
     "What paper 5 claims, and what we ask beside it. [paper 5, table 1, 1, 3 and 4]"
     if trial not in ('', 'first', 'fair'): raise ValueError(
@@ -1007,6 +1023,7 @@ def paper_claims(trial:str='', # 'first' or 'fair', what that trial asks; '': al
     found = pd.concat([pd.DataFrame([*f1_claims(), *f1_words(), *fair_claims()]),
                        pd.DataFrame(rows, columns=names)], ignore_index=True)
     found['trial'] = found.trial.fillna('')
+    if data in ('cifar10', 'cars') or data.startswith('drawn-'): found = of_objects(found, data)
     found = found[found.trial.isin(['', trial])] if trial else found
     order = ['key', 'letter', 'whose', 'claim', 'where', 'kind', 'paper', 'their_se', 'margin',
              'compared', 'trial']
@@ -1019,7 +1036,7 @@ def of_methods(methods:dict) -> dict: # key -> number; F1 in points, losses in n
     plain, drop, per, dyn, both = (methods[k] for k in names)
     pairs = dict(periodic=(per, plain), dynamic=(dyn, plain), dropout_hurts=(plain, drop),
                  dropout_periodic=(both, drop), both=(both, plain), dynamic_periodic=(dyn, per))
-    pairs |= dict(label_smoothing=(methods['label-smoothing'], plain))
+    pairs |= dict(label_smoothing=(methods['label-smoothing'], plain), dropout_helps=(drop, plain))
     found = all_f1(pairs) | dict(gaussian=f1_above(methods['gaussian'], plain),
                                  last_gaussian=f1_above(methods['gaussian'], plain, LASTS))
     return found | dict(
@@ -1133,7 +1150,7 @@ def of_data(r:pd.Series) -> str: # of one record
     "Which images these were, and at what scale, in words."
     place = re.sub(r'-[0-9a-f]{12}$', '', r.root)
     what = dict(drawn='drawn faces', affectnet=f'the photographs of {place}').get(
-        r.data, f'the pictures of {place}')
+        r.data, f'the pictures of {place}' if place else r.data.replace('-', ' '))
     usual = dict(interval=0, epochs=0, augment='none', changes='', trial='first', arch='')
     said = dict(trial='augmented as usual')
     other = [said.get(k, f'{k} {r.get(k, v)}') for k, v in usual.items() if r.get(k, v) != v]
