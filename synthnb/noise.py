@@ -387,6 +387,23 @@ def without_noise(net:nn.Module): # yields the network
         with torch.no_grad():
             for s, was in zip(state, before): s.copy_(was)
 
+# %% ../nbs/06_noise.ipynb #f8747c8a
+class ConvNeXt(nn.Module):
+    "torchvision's ConvNeXt-Tiny with a width, a choice of stems and its features. [Liu 2022]"
+    def __init__(self, n_classes:int, width:int, stem:str, in_channels:int): # as of `noise_net`
+        super().__init__()
+        sizes, depth = [width*2**i for i in range(4)], (3, 3, 9, 3)
+        stages = [convnext.CNBlockConfig(*v) for v in zip(sizes, [*sizes[1:], None], depth)]
+        net, side = convnext.ConvNeXt(stages, num_classes=n_classes), 4 if stem == 'imagenet' else 2
+        first = nn.Conv2d(in_channels, width, side, side)
+        nn.init.trunc_normal_(first.weight, std=.02)
+        nn.init.zeros_(first.bias)
+        net.features[0][0] = first
+        norm, flat, self.fc = net.classifier
+        self.body, self.neck = net.features, nn.Sequential(net.avgpool, norm, flat)
+    def features(self, x): return self.neck(self.body(x)) # (b, c, h, w) -> (b, f)
+    def forward(self, x): return self.fc(self.features(x))
+
 # %% ../nbs/06_noise.ipynb #0c818fad
 ARCHITECTURES = (*BLOCKS, 'convnext')
 
@@ -401,12 +418,7 @@ def noise_net(arch:str='resnet18', # one of ARCHITECTURES
                                              stem_stride)
     if arch not in ARCHITECTURES: raise ValueError(
         f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
-    sizes, depth = [width*2**i for i in range(4)], (3, 3, 9, 3)
-    stages = [convnext.CNBlockConfig(*v) for v in zip(sizes, [*sizes[1:], None], depth)]
-    net, patch_ = convnext.ConvNeXt(stages, num_classes=n_classes), 4 if stem == 'imagenet' else 2
-    net.features[0][0] = nn.Conv2d(in_channels, width, patch_, patch_)
-    nn.init.trunc_normal_(net.features[0][0].weight, std=.02)
-    nn.init.zeros_(net.features[0][0].bias)
+    net = ConvNeXt(n_classes, width, stem, in_channels)
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/06_noise.ipynb #a3228342
