@@ -1103,7 +1103,7 @@ def data_digest(data:str, # a registered source
                 folds:int=0, # as of `load_data`: with folds, it counts who is who
                ) -> str: # 12 hexadecimal digits; empty for what is drawn
     "A name for the content of a data set, whatever its folder is called."
-    if data == 'drawn' or not str(root): return ''
+    if data.startswith('drawn') or not str(root): return ''
     root = existing(root, f'a data set of the kind {data}')
     if data == 'csv' and root.is_file(): return hash_of(root, file_digests(read_csv(root)[0].path))
     if data == 'celeba': root = celeba_folder(root)
@@ -1116,7 +1116,7 @@ def check_source(data:str, root, known:dict): # a registry
     "Raise ValueError for an unknown kind of data, and for a real one without its place."
     if data not in known:
         raise ValueError(f"unknown data {data!r}: choose one of {', '.join(sorted(known))}")
-    if data != 'drawn' and not str(root):
+    if not data.startswith('drawn') and not str(root):
         raise ValueError(f'data={data} needs root, the place where the images lie')
 
 # %% ../nbs/00a_data.ipynb #dbfe9d3d

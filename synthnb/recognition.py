@@ -890,22 +890,25 @@ ALLOWED = {('numpy', 'dtype'): BoolKind, ('_codecs', 'encode'): as_bytes,
 
 class PlainUnpickler(pickle.Unpickler):
     "Reads plain values; whatever else a pickle asks for is refused. [ours]"
+    allowed, plain = ALLOWED, PLAIN
     def find_class(self, module, name):
-        if (module, name) in ALLOWED: return ALLOWED[module, name]
+        if (module, name) in self.allowed: return self.allowed[module, name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}')
     def persistent_load(self, pid): raise pickle.UnpicklingError('it asks for an outer object')
 
-def plain_pickle(data:bytes): # of a file
+def plain_pickle(data:bytes, # of a file
+                 kind=PlainUnpickler): # what is plain, and who stands for what it asks for
     "What a pickle of plain values holds; nothing of it is run."
     count = 0
     for op, arg, _ in pickletools.genops(data):
         count += 1
-        if op.name not in PLAIN: raise pickle.UnpicklingError(f'it has the instruction {op.name}')
+        if op.name not in kind.plain:
+            raise pickle.UnpicklingError(f'it has the instruction {op.name}')
         if op.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and int(arg) > 4*count + 999:
             raise pickle.UnpicklingError('it numbers what it has not')
-        if op.name == 'GLOBAL' and tuple(arg.split(' ', 1)) not in ALLOWED:
+        if op.name == 'GLOBAL' and tuple(arg.split(' ', 1)) not in kind.allowed:
             raise pickle.UnpicklingError(f"it asks for {arg.replace(' ', '.')}")
-    return PlainUnpickler(io.BytesIO(data), encoding='bytes').load()
+    return kind(io.BytesIO(data), encoding='bytes').load()
 
 # %% ../nbs/00m_recognition.ipynb #02e142a1
 def bin_pairs(path:str|Path, # of insightface: lfw.bin, agedb_30.bin, African_test.bin

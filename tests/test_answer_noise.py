@@ -110,6 +110,45 @@ def test_committed_numbers_are_kept_and_the_papers_measure_is_read():
         assert found['highest_search'] == 100*(best - dynamic['valid_f1_max'])
 
 
+def test_the_fair_trial_has_rows_of_its_own_and_a_paragraph():
+    first, fair = (set(paper_claims(t).key) for t in ('first', 'fair'))
+    assert first < fair and {'augmented', 'small', 'mild_periodic', 'at_once'} <= fair - first
+    with pytest.raises(ValueError, match="choose 'first' or 'fair'"): paper_claims('second')
+    arms = {k: dict(test_f1=v, valid_f1_max=v, last_test_f1=v, gap_last=.2) for k, v in dict(
+        plain=.2, periodic=.25, dynamic=.2, small=.21, at_once=.4).items()}
+    rows = [record(i, periodic=.36) for i in range(5)]
+    for r in rows:
+        r['methods'] = {k: m | dict(gap_last=.5) for k, m in r['methods'].items()
+                        if k not in ('mixup', 'weight-decay', 'stochastic-depth')}
+        r |= dict(trial='fair', places=dict(variants=arms, bare=arms, mild=arms))
+    found = claim_values(rows[0])
+    assert found['augmented'] == pytest.approx(10) and found['milder'] == pytest.approx(30)
+    assert found['augmented_periodic'] == pytest.approx(5) and found['at_once'] == pytest.approx(10)
+    few = claim_values(rows[0] | dict(places=dict(variants=arms, bare=arms)))
+    assert set(found) - set(few) == {'mild_periodic', 'mild_dynamic', 'milder', 'less'}
+    first, second = answer_noise(pd.DataFrame(rows + [record(i) for i in range(5)])).split('\n\n')
+    assert first.startswith('On drawn faces at laptop scale (5 seeds)') and 'Of six usual' in first
+    assert second.startswith('On drawn faces at laptop scale, augmented as usual (5 seeds)')
+    assert 'Of three usual cures' in second
+
+
+@pytest.mark.parametrize('data, whose', [('cifar10', 'the paper'), ('drawn-cars', 'our variant')])
+def test_on_objects_dropout_is_said_to_help(data, whose):
+    claims = paper_claims('first', data).set_index('key')
+    assert claims.whose['highest_dropout_helps'] == whose
+    assert not claims.index.str.contains('hurts').any()
+    assert (claims.drop('highest_dropout_helps').whose != 'the paper').all()
+    assert claim_values(record(0, dropout=.4))['dropout_helps'] > 5
+
+
+def test_the_last_epoch_stands_beside_the_chosen_one():
+    one = record(0)
+    one['methods']['periodic'] = one['methods']['periodic'] | dict(last_test_f1=.5)
+    one['methods']['plain'] = one['methods']['plain'] | dict(last_test_f1=.3)
+    found = claim_values(one)
+    assert found['last_periodic'] == pytest.approx(20) and abs(found['periodic']) < 5
+
+
 def test_units_that_turn_one_by_one_do_not_turn_together():
     one = record(0)
     one['methods']['dynamic'] = one['methods']['dynamic'] | dict(turns=8, whole_turns=1.)

@@ -135,6 +135,47 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
     assert plain['turns'] == 0 < periodic['turns'] and plain['test_f1'] == plain['test_f1_off']
 
 
+def test_the_fair_trial_has_three_places_and_the_first_trials_records_stay(first):
+    runs, folder = first
+    status, output = run(runs, '-p', 'seed', '3', '-p', 'trial', 'fair')
+    assert status == 0, output[-3000:]
+    record = folder.parent/'scale=smoke,seed=3,trial=fair'
+    found = json.loads((record/'metrics.json').read_text())['metrics']
+    assert {k: {*v} for k, v in found['places'].items()} == dict(
+        variants={'small', 'at_once'}, bare={'plain', 'periodic', 'dynamic', 'small'},
+        mild={'plain', 'periodic', 'dynamic'})
+    assert found['settings']['augment'] == 'crops' and found['settings']['mirror'] is True
+    assert len(found['methods']) == 7 and not found['units']
+    assert found['n_mild'] == 3*found['n_train']
+    plain, bare = found['methods']['plain'], found['places']['bare']['plain']
+    assert np.isclose(found['claims']['augmented'], 100*(plain['test_f1'] - bare['test_f1']))
+    table = pd.read_csv(record/'tables'/'places_over_seeds.csv')
+    assert table.place.value_counts().to_dict() == dict(augmented=5, bare=4, mild=3)
+    assert 'seeds: 1' in output, 'the two trials are no seeds of each other'
+
+
+@pytest.mark.parametrize('arch', ['resnet50', 'convnext'])
+def test_newer_networks_are_trained_with_turning_signs_and_kept(arch, tmp_path):
+    from synthnb.data import Images
+    from synthnb.drawn import drawn_set
+    from synthnb.noise import NoiseConfig, NoisyClassifier, NoisyTraining, noise_units, train_noisy
+    sets = [Images.from_sets((drawn_set(32, 32, 'balanced', 0, k), None))
+            for k in ('train', 'valid')]
+    config = NoiseConfig.preset('smoke', arch=arch, width=8, crop=32, batch_size=16, interval=1)
+    done = train_noisy(NoisyTraining(*sets, 'periodic', config, 0, 'cpu'))
+    assert [h['flipped'] for h in done.history] == [0, 1, 0, 1]
+    model = done.classifier('last')
+    assert len(noise_units(model.net)) == dict(resnet50=16, convnext=18)[arch]
+    same = NoisyClassifier.load(model.save(tmp_path/'net'))
+    x = sets[1].pixels
+    assert np.array_equal(same.predict_proba(x), model.predict_proba(x))
+    again = NoisyTraining(*sets, 'periodic', config, 0, 'cpu')
+    other = NoisyTraining(*sets, 'periodic', config, 1, 'cpu')
+    one, two, three = (next(t.net.parameters()) for t in (
+        NoisyTraining(*sets, 'plain', config, 0, 'cpu'), again, other))
+    assert torch.equal(one, two) and not torch.equal(two, three), 'the seed decides the start'
+
+
 def test_a_second_run_makes_nothing_again(first):
     runs, folder = first
     before = json.loads((folder/'metrics.json').read_text())['metrics']

@@ -74,7 +74,7 @@ def check_tables(config):
 @cache
 def digest_of(data, root, folds=0):
     "A data set counts by its content: two folders of one name are two data sets."
-    if data == 'drawn' or not root: return ''
+    if data.startswith('drawn') or not root: return ''
     from synthnb.data import data_digest
     try: return data_digest(data, root, folds)
     except (OSError, ValueError) as e: raise WorkflowError(f'ROOT={root}: {e}')
@@ -101,7 +101,7 @@ def runs_of(name, config, asked):
         if scale not in scales:
             raise WorkflowError(f"unknown scale {scale!r}: choose from {', '.join(scales)}")
         shared['scale'] = scale
-    if table.get('data', 'drawn') != 'drawn':
+    if not table.get('data', 'drawn').startswith('drawn'):
         if not asked('root'): raise WorkflowError(
             f"table {name} needs the data set's folder: make tables TABLE={name} ROOT=folder")
         shared['root'] = str(Path(asked('root')).expanduser().absolute())
