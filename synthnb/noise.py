@@ -1230,7 +1230,7 @@ def answer_noise(records:pd.DataFrame, # from core.read_runs
     if not len(records):
         return 'Nothing has been run yet: `make tables TABLE=overfitting` makes five seeds.'
     for k, v in dict(trial='first', arch='').items(): # which older records lack
-        records = records.assign(**{k: records[k].fillna(v) if k in records else v})
+        records = records.assign(**{k: records[k].astype(object).fillna(v) if k in records else v})
     free = ('data', 'root', 'classes', 'scale', 'interval', 'epochs', 'augment', 'changes',
             'trial', 'arch')
     kind = records.apply(lambda r: str([r.get(k) for k in free]), axis=1)
