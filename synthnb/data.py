@@ -667,7 +667,8 @@ def affectnet_list(path:Path) -> pd.DataFrame: # with `AFFECTNET_COLUMNS`, at le
     with reading(path):
         with open(path, encoding='utf-8-sig') as f:
             header = f.readline().startswith('subDirectory_filePath')
-        t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig')
+        t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig',
+                        index_col=False)
     if missing := [c for c in AFFECTNET_COLUMNS[:5] + ['expression'] if c not in t.columns]:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; is it AffectNet's list?")
     if len(odd := t[~t.expression.isin(range(11))]):
@@ -689,7 +690,7 @@ def read_affectnet(root:Path, # holds Manually_Annotated_Images and Manually_Ann
     kept, classes = t[t.expression < 8], choose_classes(AFFECTNET_CLASSES, classes)
     kept = kept[kept.expression.isin([AFFECTNET_CLASSES.index(c) for c in classes])]
     label = kept.expression.map(lambda e: classes.index(AFFECTNET_CLASSES[int(e)]))
-    path = str(root/'Manually_Annotated_Images') + '/' + kept[AFFECTNET_COLUMNS[0]]
+    path = str(root/'Manually_Annotated_Images') + '/' + kept[AFFECTNET_COLUMNS[0]].astype(str)
     box = {b: pd.to_numeric(kept[a], errors='coerce') for a, b in zip(AFFECTNET_COLUMNS[1:5], BOX)}
     return pd.DataFrame(dict(path=path, label=label, **box)).reset_index(drop=True), classes
 
@@ -839,10 +840,12 @@ def read_csv(root:Path, # the CSV file
     if (empty := t[path].isna() | t[label].isna() | (t[label] == '')).any():
         raise ValueError(f'{root}, line {int(np.flatnonzero(empty)[0]) + 2}: an '
                          'empty path or label')
+    if (bad := t[path].str.contains('\0', regex=False)).any(): raise ValueError(
+        f'{root}, line {int(np.flatnonzero(bad)[0]) + 2}: a path with a null byte')
     first = t[label].drop_duplicates()
     one_spelling({f'line {i + 2} ({c})': c for i, c in first.items()}, classes, root)
-    if len(first) < 2: raise ValueError(
-        f'{root} has one class, {first.iloc[0]!r}: a classifier needs two or more')
+    if len(first) < 2: raise ValueError(f"{root} has {len(first)} classes ({', '.join(first)}): "
+                                       'a classifier needs two or more')
     classes = choose_classes(sorted(first), classes)
     t = t[t[label].isin(classes)].reset_index(drop=True)
     full = [str(root.parent/p) for p in t[path]]
