@@ -153,7 +153,9 @@ def save_stargan(path):
 
 def save_dcgan(path):
     config = DCGANConfig.preset('smoke', width=4)
-    DCGAN(Sampler(config, 36, 3, 2), ['cat', 'dog'], 36, 3, config, 'cpu').save(path)
+    g = Sampler(config, 36, 3, 2)
+    for p in g.parameters(): torch.nn.init.normal_(p, std=.02) # a training begins with its own
+    DCGAN(g, ['cat', 'dog'], 36, 3, config, 'cpu').save(path)
 
 
 def arrays_of(root):
