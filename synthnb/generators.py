@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'NEED_A_CRITIC', 'Order', 'Made', 'Generator', 'named_generator', 'generated', 'stargan_pool',
-           'cvae_config', 'cvae_made', 'cvae_adaptive', 'diffusion_made', 'dcgan_made', 'dcgan_plain',
+           'cvae_config', 'fit_cvae', 'cvae_made', 'cvae_adaptive', 'diffusion_made', 'dcgan_made', 'dcgan_plain',
            'dcgan_attention', 'dcgan_conditional', 'own_updates']
 
 # %% ../nbs/05a_generators.ipynb #3d74b677
@@ -91,15 +91,18 @@ def cvae_config(n:int, size:int, # real images; pixels
                 epochs=max(1, round(updates*batch/n)), snapshot_every=10**6)
 
 # %% ../nbs/05a_generators.ipynb #e5be80a5
-@named_generator('cvae')
-def cvae_made(order:Order, strategy:str='none', # how its latents are augmented in training
-             ) -> Made:
-    "As many images of each class as the StarGAN makes, from the prior. [Sohn 2015]"
+def fit_cvae(order:Order, strategy:str='none', # how its latents are augmented in training
+            ) -> tuple: # the VAE; its folder
+    "The class-conditional VAE of an order, trained or found. [Sohn 2015]"
     settings = cvae_config(len(order.real), order.real.size, order.updates)
-    device = default_device(str(order.device))
-    _, folder = fit_vae(order.real, order.valid, strategy, conditional=True, seed=order.seed,
-                        device=device, **settings)
-    return Made(vae_pool(folder, other_labels(order.real), order.seed, device))
+    return fit_vae(order.real, order.valid, strategy, conditional=True, seed=order.seed,
+                   device=default_device(str(order.device)), **settings)
+@named_generator('cvae')
+def cvae_made(order:Order, strategy:str='none') -> Made: # see `fit_cvae`
+    "As many images of each class as the StarGAN makes, from the prior. [Sohn 2015]"
+    _, folder = fit_cvae(order, strategy)
+    return Made(vae_pool(folder, other_labels(order.real), order.seed,
+                         default_device(str(order.device))))
 @named_generator('cvae-adaptive')
 def cvae_adaptive(order:Order) -> Made:
     "The same, its latents augmented as the thesis has it. [paper 3, 4.1]"

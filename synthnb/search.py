@@ -12,11 +12,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .core import artefact, default_device, hash_of
 from .data import ImageSet, ImageSetWriter
-from .generators import Made, Order, cvae_config, named_generator, other_labels
+from .generators import Made, Order, fit_cvae, named_generator, other_labels
 from .plateau import fit_plateau
 from .qdgs import Guide, SearchConfig, decode_all, fit_qdgs, latent_statistics
 from .train import Classifier
-from .vae import VAE, fit_vae
+from .vae import VAE
 
 # %% ../nbs/05i_search.ipynb #3c902906
 class OneClass(nn.Module):
@@ -90,11 +90,6 @@ def judge_of(order:Order) -> Classifier:
         'PlateauConfig')
     return fit_plateau([(order.real, None)], order.valid, order.valid, 1, order.seed, (),
                        order.device, 'the guide', **order.recipe).classifier(0)
-def conditional_vae(order:Order) -> VAE:
-    "The VAE whose latents are searched."
-    settings = cvae_config(len(order.real), order.real.size, order.updates)
-    return fit_vae(order.real, order.valid, conditional=True, seed=order.seed,
-                   device=default_device(str(order.device)), **settings)[0]
 
 # %% ../nbs/05i_search.ipynb #56ecee34
 def search_config(evaluations:int, # of one class
@@ -115,7 +110,7 @@ SEARCHED = dict(smoke=64, laptop=40_000, gpu=160_000, paper=231_000*8) # evaluat
 def searched(order:Order) -> Made:
     "As many images of each class as the StarGAN makes: elites of a search. [Chang 2024]"
     device, labels = default_device(str(order.device)), other_labels(order.real)
-    classifier, vae, k = judge_of(order), conditional_vae(order).eval(), len(order.real.classes)
+    classifier, vae, k = judge_of(order), fit_cvae(order)[0].eval(), len(order.real.classes)
     axes, each = feature_axes(classifier.to(device), order.real), SEARCHED[order.scale]//k
     guides = [ClassGuide(OneClass(vae, c), classifier, axes, device) for c in range(k)]
     found = [fit_qdgs(guide, search_config(each), order.seed) for guide in guides]
