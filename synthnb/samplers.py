@@ -32,8 +32,8 @@ from .drawn import (AXES, EXPRESSIONS, draw_images, drawn_attributes, drawn_set,
 from .gan import (Discriminator, Generator, StarGANConfig, fit_stargan, official_pool,
                          pool_of)
 from .metrics import distance_blocks, seed_interval
-from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
-                            realism, score_column, score_pool, source_rows)
+from .scores import (as_scores, checked_sources, class_confidence, cross_fitted_confidence,
+                            make_folds, realism, score_column, score_pool, source_rows)
 from .train import Classifier, classifier_net, fit_classifier, train_classifier
 
 # %% ../nbs/02_samplers.ipynb #ea75a3f0
@@ -266,7 +266,11 @@ def make_scores(
    ) -> str|None: # the column for `select(..., column=)`, or None where the sampler needs none
     "Make the scores that a sampler ranks by, where they are missing."
     chosen = get_sampler(name)
-    return chosen.needs if chosen.make is None else chosen.make(scoring)
+    if chosen.make is not None: return chosen.make(scoring)
+    if chosen.needs is None or chosen.needs in scoring.pool.columns(): return chosen.needs
+    # one of your own, by its four lines: another sampler may know how to make its column
+    make = next((s.make for s in REGISTRY.values() if s.needs == chosen.needs and s.make), None)
+    return chosen.needs if make is None else make(scoring)
 
 # %% ../nbs/02_samplers.ipynb #b0736097
 @sampler('none', source='[Bhattarai 2020, table 2, "0x"]')
@@ -583,6 +587,7 @@ def confidence_of(pool:ImageSet, # with a column `source`
     "The pool's column 'confidence-<how>', made where it is missing. [Bhattarai 2020, cl-sam]"
     if how == 'seen': fn = class_confidence(seen, device=device)
     else:
+        checked_sources(pool, len(real)) # before anything is trained
         folds = make_folds(real.labels, n_folds, seed)
         train = fit or (lambda rows, f: fit_classifier(
             [(real, rows)], valid, seed=seed, device=device,
