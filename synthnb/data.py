@@ -7,7 +7,7 @@ __all__ = ['CELEBA_ATTRIBUTES', 'SOURCES', 'LISTS', 'ATTRIBUTE_SOURCES', 'RowFil
            'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes', 'target_combinations',
            'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop', 'stratified_split', 'choose_classes',
            'read_affectnet', 'read_folder', 'read_csv', 'read_celeba', 'decode', 'import_images', 'source',
-           'data_digest', 'load_data', 'import_splits', 'listing', 'person_folds', 'attribute_source',
+           'data_digest', 'load_data', 'check_few', 'import_splits', 'listing', 'person_folds', 'attribute_source',
            'load_attributes']
 
 # %% ../nbs/00a_data.ipynb #147a8378
@@ -1264,6 +1264,21 @@ def check_classes(sets:dict[str, ImageSet]): # 'train', 'valid', 'test'
             f'no training images of class {lacking}; leave it out with classes={have}')
         if lacking: print(f'warning: the {name} set has no images of {lacking}: its mean class '
                           'accuracy is over the other classes')
+
+# %% ../nbs/00a_data.ipynb #12402a13
+def check_few(s:ImageSet, # that trains
+              least:int, # images that each class needs
+              why:str, # what needs them, for the error: 'the two scorers'
+             ):
+    "Raise ValueError for classes of too few training images, before anything is trained. [ours]"
+    few = {c: n for c, n in zip(s.classes, s.counts) if n < least}
+    if not few: return
+    named = ', '.join(f'{c} has {n}' for c, n in [*few.items()][:5])
+    rest = ','.join(c for c in s.classes if c not in few)
+    raise ValueError(
+        f"{why} need {least} training images of each class, and {named}"
+        f"{f', {len(few):,} classes in all' if len(few) > 5 else ''}: add images of it, take more "
+        f'of the data (real=, or n_train in changes), or leave it out with classes={rest}')
 
 # %% ../nbs/00a_data.ipynb #9e91a973
 def subsample(records:pd.DataFrame, # with a column label
