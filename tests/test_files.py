@@ -7,22 +7,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import test_celeba
-import torture
-from here import as_alone, executed, run_here
+from here import run_here
 from PIL import Image
 
-from synthnb import core, data
+from synthnb import core, data, samplers
 from synthnb.core import Run, artefact, check_parameters, runs_dir
-from synthnb.data import (check_few, data_digest, decode, import_images, load_attributes, load_data,
-                          read_affectnet, read_celeba, read_folder)
+from synthnb.data import (ImageSetWriter, check_few, data_digest, decode, import_images,
+                          load_attributes, load_data, read_affectnet, read_celeba, read_folder)
 from synthnb.door import read_real, unreadable_files
-from synthnb.samplers import REGISTRY, Scoring, make_scores
+from synthnb.samplers import Scoring
+from synthnb.train import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 LUCK = np.random.default_rng(0)
@@ -156,7 +156,9 @@ def as_its_authors(root):
 
 
 @pytest.fixture(scope='module')
-def celeba(tmp_path_factory): return test_celeba.write_celeba(tmp_path_factory.mktemp('celeba'))
+def celeba(tmp_path_factory):
+    from test_celeba import write_celeba
+    return write_celeba(tmp_path_factory.mktemp('celeba'))
 
 
 @pytest.mark.parametrize('form', [as_kaggle, as_its_authors])
@@ -164,7 +166,8 @@ def test_celeba_in_other_forms(celeba, tmp_path, form):
     few = dict(train=20, valid=10, test=10)
     root = form(Path(shutil.copytree(celeba, tmp_path/'copy', copy_function=os.link)))
     for (split, t), (_, other) in zip(*(read_celeba(r)[0].items() for r in (celeba, root))):
-        assert len(t) == test_celeba.PARTS[split] and t.label.equals(other.label)
+        assert len(t) == dict(train=260, valid=60, test=60)[split]
+        assert t.label.equals(other.label)
         assert [Path(p).name for p in t.path] == [Path(p).name for p in other.path]
     a, b = (load_attributes('celeba', r, 12, few)['test'] for r in (celeba, root))
     assert a.fingerprint == b.fingerprint
@@ -190,12 +193,12 @@ def test_one_class_in_two_spellings_wherever_it_comes_from(tmp_path, kind):
 
 
 def test_refusals_of_classes_name_the_place(tmp_path):
-    for i in range(4): put(tmp_path/f'{i}.png')
+    for i in range(12): put(tmp_path/f'{i}.png')
     path = tmp_path/'labels.csv'
     pd.DataFrame(dict(path=[f'{i}.png' for i in range(4)], label=['cat']*4)).to_csv(path)
     with pytest.raises(ValueError, match='labels.csv.*at least two'): read_real(path)
-    pd.DataFrame(dict(path=[f'{i}.png' for i in range(4)], label=['a', 'b', 'a', 'c'],
-                      split=['train', 'train', 'test', 'test'])).to_csv(path)
+    pd.DataFrame(dict(path=[f'{i}.png' for i in range(12)], label=['a', 'b']*5 + ['a', 'c'],
+                      split=['train']*10 + ['test']*2)).to_csv(path)
     with pytest.raises(ValueError, match='labels.csv: no training images of class c'):
         load_data('csv', path, size=8)
 
@@ -297,46 +300,49 @@ def test_what_is_no_text_is_refused(given):
 
 
 # ---- out -----------------------------------------------------------------------------------------
-@pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    "Names that are half mathematics, one torn file, and sixty good ones a class."
-    root = tmp_path_factory.mktemp('odd')/'photos'
-    for c, low in (('$x_1^$', 0), ('b^_{', 130)):
-        for i in range(60): put(root/c/f'{i}.png', Image.fromarray(noise(20, low, low + 120)))
-    (root/'b^_{'/'torn.png').write_bytes((root/'b^_{'/'0.png').read_bytes()[:200])
-    return root
-
-
-def with_own_sampler(path):
-    "A copy of the main experiment with the front page's four lines after its imports."
+def own_sampler(): # the front page's four lines
     own = (ROOT/'README.md').read_text().split('A sampler of your own is four lines', 1)[1]
-    own = own.split('```python\n')[1].split('```')[0]
-    assert len(own.strip().splitlines()) == 4 and "'least-sure'" in own
-    book = json.loads((ROOT/'nbs'/'07_affectnet.ipynb').read_text())
-    at = next(i for i, c in enumerate(book['cells'])
-              if 'parameters' in c['metadata'].get('tags', []))
-    book['cells'].insert(at, dict(cell_type='code', metadata={}, source=own, id='own'))
-    path.write_text(json.dumps(book))
-    return path
+    return own.split('```python\n')[1].split('```')[0].strip()
 
 
-def test_a_sampler_of_ones_own_on_odd_names_and_one_torn_file(photos, tmp_path):
-    book = with_own_sampler(tmp_path/'mine.ipynb')
-    params = dict(scale='smoke', data='folder', root=str(photos), sampler='least-sure')
-    with as_alone(tmp_path/'runs') as said:
-        try: names = executed(book, params)
-        finally: REGISTRY.pop('least-sure', None)
-    said, folder = said.getvalue(), names['run'].folder
-    assert 'torn.png' in said and 'They are left out' in said
-    kept, pool = pd.read_csv(folder/'selection.csv'), names['pool']
-    assert set(kept['class']) == {'$x_1^$', 'b^_{'}
-    score = pool.column('confidence-cross-fit')
+def test_a_sampler_of_ones_own_is_no_parameter_and_finds_its_column(tmp_path, monkeypatch):
+    monkeypatch.setattr(samplers, 'REGISTRY', {**samplers.REGISTRY})
+    declared, space = dict(sampler='least-sure'), {}
+    before = {*space, 'before'}
+    exec(own_sampler(), space)
+    space |= declared # as in a copy of 07: its parameters come after the four lines
+    assert len(own_sampler().splitlines()) == 4
+    assert check_parameters(space, before, declared) == declared
+    with pytest.raises(ValueError, match='unknown parameter least_sur'):
+        check_parameters(space | dict(least_sur=1), before, declared)
+    real = read_real((LUCK.integers(0, 256, (16, 16, 16), np.uint8), ['cat', 'dog']*8),
+                     size=None).images
+    writer = ImageSetWriter(tmp_path/'pool', 40, 16, ['cat', 'dog'])
+    writer.write(LUCK.integers(0, 256, (40, 16, 16, 3), np.uint8), [0, 1]*20,
+                 source=np.arange(40) % 16)
+    pool, judge = writer.close(), network('classifier', tmp_path)[0]
+    scoring = Scoring(pool, real, real, None, fit=lambda rows, f: Classifier.load(judge),
+                      device='cpu')
+    column = samplers.make_scores('least-sure', scoring)
+    kept = samplers.select('least-sure', pool, 10, column=column).indices
+    score = pool.column(column)
     for c in range(2):
-        mine = score[np.intersect1d(kept.row, np.flatnonzero(pool.labels == c))]
-        rest = np.setdiff1d(np.flatnonzero(pool.labels == c), kept.row)
-        assert mine.max() <= score[rest].min(initial=1), 'the least sure of each class'
-    assert 'the paper, %' not in pd.read_csv(folder/'tables'/'table2.csv')
-    assert {p.stem for p in (folder/'figures').glob('*.png')} >= {'figure2_classes', 'real_faces'}
+        mine = np.intersect1d(kept, np.flatnonzero(pool.labels == c))
+        rest = np.setdiff1d(np.flatnonzero(pool.labels == c), kept)
+        assert len(mine) == 5 and score[mine].max() <= score[rest].min(), 'the least sure'
+
+
+def test_names_that_are_half_mathematics_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path))
+    run, names = Run('07_affectnet', dict(seed=3), dict(seed=0)), ['$x_1^$', 'b^_{', '$^$ and $_$']
+    figure, ax = plt.subplots(layout='constrained')
+    ax.bar(names, [1, 2, 3], label=names)
+    ax.legend(title=names[0])
+    assert run.write_figure('odd', figure) is figure
+    assert (run.folder/'figures'/'odd.png').stat().st_size > 1000
+    core.as_jpeg(figure)
+    assert [t.get_text() for t in ax.get_xticklabels()] == names
+    core.as_jpeg(core.show_images(np.zeros((3, 4, 4, 3), np.uint8), cols=names, ncols=3))
 
 
 def test_how_many_files_may_be_unreadable(tmp_path, capsys):
@@ -394,13 +400,19 @@ def test_a_place_that_may_only_be_read_is_said_with_the_remedy(monkeypatch, what
     assert 'cannot be written (Permission denied)' in said and 'SYNTHNB_RUNS' in said
 
 
-SAFE = [n for n in torture.NETWORKS if n != 'stargan']
+SAFE = 'classifier', 'policy', 'vae', 'dcgan', 'stylegan2'
 
 
-@pytest.mark.parametrize('name', torture.NETWORKS)
-def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
+def network(name, folder): # its file, and what reads it
+    import torture # which brings the server of processes
     build, load = torture.TARGETS[name]
-    path = build(tmp_path)
+    assert name in torture.NETWORKS
+    return build(folder), load
+
+
+@pytest.mark.parametrize('name', [*SAFE, 'stargan'])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
+    path, load = network(name, tmp_path)
     path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n')
     with pytest.raises(ValueError, match=f'{path.name}.*git lfs pull'): load(path)
 
@@ -408,8 +420,7 @@ def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
 @pytest.mark.parametrize('name, where', [(n, w) for n in SAFE for w in ('a name', 'its note')
                                          if (n, w) != ('stylegan2', 'its note')]) # it needs none
 def test_a_changed_bit_in_the_names_of_a_network_is_one_error(tmp_path, name, where):
-    build, load = torture.TARGETS[name]
-    path = build(tmp_path)
+    path, load = network(name, tmp_path)
     raw = path.read_bytes()
     header = json.loads(raw[8:8 + int.from_bytes(raw[:8], 'little')])
     kind = next(k for k in header['__metadata__'] if k != core.NAMES)
@@ -446,4 +457,4 @@ def test_cl_sam_on_a_foreign_pool_says_what_to_set_before_it_trains(tmp_path):
     real = read_real((LUCK.integers(0, 256, (8, 8, 8), np.uint8), [*'abababab']), size=8).images
     def trains(*_): pytest.fail('it trained')
     scoring = Scoring(real, real, real, None, scorer='cross-fit', fit=trains, device='cpu')
-    with pytest.raises(ValueError, match="scorer='seen'"): make_scores('cl-sam', scoring)
+    with pytest.raises(ValueError, match="scorer='seen'"): samplers.make_scores('cl-sam', scoring)
