@@ -116,7 +116,6 @@ def runs_dir() -> Path: # created where it is missing
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-
 # %% ../nbs/00_core.ipynb #a3bb3a94
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) # what a system calls a full disk
 
@@ -148,7 +147,6 @@ def writing(path:Path): # what is written inside
                               'only be read. Give yourself the right to write there, or choose '
                               'another place; that of runs is set by SYNTHNB_RUNS') from e
 
-
 # %% ../nbs/00_core.ipynb #9c5781b7
 @contextmanager
 def atomic_path(path:Path): # where the finished file belongs
@@ -161,7 +159,6 @@ def atomic_path(path:Path): # where the finished file belongs
             yield temporary
             os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
-
 
 # %% ../nbs/00_core.ipynb #74cbd5fd
 def save_json(path:Path, # where it goes

@@ -682,7 +682,6 @@ def affectnet_list(path:Path) -> pd.DataFrame: # with `AFFECTNET_COLUMNS`, at le
         raise ValueError(f'{path}, line {empty.argmax() + 1 + header}: an empty path')
     return t
 
-
 # %% ../nbs/00a_data.ipynb #91fc8022
 LATER = dict(training='train_set', validation='val_set')
 
@@ -765,7 +764,6 @@ def is_picture(path:str) -> bool: # a file of a folder of classes
     try:
         with Image.open(path): return True
     except Exception: return False # whatever it is, it is left out and said
-
 
 # %% ../nbs/00a_data.ipynb #b0afea3a
 def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of their names
@@ -929,7 +927,6 @@ def celeba_lines(path:Path) -> list[list[str]]: # the words of each line
     if len(lines) < 3: raise ValueError(f'{path} has {len(lines)} lines: is it whole?')
     return lines
 
-
 # %% ../nbs/00a_data.ipynb #96f5ca5e
 def celeba_table(path:Path, head:int, # of CelebA's; lines above its table
                  n:int, allowed:tuple, # numbers in each row, and which ones they may be
@@ -963,7 +960,6 @@ def celeba_lists(folder:Path, # CelebA's
         f"{listed} says that it lists {' '.join(said)} pictures, but lists {len(values)}: "
         'is it whole?')
     return names, values, part
-
 
 # %% ../nbs/00a_data.ipynb #2f8748bc
 CELEBA_SPLITS = dict(train=0, valid=1, test=2)
@@ -1006,7 +1002,6 @@ def opaque(im:Image.Image) -> Image.Image: # mode RGB
 def lost_bits(im:Image.Image) -> bool: # as it was opened, before it is loaded
     "Whether Pillow will drop the lower half of each value: of colours with 16 bits."
     return im.mode.startswith('RGB') and any(';16' in str(t[3]) for t in im.tile)
-
 
 # %% ../nbs/00a_data.ipynb #4d9502be
 def decode(path:str, # the image file
@@ -1141,12 +1136,13 @@ def finished_import(folder:Path, wanted:dict, # what its set.json should say
     report_unreadable(unreadable_in(folder), n, folder, max_unreadable)
     return done
 
-# %% ../nbs/00a_data.ipynb #da7bef63
+# %% ../nbs/00a_data.ipynb #f8c12d7e
 def unreadable_in(folder:Path) -> list: # [path, reason] of each
     "The files that an earlier import could not read."
     path = Path(folder)/'unreadable.csv'
     return pd.read_csv(path, dtype=str).to_numpy().tolist() if path.exists() else []
 
+# %% ../nbs/00a_data.ipynb #da7bef63
 def report_unreadable(bad:list, # [path, reason] of each unreadable file
                       n:int, # files in all
                       folder:Path, # gets unreadable.csv
@@ -1168,7 +1164,6 @@ def report_unreadable(bad:list, # [path, reason] of each unreadable file
                          f'or mend the files; or allow more, by max_unreadable={more:g} or, of an '
                          f'experiment, -p changes unreadable={more:g}')
     print(text + f'\nThey are left out; all are named in {Path(folder).name}/unreadable.csv')
-
 
 # %% ../nbs/00a_data.ipynb #d026f080
 SOURCES:dict[str, Callable] = {}
