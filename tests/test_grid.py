@@ -123,7 +123,7 @@ def test_your_own_images_over_seeds_whatever_their_folder_is_called(tmp_path):
     (place/'list.csv').write_text('path,label\n' + ''.join(
         f'{"ab"[i % 2]}/{i}.png,{"ab"[i % 2]}\n' for i in range(4)))
     for data, root in (('folder', place), ('csv', place/'list.csv')):
-        names = listed(tmp_path, 'table=yours', f'data={data}', f'root={root}', 'seeds=0,1')
+        names = listed(tmp_path, 'table=own', f'data={data}', f'root={root}', 'seeds=0,1')
         content, said = data_digest(data, root), re.sub(r'[^\w.+-]', '_', root.name)
         assert len(names) == 2*6 and all(
             f'data={data},root={said}-{content}' in n for n in names), names
