@@ -3,6 +3,7 @@
 # How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
+#   make tables TABLE=own DATA=folder ROOT=faces SEEDS=0,1,2   your images, over several seeds
 #   make sprint MINUTES=9                 what of config/sprint.yaml a GPU does in that time, packed
 #   make sprint MINUTES=2 SCALE=smoke     its rehearsal; also JOBS, LIST=mine.yaml, SPRINT=to/file
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab

@@ -1,6 +1,7 @@
 # The grid behind the tables: every run that a table needs, made once, as many at a time as fit.
 #   make tables                                   what config/tables.yaml lists, then the verdicts
 #   make tables TABLE=wildfaces ROOT=folder       photographs; also SEEDS=0,1 SCALE=smoke CORES=8
+#   make tables TABLE=own DATA=csv ROOT=list.csv  your images, over five seeds; DATA=folder, too
 #   make tables ARGS=--dry-run                    what is missing
 #   make tables ARGS='--profile profiles/slurm'   the same on a cluster (see there)
 # What is run and what it needs is in config/tables.yaml, which tools/grid.py reads. Options that
@@ -20,7 +21,7 @@ sys.path.insert(0, str(PROJECT/'tools'))
 from grid import arguments, follows, grid, record, stopped
 
 def asked(key):
-    "What `make tables` or --config was given for table, seeds, scale, root, fresh, as text."
+    "What `make tables` or --config was given for table, seeds, scale, data, root, fresh: text."
     return '' if config.get(key) is None else str(config[key])
 
 WANTED, RUNS = grid(config, asked) # the tables' runs; these and what they follow

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'PALETTE', 'default_device', 'in_test', 'hash_of', 'generator', 'seed_everything', 'progress', 'project_root',
-           'runs_dir', 'no_space', 'atomic_path', 'save_json', 'reading', 'load_json', 'save_checkpoint',
+           'runs_dir', 'no_space', 'writing', 'atomic_path', 'save_json', 'reading', 'load_json', 'save_checkpoint',
            'load_checkpoint', 'check_finite_state', 'save_model', 'load_model', 'reserve', 'file_digests', 'hidden',
            'files_below', 'content_of', 'code_of', 'name_of', 'artefact', 'spent', 'waiting_lock', 'shipped_dir',
            'ship', 'shipped', 'shipped_or_made', 'declared_parameters', 'one_of', 'number', 'optional', 'name_list',
@@ -112,8 +112,8 @@ def project_root() -> Path: # holds settings.ini; the working folder where none 
 # %% ../nbs/00_core.ipynb #5d72d410
 def runs_dir() -> Path: # created where it is missing
     "The folder of everything that was measured: $SYNTHNB_RUNS, or `runs` in the project's root."
-    folder = Path(os.environ.get('SYNTHNB_RUNS') or project_root()/'runs')
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ.get('SYNTHNB_RUNS') or project_root()/'runs').expanduser()
+    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../nbs/00_core.ipynb #a3bb3a94
@@ -130,18 +130,34 @@ def no_space(path:Path, # where the writing failed
                    'are free. Make room, or set SYNTHNB_RUNS to a folder on a larger disk; what '
                    'was already made is kept and will be resumed')
 
+# %% ../nbs/00_core.ipynb #0b518ee0
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS) # what a system calls a place not to write to
+
+# %% ../nbs/00_core.ipynb #dcb05a4f
+@contextmanager
+def writing(path:Path): # what is written inside
+    "A full disk, or a place that may only be read, is the one message that says what to do. [ours]"
+    try: yield
+    except OSError as e:
+        if 'SYNTHNB_RUNS' in str(e) or e.errno not in FULL + CLOSED: raise
+        if e.errno in FULL: raise no_space(path) from e
+        path, at = Path(path), Path(str(e.filename or path)) # perhaps another file was to be read
+        if not (path.is_relative_to(at) or at.is_relative_to(path.parent)): raise
+        raise PermissionError(e.errno, f'{path} cannot be written ({e.strerror}): its folder may '
+                              'only be read. Give yourself the right to write there, or choose '
+                              'another place; that of runs is set by SYNTHNB_RUNS') from e
+
 # %% ../nbs/00_core.ipynb #9c5781b7
 @contextmanager
 def atomic_path(path:Path): # where the finished file belongs
     "A temporary path to write to, renamed to `path` if the block succeeds, else removed."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as e:
-        raise (no_space(path) if e.errno in FULL and 'SYNTHNB_RUNS' not in str(e) else e)
+        with writing(path):
+            yield temporary
+            os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #74cbd5fd
@@ -191,6 +207,15 @@ def save_checkpoint(path:Path, state:dict): # tensors, numbers, strings, and lis
     torch.save(state, buffer)
     with atomic_path(path) as p: p.write_bytes(buffer.getbuffer())
 
+# %% ../nbs/00_core.ipynb #461abcfa
+def lfs_pointer(path:Path) -> str: # a part of a message; empty where the file is none
+    "What to do about the note that git leaves in the place of a large file."
+    try:
+        with open(path, 'rb') as f: head = f.read(40)
+    except OSError: return ''
+    return ('; it is a pointer of git-lfs: git lfs pull fetches the file itself'
+            if head.startswith(b'version https://git-lfs') else '')
+
 # %% ../nbs/00_core.ipynb #858867a3
 def load_checkpoint(path:Path, # written by `save_checkpoint`, or by anybody's torch.save
                     device='cpu', # where the tensors go
@@ -201,7 +226,8 @@ def load_checkpoint(path:Path, # written by `save_checkpoint`, or by anybody's t
     try: return torch.load(path, map_location=device, weights_only=True)
     except Exception as e:
         raise ValueError(f'{path} cannot be read as a checkpoint of tensors ({type(e).__name__}: '
-                         f'{str(e)[:120]}); it may be torn, or of another format') from e
+                         f'{str(e)[:120]}{lfs_pointer(path)}); it may be torn, or of another '
+                         'format') from e
 
 # %% ../nbs/00_core.ipynb #5bb5dcb1
 def check_finite_state(state:dict, # name -> tensor, as read from a file
@@ -216,6 +242,13 @@ def check_finite_state(state:dict, # name -> tensor, as read from a file
             'take an earlier checkpoint, or train again with a smaller learning rate')
     return state
 
+# %% ../nbs/00_core.ipynb #b19abbc8
+NAMES = 'synthnb_names' # the entry of a file's metadata by which its names are known to be whole
+
+def names_in(about:str, shapes:dict) -> str: # what is said of a network; name -> shape
+    "A name for all that a file of weights says beside its numbers."
+    return hash_of(about, sorted([k, list(v)] for k, v in shapes.items()))
+
 # %% ../nbs/00_core.ipynb #48e5115e
 def save_model(path:Path, # where it goes
                kind:str, # e.g. 'synthnb_classifier'
@@ -224,8 +257,9 @@ def save_model(path:Path, # where it goes
     "Write a network's weights and what rebuilds it as one safetensors file, atomically."
     from safetensors.torch import save
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    with atomic_path(Path(path)) as p:
-        p.write_bytes(save(state, metadata={kind: json.dumps(about)}))
+    said = {kind: json.dumps(about)}
+    said[NAMES] = names_in(said[kind], {k: v.shape for k, v in state.items()})
+    with atomic_path(Path(path)) as p: p.write_bytes(save(state, metadata=said))
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #f14236f2
@@ -239,11 +273,15 @@ def load_model(path:Path, # written by `save_model`
     from safetensors import SafetensorError, safe_open
     if not Path(path).is_file(): raise FileNotFoundError(f'no {what} at {path}; check the path')
     try: file = safe_open(path, 'pt')
-    except SafetensorError as e: raise ValueError(f'{wrong} ({e})') from e
-    if kind not in (file.metadata() or {}): raise ValueError(wrong + other)
-    try: about = json.loads(file.metadata()[kind])
+    except SafetensorError as e: raise ValueError(f'{wrong} ({e}{lfs_pointer(path)})') from e
+    said = file.metadata() or {}
+    if kind not in said: raise ValueError(wrong + other)
+    state = {k: file.get_tensor(k) for k in file.keys()}
+    names = names_in(said[kind], {k: v.shape for k, v in state.items()})
+    if said.get(NAMES, names) != names: raise ValueError( # files of earlier have none
+        f'{path} is damaged: its names are not those that were saved; copy it again')
+    try: return json.loads(said[kind]), state
     except json.JSONDecodeError as e: raise ValueError(f'{wrong} ({e})') from e
-    return about, {k: file.get_tensor(k) for k in file.keys()}
 
 # %% ../nbs/00_core.ipynb #6072955e
 def reserve(path:Path, # created where it is missing
@@ -712,12 +750,13 @@ def waiting_lock(path:Path, # the lock's file
                 ):
     "Hold a lock between processes, saying so if another one has it."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
-    try: lock.acquire(timeout=.5)
-    except Timeout:
-        say('another run is making it: waiting')
-        lock.acquire()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try: lock.acquire(timeout=.5)
+        except Timeout:
+            say('another run is making it: waiting')
+            lock.acquire()
     try: yield
     finally: lock.release()
 
@@ -728,7 +767,7 @@ def make_artefact(final:Path, # where the finished folder belongs
                  ) -> float: # seconds that the attempt which finished took
     "Make an artefact in its work folder and rename it into place."
     work = final.with_suffix('.part')
-    work.mkdir(parents=True, exist_ok=True)
+    with writing(work): work.mkdir(parents=True, exist_ok=True)
     for torn in work.rglob('.*.tmp'): torn.unlink()
     start, cpu = time.time(), time.process_time()
     try:
@@ -881,6 +920,14 @@ def name_list(value) -> list: # 'a,b' or ['a', 'b'] or '' -> list of names
     if not isinstance(names, (list, tuple)): raise ValueError('expected names separated by commas')
     return [str(n).strip() for n in names if str(n).strip()]
 
+# %% ../nbs/00_core.ipynb #0ede713d
+def as_text(value, name:str) -> str: # of a parameter that is text
+    "The text that a value is; a number is one where a place is called so, as a folder `2024`."
+    if isinstance(value, str): return value
+    if type(value) is int and Path(str(value)).exists(): return str(value)
+    raise ValueError(f'parameter {name}={value!r}: expected text. papermill reads -p {name} '
+                     f'{value} as a {type(value).__name__}; write -r {name} {value}')
+
 # %% ../nbs/00_core.ipynb #edbd7fe6
 def check_parameters(namespace:dict, # the notebook's globals()
                      before:set, # the names that were there before its parameters cell
@@ -888,12 +935,16 @@ def check_parameters(namespace:dict, # the notebook's globals()
                      **rules:Callable, # name -> rule, which returns the value or raises ValueError
                     ) -> dict: # name -> checked value
     "The notebook's parameters, checked; an error says what is allowed."
-    new = {k for k in namespace if k not in before and not k.startswith('_')}
+    own = lambda v: callable(v) or isinstance(v, ModuleType) # a sampler of one's own, an import
+    new = {k for k, v in namespace.items()
+           if k not in before and not k.startswith('_') and not own(v)}
     if unknown := sorted(new - set(declared)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: this notebook has "
                          f"{', '.join(declared)}")
     values = {}
-    for name in declared:
+    for name, default in declared.items():
+        if isinstance(default, str) and name not in rules: # papermill made a number of it
+            namespace[name] = as_text(namespace[name], name)
         try: values[name] = rules.get(name, lambda v: v)(namespace[name])
         except ValueError as e:
             raise ValueError(f'parameter {name}={namespace[name]!r}: {e}') from None
@@ -1179,7 +1230,7 @@ class Run:
         self.said = said_parameters(params, digest)
         self.folder = runs_dir()/experiment/run_name(self.said, self.defaults)
         self.refuse_another()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder): self.folder.mkdir(parents=True, exist_ok=True)
         save_json(self.folder/'params.json', self.said)
         for old in self.folder.glob('*.npz'): old.unlink()
         self.source = {k: v for k, v in provenance('cpu', experiment, declared).items()
@@ -1270,7 +1321,7 @@ def write_figure(self:Run, name:str, # the file's, without suffix
                  figure:plt.Figure) -> plt.Figure: # the same, so that a cell shows it
     "Write a figure as PNG, atomically, and return it."
     with atomic_path(self.folder/'figures'/f'{name}.png') as p:
-        figure.savefig(p, format='png', bbox_inches='tight')
+        picture_of(figure, p, format='png', bbox_inches='tight')
     self.note_drawn(f'figures/{name}.png')
     if note := os.environ.get('SYNTHNB_RECORD'): # for `make run`, which shows the first
         with open(note, 'a') as f: f.write(f"{(self.folder/'figures'/name).resolve()}.png\n")
@@ -1344,6 +1395,16 @@ def as_pixels(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
         x = ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
     return x.numpy()
 
+# %% ../nbs/00_core.ipynb #b953f117
+def picture_of(figure:plt.Figure, where, **how): # a file or a buffer; as `savefig` takes it
+    "Save a figure; where a name in it is no mathematics, no text of it is."
+    try: figure.savefig(where, **how)
+    except ValueError as e:
+        if 'Parse' not in str(e): raise
+        if isinstance(where, io.BytesIO): where.seek(0), where.truncate()
+        for t in figure.findobj(plt.Text): t.set_parse_math(False)
+        with plt.rc_context({'text.parse_math': False}): figure.savefig(where, **how)
+
 # %% ../nbs/00_core.ipynb #a1269f5e
 def bare(ax:plt.Axes):
     "Take away ticks, grid and frame."
@@ -1382,7 +1443,7 @@ def as_jpeg(figure:plt.Figure, # closed once it is shown
     "Show a figure of many colours so that the notebook stays small."
     from IPython.display import Image, display
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
+    picture_of(figure, buffer, format='jpeg', bbox_inches='tight', pil_kwargs=dict(quality=quality))
     plt.close(figure)
     display(Image(buffer.getvalue(), format='jpeg'))
 

@@ -7,13 +7,14 @@ __all__ = ['CELEBA_ATTRIBUTES', 'SOURCES', 'LISTS', 'ATTRIBUTE_SOURCES', 'RowFil
            'row_numbers', 'ImageSetWriter', 'combination_names', 'code_bits', 'bit_codes', 'target_combinations',
            'Images', 'five_crops', 'crop_at', 'random_crop_flip', 'centre_crop', 'stratified_split', 'choose_classes',
            'read_affectnet', 'read_folder', 'read_csv', 'read_celeba', 'decode', 'import_images', 'source',
-           'data_digest', 'load_data', 'import_splits', 'listing', 'person_folds', 'attribute_source',
+           'data_digest', 'load_data', 'check_few', 'import_splits', 'listing', 'person_folds', 'attribute_source',
            'load_attributes']
 
 # %% ../nbs/00a_data.ipynb #147a8378
-import json, os, re, struct, unicodedata, warnings
+import json, math, os, re, struct, unicodedata, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -664,33 +665,68 @@ BOX = ['left', 'top', 'width', 'height']
 
 def affectnet_list(path:Path) -> pd.DataFrame: # with `AFFECTNET_COLUMNS`, at least up to the box
     "A list of AffectNet's, with or without a header; a line that is none of its own is named."
+    file, *_ = AFFECTNET_COLUMNS
     with reading(path):
-        with open(path, encoding='utf-8-sig') as f:
-            header = f.readline().startswith('subDirectory_filePath')
+        with open(path, encoding='utf-8-sig') as f: first = f.readline()
+        header = first.strip(' "\'').casefold().startswith(file.casefold())
         t = pd.read_csv(path, names=None if header else AFFECTNET_COLUMNS, encoding='utf-8-sig',
                         index_col=False)
+    known = {c.casefold(): c for c in AFFECTNET_COLUMNS}
+    t = t.rename(columns=lambda c: known.get(c.strip(' "\'').casefold(), c))
     if missing := [c for c in AFFECTNET_COLUMNS[:5] + ['expression'] if c not in t.columns]:
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; is it AffectNet's list?")
     if len(odd := t[~t.expression.isin(range(11))]):
         raise ValueError(f'{path}, line {odd.index[0] + 1 + header}: unknown expression code '
                          f'{odd.expression.iloc[0]}; AffectNet has 0 to 10')
-    if (empty := t[AFFECTNET_COLUMNS[0]].isna()).any():
+    if (empty := t[file].isna()).any():
         raise ValueError(f'{path}, line {empty.argmax() + 1 + header}: an empty path')
     return t
 
+# %% ../nbs/00a_data.ipynb #91fc8022
+LATER = dict(training='train_set', validation='val_set')
+
+def is_later(root:Path) -> bool: # AffectNet's
+    "Whether it is of the later layout, with a file of annotations for each image."
+    return not (root/'Manually_Annotated_file_lists').is_dir() and any(
+        (root/f/'annotations').is_dir() for f in LATER.values())
+
+def affectnet_pictures(root:Path) -> Path: # AffectNet's
+    "The folder that the paths of its lists are relative to."
+    return root if is_later(root) else root/'Manually_Annotated_Images'
+
+def expression_in(path:Path) -> int: # from 0 to 10
+    "The number in a file of annotations, or an error that names it."
+    with reading(path): value = np.load(path, allow_pickle=False)
+    text = str(value.item()) if value.size == 1 else ''
+    if text not in map(str, range(11)): raise ValueError(
+        f'{path} holds {text or value.shape}; expected the code of an expression, 0 to 10')
+    return int(text)
+
+# %% ../nbs/00a_data.ipynb #7d52f50b
+def later_list(root:Path, split:str) -> pd.DataFrame: # as of `affectnet_list`
+    "The list that the later layout has as one file an image."
+    folder = existing(root/LATER[split]/'annotations', "AffectNet's annotations")
+    files = sorted(p for p in folder.glob('*_exp.npy') if not hidden(p.name))
+    if not files: raise ValueError(f'{folder} holds no annotations: expected 0_exp.npy and others')
+    with ThreadPoolExecutor(8) as pool:
+        codes = [*progress(pool.map(expression_in, files), len(files), 'reading annotations')]
+    names = [f'{LATER[split]}/images/{p.name[:-8]}.jpg' for p in files]
+    return pd.DataFrame(dict.fromkeys(AFFECTNET_COLUMNS[1:5], np.nan), range(len(files))).assign(
+        expression=codes, **{AFFECTNET_COLUMNS[0]: names})
+
 # %% ../nbs/00a_data.ipynb #38b3ec22
-def read_affectnet(root:Path, # holds Manually_Annotated_Images and Manually_Annotated_file_lists
+def read_affectnet(root:Path, # holds Manually_Annotated_file_lists, or train_set and val_set
                    split:str='training', # 'training' or 'validation'
                    classes=None, # names to keep, in this order; default all eight
                   ) -> tuple[pd.DataFrame, list[str]]: # records (path, label, box), classes
     "AffectNet's manually annotated images of the eight expressions. [Mollahosseini 2017]"
     root = existing(root, "AffectNet's folder, with Manually_Annotated_file_lists in it")
-    t = affectnet_list(existing(root/'Manually_Annotated_file_lists'/f'{split}.csv',
-                                "AffectNet's list of images"))
+    t = later_list(root, split) if is_later(root) else affectnet_list(existing(
+        root/'Manually_Annotated_file_lists'/f'{split}.csv', "AffectNet's list of images"))
     kept, classes = t[t.expression < 8], choose_classes(AFFECTNET_CLASSES, classes)
     kept = kept[kept.expression.isin([AFFECTNET_CLASSES.index(c) for c in classes])]
     label = kept.expression.map(lambda e: classes.index(AFFECTNET_CLASSES[int(e)]))
-    path = str(root/'Manually_Annotated_Images') + '/' + kept[AFFECTNET_COLUMNS[0]].astype(str)
+    path = str(affectnet_pictures(root)) + '/' + kept[AFFECTNET_COLUMNS[0]].astype(str)
     box = {b: pd.to_numeric(kept[a], errors='coerce') for a, b in zip(AFFECTNET_COLUMNS[1:5], BOX)}
     return pd.DataFrame(dict(path=path, label=label, **box)).reset_index(drop=True), classes
 
@@ -717,10 +753,17 @@ def read_splits(t:pd.DataFrame, root:Path) -> pd.Series: # 'train', 'valid' or '
     return split
 
 # %% ../nbs/00a_data.ipynb #9bcb273f
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff',
-                  '.ppm', '.pgm'}
+KINDS = ('AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM MPO '
+         'DDS').split() # of the formats that Pillow reads, those that hold pictures
 
-IMAGE_SUFFIXES |= {'.avif'} & set(Image.registered_extensions()) # not every Pillow can
+IMAGE_SUFFIXES = {s for s, kind in Image.registered_extensions().items() if kind in KINDS}
+
+def is_picture(path:str) -> bool: # a file of a folder of classes
+    "Whether a file is a picture by its ending, or, where it has none, by what it holds."
+    if suffix := os.path.splitext(path)[1].lower(): return suffix in IMAGE_SUFFIXES
+    try:
+        with Image.open(path): return True
+    except Exception: return False # whatever it is, it is left out and said
 
 # %% ../nbs/00a_data.ipynb #b0afea3a
 def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of their names
@@ -729,6 +772,8 @@ def class_folders(root:Path, classes=None) -> dict[str, Path]: # in the order of
     if not root.is_dir():
         raise ValueError(f'{root} is a file: with data=folder, root must name a folder')
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not hidden(p.name))
+    if next(root.glob('annotations/*_exp.npy'), None): raise ValueError(
+        f"{root} is a part of AffectNet's later layout: read {root.parent} by data=affectnet")
     if not folders: raise ValueError(f'{root} holds no folders: expected one for each class')
     one_spelling({f'the folder {p.name!r}': class_name(p.name) for p in folders}, classes, root)
     return {class_name(p.name): p for p in folders}
@@ -764,9 +809,9 @@ def read_folder(root:Path, # one folder for each class
     if partial: classes = [class_name(c) for c in classes]
     else: classes = choose_classes(list(folders), classes)
     found = {c: list(files_below(folders[c])) for c in classes if c in folders}
-    image = lambda p: os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES
-    say_left_out(root, [p for files in found.values() for p in files if not image(p)])
-    files = [(str(Path(p)), i) for i, c in enumerate(classes) for p in found.get(c, []) if image(p)]
+    image = {p: is_picture(p) for files in found.values() for p in files}
+    say_left_out(root, [p for p in image if not image[p]])
+    files = [(str(Path(p)), i) for i, c in enumerate(classes) for p in found.get(c, []) if image[p]]
     path, label = [f for f, _ in files], np.array([i for _, i in files], np.int64)
     return pd.DataFrame(dict(path=path, label=label)), classes
 
@@ -861,11 +906,24 @@ def celeba_folder(root:Path) -> Path: # the folder with img_align_celeba in it
     root = existing(root, wanted)
     return root/'celeba' if (root/'celeba').is_dir() else root
 
+# %% ../nbs/00a_data.ipynb #19d55c99
+def celeba_place(folder:Path, *names:str) -> Path: # CelebA's; below it, in the order of preference
+    "Where something of CelebA's lies; the first name where it is missing."
+    return next((folder/n for n in names if (folder/n).exists()), folder/names[0])
+
+def celeba_pictures(folder:Path) -> Path: # CelebA's
+    "The folder of the aligned pictures."
+    place = celeba_place(folder, 'img_align_celeba', 'Img/img_align_celeba')
+    existing(place, 'the unpacked pictures of CelebA (img_align_celeba.zip)')
+    return place/'img_align_celeba' if (place/'img_align_celeba').is_dir() else place
+
 # %% ../nbs/00a_data.ipynb #3f55ddac
 def celeba_lines(path:Path) -> list[list[str]]: # the words of each line
-    "A list of CelebA's, in words."
-    with reading(path): text = existing(path, "CelebA's list").read_text()
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    "A list of CelebA's, in words; of a CSV file, in cells."
+    with reading(path): text = existing(path, "CelebA's list").read_text(encoding='utf-8-sig')
+    cells = lambda line: [w.strip(' "\'') for w in line.split(',')]
+    words = cells if path.suffix == '.csv' else str.split
+    lines = [words(line) for line in text.splitlines() if line.strip()]
     if len(lines) < 3: raise ValueError(f'{path} has {len(lines)} lines: is it whole?')
     return lines
 
@@ -888,14 +946,17 @@ def celeba_table(path:Path, head:int, # of CelebA's; lines above its table
 def celeba_lists(folder:Path, # CelebA's
                 ) -> tuple[list, dict, dict]: # attributes; file -> values; file -> [its part]
     "CelebA's two lists, which must hold the same pictures."
-    listed, parted = folder/'list_attr_celeba.txt', folder/'list_eval_partition.txt'
+    listed, parted = (celeba_place(folder, f'{name}.txt', f'{name}.csv', f'{part}/{name}.txt')
+                      for name, part in (('list_attr_celeba', 'Anno'),
+                                         ('list_eval_partition', 'Eval')))
     said, names, *_ = celeba_lines(listed)
-    values = celeba_table(listed, 2, len(names), (-1, 1))
-    part = celeba_table(parted, 0, 1, (0, 1, 2))
+    if kaggle := listed.suffix == '.csv': names = said[1:] # a header, and no count
+    values = celeba_table(listed, 2 - kaggle, len(names), (-1, 1))
+    part = celeba_table(parted, parted.suffix == '.csv', 1, (0, 1, 2))
     if missing := sorted(set(values) ^ set(part)): raise ValueError(
-        f'{folder}: {missing[0]} is in one of list_attr_celeba.txt and '
-        f'list_eval_partition.txt only ({len(missing)} such pictures)')
-    if said != [str(len(values))]: raise ValueError(
+        f'{folder}: {missing[0]} is in one of {listed.name} and '
+        f'{parted.name} only ({len(missing)} such pictures)')
+    if not kaggle and said != [str(len(values))]: raise ValueError(
         f"{listed} says that it lists {' '.join(said)} pictures, but lists {len(values)}: "
         'is it whole?')
     return names, values, part
@@ -909,28 +970,38 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
                ) -> tuple[dict, list[str]]: # records (path, label, box) of each split; attributes
     "CelebA in its own partition; labels are codes of combinations, boxes the middle. [Liu 2015]"
     folder, wanted = celeba_folder(root), list(attributes or CELEBA_ATTRIBUTES)
-    existing(folder/'img_align_celeba', 'the unpacked pictures of CelebA (img_align_celeba.zip)')
-    names, values, part = celeba_lists(folder)
+    pictures, (names, values, part) = celeba_pictures(folder), celeba_lists(folder)
     if unknown := [a for a in wanted if a not in names]:
         raise ValueError(f"unknown attribute {', '.join(unknown)}: CelebA has {', '.join(names)}")
     bits = np.array([*values.values()])[:, [names.index(a) for a in wanted]] > 0
-    paths, splits = [str(folder/'img_align_celeba'/f) for f in values], [part[f][0] for f in values]
+    paths, splits = [str(pictures/f) for f in values], [part[f][0] for f in values]
     box = dict(left=0, top=20, width=178, height=178)
     t = pd.DataFrame(dict(path=paths, label=bit_codes(bits), **box))
     return {k: t[np.array(splits) == v].reset_index(drop=True)
             for k, v in CELEBA_SPLITS.items()}, wanted
 
 # %% ../nbs/00a_data.ipynb #e27c3112
+def eight_bits(x:np.ndarray) -> np.ndarray: # whole numbers of 16 or 32 bits -> uint8
+    "Values as bytes: the fewest of 8, 12 and 16 bits that hold all of a picture's are its own."
+    low, high = int(x.min(initial=0)), int(x.max(initial=0))
+    if low < 0 or high > 65535: raise ValueError(
+        f'its values go from {low} to {high}; save it with 8 or 16 bits')
+    bits = 8 if high < 256 else 12 if high < 4096 else 16
+    return (x.astype(np.int64)*255//(2**bits - 1)).astype(np.uint8)
+
 def opaque(im:Image.Image) -> Image.Image: # mode RGB
     "Eight bits, three channels: 16-bit values are scaled, what is transparent lies on white."
-    if im.mode.startswith('I'):
-        im = Image.fromarray((np.asarray(im).clip(0, 65535)//257).astype(np.uint8))
+    if im.mode.startswith('I'): im = Image.fromarray(eight_bits(np.asarray(im)))
     if im.mode == 'F':
         raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits')
     if 'A' in im.getbands() or 'transparency' in im.info:
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert('RGB')
+
+def lost_bits(im:Image.Image) -> bool: # as it was opened, before it is loaded
+    "Whether Pillow will drop the lower half of each value: of colours with 16 bits."
+    return im.mode.startswith('RGB') and any(';16' in str(t[3]) for t in im.tile)
 
 # %% ../nbs/00a_data.ipynb #4d9502be
 def decode(path:str, # the image file
@@ -941,7 +1012,9 @@ def decode(path:str, # the image file
     whole = box is None or not np.nan_to_num(np.asarray(box, float)).any()
     with Image.open(path) as im: # of a GIF, the first picture
         if box is None: im.draft('RGB', (2*size, 2*size))
-        im = opaque(ImageOps.exif_transpose(im))
+        lost, im = lost_bits(im), opaque(ImageOps.exif_transpose(im))
+        if lost and 0 < max(high for _, high in im.getextrema()) < 16: raise ValueError(
+            'its colours have 16 bits and use 12, which comes out black: save it with 8 bits')
         if not whole:
             left, top = max(box[0], 0), max(box[1], 0)
             right, low = min(box[0] + box[2], im.width), min(box[1] + box[3], im.height)
@@ -1018,7 +1091,7 @@ def import_images(
     records:pd.DataFrame, # path, label, and perhaps left, top, width, height
     folder:Path, # where the image set goes
     size:int, classes:list[str], # pixels, square; the names of the labels
-    max_unreadable:float=.01, # share of unreadable files above which it is refused
+    max_unreadable:float=.01, # share of unreadable files above which it is refused, one aside
     meta:dict|None=None, # further facts for set.json
     root=None, # what files.csv is relative to; default: the deepest folder with all files
    ) -> ImageSet:
@@ -1060,29 +1133,36 @@ def finished_import(folder:Path, wanted:dict, # what its set.json should say
     if differs := [k for k in want | have if have.get(k) != want.get(k)]: raise ValueError(
         f'{folder} holds an image set made from something else (what differs: '
         f"{', '.join(differs)}). Import into another folder, or delete this one")
-    bad = Path(folder)/'unreadable.csv'
-    named = pd.read_csv(bad).to_numpy().tolist() if bad.exists() else []
-    report_unreadable(named, n, folder, max_unreadable)
+    report_unreadable(unreadable_in(folder), n, folder, max_unreadable)
     return done
+
+# %% ../nbs/00a_data.ipynb #f8c12d7e
+def unreadable_in(folder:Path) -> list: # [path, reason] of each
+    "The files that an earlier import could not read."
+    path = Path(folder)/'unreadable.csv'
+    return pd.read_csv(path, dtype=str).to_numpy().tolist() if path.exists() else []
 
 # %% ../nbs/00a_data.ipynb #da7bef63
 def report_unreadable(bad:list, # [path, reason] of each unreadable file
                       n:int, # files in all
                       folder:Path, # gets unreadable.csv
-                      max_share:float, # allowed share
+                      max_share:float, # allowed share; one file is allowed wherever it is not 0
                      ):
     "Name the unreadable files in unreadable.csv and on the screen; too many are an error."
     if not bad: return
-    with atomic_path(Path(folder)/'unreadable.csv') as p:
-        pd.DataFrame(bad, columns=['path', 'reason']).to_csv(p, index=False)
+    if unreadable_in(folder) != bad:
+        with atomic_path(Path(folder)/'unreadable.csv') as p:
+            pd.DataFrame(bad, columns=['path', 'reason']).to_csv(p, index=False)
     some = '\n'.join(f'  {path}: {why}' for path, why in bad[:5])
     text = (f'{len(bad)} of {n} images could not be read'
             + (', among them' if len(bad) > 5 else '') + f':\n{some}')
-    if len(bad) > max_share*n:
+    if len(bad) > max(max_share*n, max_share > 0):
         # so that the next import looks at the mended files
         (Path(folder)/'progress.json').unlink(missing_ok=True)
+        more = min(1, math.ceil(100*len(bad)/n)/100)
         raise ValueError(f'{text}\nThat is more than the allowed {max_share:.0%}. Check the root, '
-                         'or mend the files')
+                         f'or mend the files; or allow more, by max_unreadable={more:g} or, of an '
+                         f'experiment, -p changes unreadable={more:g}')
     print(text + f'\nThey are left out; all are named in {Path(folder).name}/unreadable.csv')
 
 # %% ../nbs/00a_data.ipynb #d026f080
@@ -1097,8 +1177,10 @@ def source(name:str): # what a user writes in `data=`
 
 # %% ../nbs/00a_data.ipynb #dfcc77c1
 PARTS_READ = dict( # below the root, where not all of it is read
-    affectnet=('Manually_Annotated_file_lists', 'Manually_Annotated_Images'),
-    celeba=('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba'))
+    affectnet=('Manually_Annotated_file_lists', 'Manually_Annotated_Images', *LATER.values()),
+    celeba=('list_attr_celeba.txt', 'list_eval_partition.txt', 'img_align_celeba',
+            'list_attr_celeba.csv', 'list_eval_partition.csv', 'Anno/list_attr_celeba.txt',
+            'Eval/list_eval_partition.txt', 'Img/img_align_celeba'))
 
 # %% ../nbs/00a_data.ipynb #7e461bce
 def data_digest(data:str, # a registered source
@@ -1122,6 +1204,21 @@ def check_source(data:str, root, known:dict): # a registry
     if not data.startswith('drawn') and not str(root):
         raise ValueError(f'data={data} needs root, the place where the images lie')
 
+# %% ../nbs/00a_data.ipynb #f39c443d
+def allowed(max_unreadable:float) -> dict: # to be passed on with the sizes
+    "The share of files that may be unreadable, where it is not the usual one."
+    if not 0 <= max_unreadable <= 1: raise ValueError(
+        f'max_unreadable={max_unreadable}: expected a share, from 0 to 1')
+    return {} if max_unreadable == .01 else dict(unreadable=max_unreadable)
+
+@contextmanager
+def of_place(root): # what the user gave
+    "An error inside names the place that it is about."
+    try: yield
+    except ValueError as e:
+        if not isinstance(root, (str, Path)) or str(root) in ('', '.') or str(root) in str(e): raise
+        raise ValueError(f'{root}: {e}') from e
+
 # %% ../nbs/00a_data.ipynb #dbfe9d3d
 def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', 'csv'
               root:str|Path='', # where a real data set lies
@@ -1131,14 +1228,16 @@ def load_data(data:str, # a registered source: 'drawn', 'affectnet', 'folder', '
               seed:int=0, # which sample and which split
               cap:int|None=None, # training images of one class, at most; None: see `n`
               folds:int=0, # by person; seed s tests fold s % folds of partition s // folds
+              max_unreadable:float=.01, # share of a set's files, from 0 to 1; see `import_images`
              ) -> dict[str, ImageSet]: # 'train', 'valid', 'test'
     "The three image sets of an experiment, imported or drawn once and cached."
     check_source(data, root, SOURCES)
     check_sizes(n)
-    wanted = (n or {}) | (dict(cap=cap) if cap is not None else {})
+    wanted = (n or {}) | (dict(cap=cap) if cap is not None else {}) | allowed(max_unreadable)
     asked = dict(root=Path(root), classes=list(classes), size=size, n=wanted, seed=seed)
-    sets = folded_sets(data, folds=folds, **asked) if folds else SOURCES[data](**asked)
-    check_classes(sets)
+    with of_place(root):
+        sets = folded_sets(data, folds=folds, **asked) if folds else SOURCES[data](**asked)
+        check_classes(sets)
     return sets
 
 # %% ../nbs/00a_data.ipynb #79b5d5c3
@@ -1160,6 +1259,21 @@ def check_classes(sets:dict[str, ImageSet]): # 'train', 'valid', 'test'
             f'no training images of class {lacking}; leave it out with classes={have}')
         if lacking: print(f'warning: the {name} set has no images of {lacking}: its mean class '
                           'accuracy is over the other classes')
+
+# %% ../nbs/00a_data.ipynb #12402a13
+def check_few(s:ImageSet, # that trains
+              least:int, # images that each class needs
+              why:str, # what needs them, for the error: 'the two scorers'
+             ):
+    "Raise ValueError for classes of too few training images, before anything is trained. [ours]"
+    few = {c: n for c, n in zip(s.classes, s.counts) if n < least}
+    if not few: return
+    named = ', '.join(f'{c} has {n}' for c, n in [*few.items()][:5])
+    rest = ','.join(c for c in s.classes if c not in few)
+    raise ValueError(
+        f"{why} need {least} training images of each class, and {named}"
+        f"{f', {len(few):,} classes in all' if len(few) > 5 else ''}: add images of it, take more "
+        f'of the data (real=, or n_train in changes), or leave it out with classes={rest}')
 
 # %% ../nbs/00a_data.ipynb #9e91a973
 def subsample(records:pd.DataFrame, # with a column label
@@ -1248,22 +1362,25 @@ def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 't
 def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 'test'
                   classes:list[str], size:int, root=None, # as in `import_splits`
                   meta:dict|None=None, # further facts for set.json
+                  share:float|None=None, # of files that may be unreadable; None: the usual one
                  ) -> dict[str, ImageSet]:
     "Import each split as an artefact, named by what is in its files."
-    (chosen, twins), out = drop_leaks(chosen), {}
+    (chosen, twins), out, share = drop_leaks(chosen), {}, .01 if share is None else share
     for name, records in chosen.items():
-        left_out, facts = twins[twins.split == name], record_facts(records, root)
+        made, left_out, facts = [], twins[twins.split == name], record_facts(records, root)
         if not len(records):
             raise ValueError(f'the {name} set has no image that no other split has too')
         def make(folder):
             if len(left_out):
                 with atomic_path(folder/'duplicates.csv') as p: left_out.to_csv(p, index=False)
-            return import_images(records, folder, size, classes, meta=meta, root=root)
+            made.append(import_images(records, folder, size, classes, share, meta, root))
         params = dict(records=facts, size=size, classes=classes) | (meta or {})
         if len(left_out):
             params['left_out'] = [names_below(left_out[c], root)[0] for c in ('path', 'same_as')]
         out[name] = ImageSet(artefact('import', make, params))
         out[name].root = names_below(records.path, root)[1] # where the files lie now
+        if not made: report_unreadable(unreadable_in(out[name].folder), len(records),
+                                       out[name].folder, share)
     return out
 
 # %% ../nbs/00a_data.ipynb #ba628a66
@@ -1287,7 +1404,7 @@ def import_splits(splits:dict[str, pd.DataFrame], # records of 'train', 'test' a
         chosen[name] = subsample(splits[name], n[name], len(classes), seed, cap)
         if not len(chosen[name]):
             raise ValueError(f'the {name} split has no images of {", ".join(classes)}')
-    return import_chosen(chosen, classes, size, root)
+    return import_chosen(chosen, classes, size, root, share=n.get('unreadable'))
 
 # %% ../nbs/00a_data.ipynb #ffcb1baa
 @source('affectnet')
@@ -1380,7 +1497,7 @@ def affectnet_all(root, classes): # as in `load_data`
     parts = [read_affectnet(root, split, classes) for split in ('training', 'validation')]
     root = root.expanduser()
     records = pd.concat([r for r, _ in parts], ignore_index=True)
-    names = names_below(records.path, root/'Manually_Annotated_Images')[0]
+    names = names_below(records.path, affectnet_pictures(root))[0]
     return (records.assign(person=read_identities(root/'identities.csv', names)),
             parts[0][1], root)
 @listing('folder')
@@ -1484,7 +1601,7 @@ def import_fold(records:pd.DataFrame, rows:dict, # of all images; of `person_fol
         chosen[name] = subsample(records.iloc[rows[name]], n[name], len(classes), seed, cap)
         if not len(chosen[name]):
             raise ValueError(f'the {name} part of the fold is empty: take fewer folds')
-    sets = import_chosen(chosen, classes, size, root)
+    sets = import_chosen(chosen, classes, size, root, share=n.get('unreadable'))
     for name, s in sets.items():
         for column in ('person', 'row'):
             of = dict(zip(names_below(chosen[name].path, root)[0], chosen[name][column]))
@@ -1509,11 +1626,14 @@ def load_attributes(data:str, # a registered source: 'drawn', 'celeba'
                     size:int=36, # pixels at which images are stored
                     n:dict|None=None, # images at most: dict(train=, valid=, test=)
                     seed:int=0, # which sample
+                    max_unreadable:float=.01, # as of `load_data`
                    ) -> dict[str, ImageSet]: # 'train', 'valid', 'test', all with `attributes`
     "The three image sets of an experiment on attributes, imported or drawn once and cached."
     check_source(data, root, ATTRIBUTE_SOURCES)
     check_sizes(n)
-    sets = ATTRIBUTE_SOURCES[data](root=Path(root), size=size, n=n or {}, seed=seed)
+    wanted = (n or {}) | allowed(max_unreadable)
+    with of_place(root):
+        sets = ATTRIBUTE_SOURCES[data](root=Path(root), size=size, n=wanted, seed=seed)
     share = sets['train'].attribute_matrix.mean(0)
     for a, p in zip(sets['train'].attributes, share):
         if p in (0, 1): raise ValueError(
@@ -1534,4 +1654,4 @@ def celeba_source(root, size, n, seed): # as in `load_attributes`
         rows = np.sort(rng.permutation(len(records))[:n.get(name)])
         chosen[name] = records.iloc[rows].reset_index(drop=True)
     classes, meta = combination_names(attributes), dict(attributes=attributes)
-    return import_chosen(chosen, classes, size, celeba_folder(root), meta)
+    return import_chosen(chosen, classes, size, celeba_folder(root), meta, n.get('unreadable'))

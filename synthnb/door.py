@@ -25,11 +25,11 @@ from PIL import Image, UnidentifiedImageError
 from . import core
 from .core import (artefact, atomic_path, file_digests, hash_of, load_json, progress,
                           reading, stamp_of)
-from .data import (BOX, ImageSet, ImageSetWriter, choose_classes, class_folders, class_name,
-                          csv_table, decode, existing, folder_parts, names_below, one_spelling,
-                          opaque, person_numbers, read_affectnet, read_folder, read_identities,
-                          read_splits, report_unreadable, split_folders, split_name,
-                          stratified_split)
+from .data import (BOX, ImageSet, ImageSetWriter, affectnet_pictures, choose_classes,
+                          class_folders, class_name, csv_table, decode, existing, folder_parts,
+                          is_later, names_below, of_place, one_spelling, opaque, person_numbers,
+                          read_affectnet, read_folder, read_identities, read_splits,
+                          report_unreadable, split_folders, split_name, stratified_split)
 
 # %% ../nbs/05b_door.ipynb #1fbe06e5
 MOST_PIXELS, LARGE_PIXELS = 64_000_000, 8_000_000 # refused above; above, one at a time
@@ -177,7 +177,7 @@ def real_affectnet(root:Path, classes) -> Found:
     lists = dict(train='training', test='validation')
     parts = {s: read_affectnet(root, name, classes) for s, name in lists.items()}
     t = pd.concat([r.assign(split=s) for s, (r, _) in parts.items()], ignore_index=True)
-    names, classes = names_below(t.path, root/'Manually_Annotated_Images')[0], parts['train'][1]
+    names, classes = names_below(t.path, affectnet_pictures(root))[0], parts['train'][1]
     t = with_names(t, classes).assign(person=read_identities(root/'identities.csv', names))
     return found_files(t, root, classes)
 
@@ -709,7 +709,7 @@ def kind_at(path:Path) -> str: # 'affectnet', 'folder', 'csv', 'parquet', 'datas
         if path.suffix.lower() in kinds: return kinds[path.suffix.lower()]
         raise ValueError(f"{path}: a file of the kind {path.suffix or 'without ending'} cannot be "
                          f"read; expected a folder, or one of {', '.join(kinds)}")
-    if (path/'Manually_Annotated_file_lists').is_dir(): return 'affectnet'
+    if (path/'Manually_Annotated_file_lists').is_dir() or is_later(path): return 'affectnet'
     if any((path/name).exists() for name in ('dataset_dict.json', 'state.json')): return 'datasets'
     if any(next(path.glob(at), None) for at in ('*.parquet', '*/*.parquet')): return 'parquet'
     return 'csv' if (path/'metadata.csv').exists() else 'folder'
@@ -776,6 +776,13 @@ def settled_splits(split:np.ndarray) -> np.ndarray: # the same, with a test set 
     if 'test' not in have: split = np.where(split == 'valid', 'test', split)
     return split
 
+# %% ../nbs/05b_door.ipynb #f67036f8
+def chosen_classes(found:Found, classes) -> list: # as of `read_real`
+    "The classes to work with; two that differ in capitals only are an error, unless you name both."
+    have = class_order(found)
+    one_spelling({f'the label {c!r}': c for c in have}, classes, found.root or 'the labels')
+    return choose_classes(have, classes)
+
 # %% ../nbs/05b_door.ipynb #1c54e4ca
 def read_real(
     real, # a path, (images, labels), a dict of splits, image sets as of `load_data`, or a Real
@@ -789,7 +796,7 @@ def read_real(
     "Read real images from wherever they lie; made once, streamed, resumed if killed."
     if isinstance(real, Real): return real
     found = named_numbers(found_real(real, data, classes), classes)
-    classes = choose_classes(class_order(found), classes)
+    with of_place(real): classes = chosen_classes(found, classes)
     split = settled_splits(found.rows.split.to_numpy(object))
     found = found._replace(columns={}, rows=found.rows.assign(split=split))
     labels = found.rows.label.map({c: i for i, c in enumerate(classes)}).fillna(-1)

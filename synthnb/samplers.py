@@ -32,8 +32,8 @@ from .drawn import (AXES, EXPRESSIONS, draw_images, drawn_attributes, drawn_set,
 from .gan import (Discriminator, Generator, StarGANConfig, fit_stargan, official_pool,
                          pool_of)
 from .metrics import distance_blocks, seed_interval
-from .scores import (as_scores, class_confidence, cross_fitted_confidence, make_folds,
-                            realism, score_column, score_pool, source_rows)
+from .scores import (as_scores, checked_sources, class_confidence, cross_fitted_confidence,
+                            make_folds, realism, score_column, score_pool, source_rows)
 from .train import Classifier, classifier_net, fit_classifier, train_classifier
 
 # %% ../nbs/02_samplers.ipynb #ea75a3f0
@@ -266,7 +266,11 @@ def make_scores(
    ) -> str|None: # the column for `select(..., column=)`, or None where the sampler needs none
     "Make the scores that a sampler ranks by, where they are missing."
     chosen = get_sampler(name)
-    return chosen.needs if chosen.make is None else chosen.make(scoring)
+    if chosen.make is not None: return chosen.make(scoring)
+    if chosen.needs is None or chosen.needs in scoring.pool.columns(): return chosen.needs
+    # one of your own, by its four lines: another sampler may know how to make its column
+    make = next((s.make for s in REGISTRY.values() if s.needs == chosen.needs and s.make), None)
+    return chosen.needs if make is None else make(scoring)
 
 # %% ../nbs/02_samplers.ipynb #b0736097
 @sampler('none', source='[Bhattarai 2020, table 2, "0x"]')
@@ -583,6 +587,7 @@ def confidence_of(pool:ImageSet, # with a column `source`
     "The pool's column 'confidence-<how>', made where it is missing. [Bhattarai 2020, cl-sam]"
     if how == 'seen': fn = class_confidence(seen, device=device)
     else:
+        checked_sources(pool, len(real)) # before anything is trained
         folds = make_folds(real.labels, n_folds, seed)
         train = fit or (lambda rows, f: fit_classifier(
             [(real, rows)], valid, seed=seed, device=device,
@@ -689,6 +694,7 @@ def fresh_images(sets:dict, # of `load_data` or `load_attributes`: what there is
                  data:str, root='', # a source of either, and where it lies
                  seed:int=0,
                  folds:int=0, # as of `load_data`: then they show nobody who validates or tests
+                 max_unreadable:float=.01, # as of `load_data`
                 ) -> tuple[ImageSet, np.ndarray]: # a set, and the rows of it that are fresh
     "Real images of the same kind that no set of an experiment has. [ours]"
     real, valid, test = (sets[name] for name in ('train', 'valid', 'test'))
@@ -697,8 +703,9 @@ def fresh_images(sets:dict, # of `load_data` or `load_attributes`: what there is
             n, real.size, 'downsampled', seed, 'more', real.classes)
         return fresh, np.arange(n)
     sizes = dict(train=2*n + len(real) + len(valid), valid=len(valid), test=len(test))
-    whole = (load_attributes(data, root, real.size, sizes, seed) if real.attributes else
-             load_data(data, root, real.classes, real.size, sizes, seed, folds=folds))['train']
+    usual = dict(seed=seed, max_unreadable=max_unreadable)
+    whole = (load_attributes(data, root, real.size, sizes, **usual) if real.attributes else
+             load_data(data, root, real.classes, real.size, sizes, folds=folds, **usual))['train']
     known = {d for s in sets.values() for d in seen_before(s)}
     return whole, np.array(seen_before(whole, known), np.int64)
 
@@ -723,11 +730,12 @@ def added_apart(name:str, # of APART
                 data:str, root='', seed:int=0, # as of `fresh_images`
                 features:Callable|None=None, # for 'near': (image set, rows) -> (n, d)
                 times:int=8, # candidates of 'near' for each image that is wanted
-                folds:int=0, # as of `fresh_images`
+                folds:int=0, max_unreadable:float=.01, # as of `fresh_images`
                ) -> tuple[ImageSet, np.ndarray]: # a set, and the rows of it that are added
     "The real images that an arm adds in the place of synthetic ones, in the real set's shares."
     real = sets['train']
-    fresh, rows = fresh_images(sets, n*times if name == 'near' else n, data, root, seed, folds)
+    fresh, rows = fresh_images(sets, n*times if name == 'near' else n, data, root, seed, folds,
+                               max_unreadable)
     if real.attributes and name == 'more-real': # whatever their attributes: no class, no quota
         if len(rows) < n: raise ValueError(
             f'more-real wants {n:,} images, and the place leaves out {len(rows):,}: ask for fewer, '

@@ -282,7 +282,8 @@ def checked_sources(pool:ImageSet, n_real:int) -> np.ndarray: # int64 (n,)
     if 'source' not in pool.columns():
         raise ValueError(f"the pool at {pool.folder} has no column 'source' (the "
                          "real image each was made from), without which cross-fitting is "
-                         "impossible; use by='seen'")
+                         "impossible. Score with one classifier instead: scorer='seen' of "
+                         "Scoring and of an experiment, or by='seen' of confidence_by")
     return source_rows(pool.column('source'), n_real)
 
 # %% ../nbs/01a_scores.ipynb #e61b203a

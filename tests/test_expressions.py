@@ -85,7 +85,7 @@ def test_a_broken_line_is_named(tmp_path, capsys, bad, words):
     said = capsys.readouterr().out
     assert len(t) == 120 and f'fer2013.csv, line 122: {words}' in said
     with pytest.raises(ValueError, match='more than the allowed 1%'):
-        read_fer2013(write_fer(tmp_path/'fer2013.csv', [*fer_rows(20), bad]))
+        read_fer2013(write_fer(tmp_path/'fer2013.csv', [*fer_rows(20), bad, bad]))
 
 
 def test_a_killed_import_of_fer_goes_on(tmp_path, monkeypatch):

@@ -115,6 +115,20 @@ def test_two_folders_of_one_name_are_two_data_sets_to_the_grid(tmp_path):
                   'seeds=0') == two, ('there is everything to be done')
 
 
+def test_your_own_images_over_seeds_whatever_their_folder_is_called(tmp_path):
+    place = tmp_path/"Anna's faces"
+    for i in range(4):
+        (place/'ab'[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8), (i, 0, 0)).save(place/'ab'[i % 2]/f'{i}.png')
+    (place/'list.csv').write_text('path,label\n' + ''.join(
+        f'{"ab"[i % 2]}/{i}.png,{"ab"[i % 2]}\n' for i in range(4)))
+    for data, root in (('folder', place), ('csv', place/'list.csv')):
+        names = listed(tmp_path, 'table=own', f'data={data}', f'root={root}', 'seeds=0,1')
+        content, said = data_digest(data, root), re.sub(r'[^\w.+-]', '_', root.name)
+        assert len(names) == 2*6 and all(
+            f'data={data},root={said}-{content}' in n for n in names), names
+
+
 def test_folds_are_named_by_who_is_who_too(tmp_path):
     root = faces(tmp_path/'faces')
     def names(): return listed(tmp_path, 'table=folds-wildfaces', f'root={root}', 'seeds=0')

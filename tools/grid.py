@@ -101,7 +101,8 @@ def runs_of(name, config, asked):
         if scale not in scales:
             raise WorkflowError(f"unknown scale {scale!r}: choose from {', '.join(scales)}")
         shared['scale'] = scale
-    if not table.get('data', 'drawn').startswith('drawn'):
+    if asked('data') and 'data' in declared(table['experiment']): shared['data'] = asked('data')
+    if not shared.get('data', 'drawn').startswith('drawn'):
         if not asked('root'): raise WorkflowError(
             f"table {name} needs the data set's folder: make tables TABLE={name} ROOT=folder")
         shared['root'] = str(Path(asked('root')).expanduser().absolute())

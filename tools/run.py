@@ -97,13 +97,22 @@ def needs(module):
              ' or leave PY out: make then does so in .venv.')
 
 
+def runs_folder():
+    "As synthnb.core says, without importing it."
+    return Path(os.environ.get('SYNTHNB_RUNS') or 'runs').expanduser()
+
+
 def run(notebook, *arguments):
     "Run nbs/<notebook>.ipynb: its exit status. The executed notebook goes to the record."
     needs('papermill')
-    folder = Path(os.environ.get('SYNTHNB_RUNS') or 'runs')/notebook
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = runs_folder()/notebook
     page, start = folder/f'notebook-{os.getpid()}.ipynb', folder/f'notebook-{os.getpid()}.start'
-    start.touch() # the notebook writes here where its record is, then its pictures, a line each
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        start.touch() # the notebook writes here where its record is, then its pictures, a line each
+    except OSError as e: sys.exit(
+        f'{folder} cannot be written ({e.strerror}): give yourself the right to write there, or '
+        'set SYNTHNB_RUNS to a folder of yours')
     try:
         with pictures(start):
             stopped = python('-m', 'papermill', f'nbs/{notebook}.ipynb', page, *arguments,

@@ -39,7 +39,7 @@ class Wrong(Exception): "What was typed, or given, cannot be meant."
 
 def runs_folder():
     "As synthnb.core says, without importing it."
-    return Path(os.environ.get('SYNTHNB_RUNS') or PROJECT/'runs').absolute()
+    return Path(os.environ.get('SYNTHNB_RUNS') or PROJECT/'runs').expanduser().absolute()
 
 
 # ---- what was typed ------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """`make tables`: every run that the tables need and that has no record, then the tables.
 
-`tables.py ARG...` with further arguments for Snakemake. TABLE, SEEDS, SCALE, ROOT, FRESH and CORES
-come from the environment, where make puts what was typed after it. Tables have scales of their own.
+`tables.py ARG...` with further arguments for Snakemake. TABLE, SEEDS, SCALE, DATA, ROOT, FRESH and
+CORES come from the environment, where make puts what was typed after it. Tables have scales of
+their own.
 """
 import os
 import sys
@@ -24,7 +25,8 @@ def scales(tables, scale, more=()): # further files of tables
 def main(*arguments):
     needs('snakemake')
     import psutil
-    given = {k: os.environ.get(k.upper()) for k in ('table', 'root', 'seeds', 'scale', 'fresh')}
+    asked_for = 'table', 'data', 'root', 'seeds', 'scale', 'fresh'
+    given = {k: os.environ.get(k.upper()) for k in asked_for}
     here = ['--cores', os.environ.get('CORES') or 'all', '--resources', 'gpu=1',
             f'mem_mb={psutil.virtual_memory().available//10**6}']
     if any('--profile' in a for a in arguments): here = [] # it says what there is
