@@ -20,6 +20,7 @@ import torch
 from fastcore.basics import patch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -207,7 +208,7 @@ def read_weights(path:Path, # a file in one of the three formats, or one of ours
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         if any(n.endswith('/constants.pkl') for n in names): state = archived_state(path)
         else: state = load_checkpoint(path)
-    except (RuntimeError, OSError) as e:
+    except (RuntimeError, OSError, SafetensorError) as e:
         raise ValueError(f'{path} cannot be read ({str(e)[:120]}); it may be torn: '
                          'fetch it again') from e
     state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}

@@ -584,12 +584,13 @@ def stratified_split(labels, # int (n,)
                          'none may be NaN')
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise ValueError(f'fractions must be positive and add up to 1, got {tuple(fractions)}')
-    rng, part_of = np.random.default_rng(seed), np.zeros(len(labels), int)
     first = pd.DataFrame(dict(label=labels, group=groups)).groupby('group').label.first()
-    for k in np.unique(labels):
-        members = rng.permutation(first.index[first == k])
+    rng, part_of = np.random.default_rng(seed), np.zeros(len(first), int)
+    order = np.argsort(number := pd.factorize(first, sort=True)[0], kind='stable')
+    for members in np.split(order, np.flatnonzero(np.diff(number[order])) + 1): # of a class each
         part = np.repeat(parts, part_sizes(len(members), fractions))
-        for p in parts: part_of[np.isin(groups, members[part == p])] = p
+        part_of[rng.permutation(members)] = part
+    part_of = part_of[first.index.get_indexer(groups)]
     return [np.flatnonzero(part_of == p) for p in parts]
 
 # %% ../nbs/00a_data.ipynb #d56a54cf
@@ -661,14 +662,25 @@ def existing(path:Path, # what the user gave
     return path
 
 # %% ../nbs/00a_data.ipynb #397b8b83
+def known_roots() -> list[str]: # folders, in full
+    "Where images were imported from before."
+    path = runs_dir()/'artefacts'/'roots.txt'
+    return path.read_text('utf-8', 'surrogateescape').splitlines() if path.exists() else []
+
+def remember_root(root): # the folder of an import; '' for none
+    "Note where images were imported from; the whole disk is no such place."
+    root = os.path.abspath(root) if str(root or '') else os.path.sep
+    if os.path.dirname(root) == root or root in known_roots(): return
+    path = runs_dir()/'artefacts'/'roots.txt'
+    path.parent.mkdir(exist_ok=True)
+    with open(path, 'a', encoding='utf-8', errors='surrogateescape') as f: f.write(f'{root}\n')
+
 def allowed_outside() -> list[str]: # folders, in full
     "Where lists may lead, too: the folders in $SYNTHNB_OUTSIDE, and the roots of earlier imports."
     given = os.environ.get('SYNTHNB_OUTSIDE', '').split(os.pathsep)
-    roots = [load_json(p).get('root') for kind in ('import', 'door')
-             for p in (runs_dir()/'artefacts').glob(f'{kind}/*/set.json')]
-    roots = [r for r in roots if r and os.path.dirname(r) != r]
-    return [*(os.path.abspath(os.path.expanduser(p)) for p in given if p), *roots]
+    return [*(os.path.abspath(os.path.expanduser(p)) for p in given if p), *known_roots()]
 
+# %% ../nbs/00a_data.ipynb #af7f866a
 def own_ground(folder, beside:bool) -> list[str]: # folders, in full
     "Where a list may lead without asking: its own folder, and what lies beside that."
     own, home = os.path.abspath(folder), os.path.expanduser('~')
@@ -1334,6 +1346,7 @@ def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid',
             params['left_out'] = [names_below(left_out[c], root)[0] for c in ('path', 'same_as')]
         out[name] = ImageSet(artefact('import', make, params))
         out[name].root = names_below(records.path, root)[1] # where the files lie now
+    remember_root(root)
     return out
 
 # %% ../nbs/00a_data.ipynb #ba628a66

@@ -29,7 +29,7 @@ from .data import (BOX, MOST_PIXELS, ImageSet, ImageSetWriter, check_places, cho
                           class_folders, class_name, csv_table, decode, existing, folder_parts,
                           listed_paths, names_below, one_spelling, opaque, open_picture,
                           person_numbers, read_affectnet, read_folder, read_identities,
-                          read_splits, report_unreadable, split_folders, split_name,
+                          read_splits, remember_root, report_unreadable, split_folders, split_name,
                           stratified_split)
 
 # %% ../nbs/05b_door.ipynb #1fbe06e5
@@ -330,11 +330,12 @@ def label_names(values:pd.Series, names, # of ClassLabel, or None
                 path) -> np.ndarray: # (n,) of classes; None: without
     "Labels as classes, by the names that the file has for its numbers."
     if names is None:
-        return np.array([None if pd.isna(v) else class_name(v) for v in values], object)
+        at, known = pd.factorize(values) # -1: without
+        return np.array([*map(class_name, known.tolist()), None], object)[at]
     number = pd.to_numeric(values, errors='coerce').fillna(-1).astype(int)
     if number.max() >= len(names): raise ValueError(
         f'{path} has the label {number.max()}, and names for 0 to {len(names) - 1} only')
-    return np.array([class_name(names[i]) if i >= 0 else None for i in number], object)
+    return np.array([*map(class_name, names), None], object)[np.maximum(number, -1)]
 
 # %% ../nbs/05b_door.ipynb #03db98b9
 def one_table(path:Path, split:str='') -> tuple: # rows; columns; classes; pictures', groups' column
@@ -519,7 +520,9 @@ def array_labels(y, n:int, where:str) -> np.ndarray: # (n,) of classes
         raise ValueError(f'{where}: image {int(none.argmax())} has no label')
     if y.dtype.kind == 'f' and (y != y.round()).any():
         raise ValueError(f'{where}: labels from {y.min():g} to {y.max():g} are no whole numbers')
-    return np.array([class_name(v) for v in y.tolist()], object)
+    if y.dtype.kind == 'O': return np.array([class_name(v) for v in y.tolist()], object)
+    number, values = pd.factorize(y)
+    return np.array([class_name(v) for v in values.tolist()], object)[number]
 
 def look_through(x, where:str) -> tuple: # an array -> least, largest, all whole; its content's name
     "One pass over an array: what its numbers are, and a name for them."
@@ -639,23 +642,39 @@ def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
             if not waiting: return
             if len(waiting) > 1 or not part: yield [r for done in waiting.popleft() for r in done]
 
+# %% ../nbs/05b_door.ipynb #60248d8e
+class Unread:
+    "Rows that could not be read, with the reason of each, in a file of lines."
+    def __init__(self, path:Path, n:int): # of a killed import; how many of its lines count
+        lines = path.read_text('utf-8').splitlines()[:n] if n and path.exists() else []
+        if len(lines) < n: raise ValueError(f'{path} has lost lines: delete {path.parent}')
+        self.path, self.rows = path, [json.loads(line) for line in lines]
+        with atomic_path(path) as p: p.write_text(''.join(f'{s}\n' for s in lines), 'utf-8')
+
+    def add(self, rows:list): # [number, reason] of each
+        if not rows: return
+        with open(self.path, 'a', encoding='utf-8') as f:
+            f.writelines(json.dumps(r) + '\n' for r in rows)
+        self.rows += rows
+
 # %% ../nbs/05b_door.ipynb #3d645ff4
 def stream_into(writer:ImageSetWriter, pictures:Callable, # see `Found`
                 rows:np.ndarray, labels:np.ndarray, size:int) -> tuple[list, list]:
     "Decode what the writer has not yet -> [number, reason] of the unreadable; who has several."
-    seen, bad, several = (writer.state or dict(seen=0, bad=[], several=[])).values()
+    seen, n_bad, several = (writer.state or dict(seen=0, bad=0, several=[])).values()
+    bad = Unread(writer.folder/'unread.jsonl', n_bad)
     with progress(total=len(rows), desc='import', initial=seen) as bar, warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning) # see `open_picture`
         for part in decoded_pieces(pictures(rows, seen), size):
             good = [i for i, (_, why, _) in enumerate(part) if not why]
-            bad = bad + [[seen + i, why] for i, (_, why, _) in enumerate(part) if why]
+            bad.add([[seen + i, why] for i, (_, why, _) in enumerate(part) if why])
             several = several + [seen + i for i, (*_, s) in enumerate(part) if s][:5 - len(several)]
             own, seen = labels[seen:seen + len(part)][good], seen + len(part)
             images = [part[i][0] for i in good] or np.empty((0, size, size, 3), np.uint8)
             writer.write(np.stack(images) if good else images, own,
-                         dict(seen=seen, bad=bad, several=several))
+                         dict(seen=seen, bad=len(bad.rows), several=several))
             bar.update(len(part))
-    return bad, several
+    return bad.rows, several
 
 # %% ../nbs/05b_door.ipynb #e6b6e091
 def finish(writer:ImageSetWriter, names:np.ndarray, # of all rows
@@ -665,6 +684,7 @@ def finish(writer:ImageSetWriter, names:np.ndarray, # of all rows
     folder = writer.folder
     report_unreadable([[str(names[i]), why] for i, why in bad], len(names), folder, max_unreadable)
     if not bad: (folder/'unreadable.csv').unlink(missing_ok=True)
+    (folder/'unread.jsonl').unlink(missing_ok=True)
     if several: print(f'some files hold several pictures, e.g. {names[several[0]]}: the first of '
                       'each is taken')
     stay = np.setdiff1d(np.arange(len(names)), [i for i, _ in bad])
@@ -697,6 +717,7 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
                     {k: v[stay] for k, v in columns.items()})
     s = ImageSet(artefact('door', make, what))
     s.root = os.path.abspath(root) if root else '' # where the files lie now
+    remember_root(root)
     lost = [] if made else unreadable_files(s).to_numpy().tolist()
     report_unreadable(lost, len(rows), s.folder, max_unreadable)
     return s
