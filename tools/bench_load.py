@@ -85,7 +85,7 @@ def through(folder, n, k): # stage -> seconds, peak
     watch('confidence')
     for name, options in (('random', {}), ('cl-sam', dict(share='balanced')),
                           ('cl-sam', dict(column='bright', share='global'))):
-        kept = select(pool, name, n//10, **options)
+        kept = select(name, pool, n//10, **options)
         assert len(kept) == n//10
     watch('three selections')
     return watch.said
