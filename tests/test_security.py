@@ -72,8 +72,14 @@ NEVER = {'pickle.load', 'pickle.loads', 'joblib.load', 'pd.read_pickle', 'pandas
          'torch.jit.load', 'torch.package.PackageImporter', 'torch.hub.load', 'yaml.load',
          'yaml.unsafe_load', 'yaml.full_load', 'marshal.loads', 'marshal.load', 'shelve.open',
          'os.system', 'os.popen', 'subprocess.getoutput', 'subprocess.getstatusoutput',
-         'asyncio.create_subprocess_shell', 'pty.spawn', 'get_ipython().system'}
+         'asyncio.create_subprocess_shell', 'pty.spawn', 'ip.system', 'get_ipython.system'}
 UNSAFE = {'joblib', 'dill', 'cloudpickle', 'cPickle', 'shelve', 'marshal'}
+
+
+def dotted(node): # str, '' for what is no name
+    if isinstance(node, ast.Name): return node.id
+    if isinstance(node, ast.Call): return dotted(node.func)
+    return f'{dotted(node.value)}.{node.attr}' if isinstance(node, ast.Attribute) else ''
 
 
 def faults_of(code): # list of str
@@ -85,7 +91,7 @@ def faults_of(code): # list of str
             names = [f'{node.module}.{a.name}' for a in node.names]
             found += [n for n in names if n in NEVER or node.module in UNSAFE]
         if not isinstance(node, ast.Call): continue
-        name = ast.unparse(node.func)
+        name = dotted(node.func)
         if name in NEVER: found.append(name)
         if name == 'torch.load' and not said_true(node, 'weights_only'): found.append(name)
         if name == 'load_state_dict' and not said_true(node, 'weights_only'): found.append(name)
