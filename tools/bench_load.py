@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -33,13 +34,29 @@ PIXELS = 32 # a side
 HELD = 700 # bytes that an image may take in memory beside its 3,072 of pixels
 
 
+def in_memory(): # bytes
+    "What this process holds; of files that are mapped nothing, for the system takes those back."
+    status = Path('/proc/self/status')
+    if not status.exists(): return resident_peak()
+    return int(status.read_text().split('RssAnon:')[1].split()[0])*1024
+
+
 class Watch:
-    "Seconds and the peak of memory of each stage."
-    def __init__(self): self.said, self.began = {}, time.perf_counter()
+    "Seconds of each stage, and the most memory until then."
+    def __init__(self):
+        self.said, self.began, self.most, self.over = {}, time.perf_counter(), 0, False
+        threading.Thread(target=self.look, daemon=True).start()
+    def look(self):
+        while not self.over:
+            self.most = max(self.most, in_memory())
+            time.sleep(.02)
     def __call__(self, stage):
         now = time.perf_counter()
-        self.said[stage] = dict(seconds=now - self.began, peak=resident_peak())
+        self.said[stage] = dict(seconds=now - self.began, peak=max(self.most, in_memory()))
         self.began = time.perf_counter()
+    def end(self): # stage -> seconds, peak
+        self.over = True
+        return self.said
 
 
 def names_of(k): return [f'class {i:04d}' for i in range(k)]
@@ -88,7 +105,7 @@ def through(folder, n, k): # stage -> seconds, peak
         kept = select(name, pool, n//10, **options)
         assert len(kept) == n//10
     watch('three selections')
-    return watch.said
+    return watch.end()
 
 
 def few_pictures(folder, many=50):
@@ -119,7 +136,7 @@ def table(folder, n, k): # stage -> seconds, peak
     assert len(found.rows) == n and len(found.columns['score']) == n
     found.content(np.arange(n))
     watch('the door: a name for all files')
-    return watch.said
+    return watch.end()
 
 
 def slow(folder, n, k, delay): # stage -> seconds, peak
@@ -141,7 +158,7 @@ def slow(folder, n, k, delay): # stage -> seconds, peak
     try: read_pool(folder/'set', real)
     finally: builtins.open, os.stat = usual
     watch('import')
-    return watch.said
+    return watch.end()
 
 
 # ---- what is measured ----------------------------------------------------------------------------
