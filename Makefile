@@ -1,5 +1,5 @@
 # make run | tables | sprint | sprint-in | test | lab | bench | torture | readme | outputs | shipped |
-# prepare | clean.
+# prepare | lock | audit | clean.
 # How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
@@ -10,9 +10,11 @@
 #   make torture MINUTES=60 SEED=3        bad files, kills, crowds and full disks, at random
 #   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
+#   make test LOCK=1                      a new .venv gets the versions of requirements.lock
+#   make run DATA=csv ROOT=a/list.csv SYNTHNB_OUTSIDE=/data   a list may lead to files in there, too
 #   make lab PY=python                    an environment that is there (conda, a container)
 # What is typed goes to the tools through the environment, so that blanks and quotes in it stay as
-# they are. What is not typed is the notebook's own default.
+# they are, and no shell reads it. What is not typed is the notebook's own default.
 SHELL    := /bin/bash
 PYTHON   ?= python3
 VENV     ?= .venv
@@ -23,6 +25,8 @@ NOTEBOOK ?= 07_affectnet
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export GOALS := $(MAKECMDGOALS)
+export NOTEBOOK ARGS NAMES LOCK
 
 BIN = $$(dirname "$$(command -v $(PY))")
 ifeq ($(PY),$(VENV)/bin/python)
@@ -30,23 +34,24 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run tables sprint sprint-in test lab bench torture readme outputs shipped prepare clean
+.PHONY: help run tables sprint sprint-in test lab bench torture readme outputs shipped prepare \
+	lock audit clean
 
 help:  ## what can be typed here
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Parameters of run: NOTEBOOK=$(NOTEBOOK) SAMPLER=cl-sam RATIO=1 SCALE=laptop SEED=0" \
+	@echo "  Parameters of run: NOTEBOOK=$$NOTEBOOK SAMPLER=cl-sam RATIO=1 SCALE=laptop SEED=0" \
 		"DATA=drawn ROOT= CLASSES= TRAININGS=2"
 
 $(VENV)/.ready: settings.ini pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Install Python 3.10 or" \
-		"newer, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) tools/environment.py $(VENV) $(MAKECMDGOALS)
+		"newer, or name it: make $$GOALS PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) tools/environment.py $(VENV) "$$GOALS"
 
 run: $(READY)  ## one run of the main experiment, from GAN to table (minutes on two cores)
-	@$(PY) tools/run.py $(NOTEBOOK) $(ARGS)
+	@$(PY) tools/run.py
 
 tables: $(READY)  ## every run that the tables need and that has no record, then the tables
-	@$(PY) tools/tables.py $(ARGS)
+	@$(PY) tools/tables.py
 
 sprint: $(READY)  ## as much of config/sprint.yaml as MINUTES=9 allow, packed into one file
 	@$(PY) tools/sprint.py
@@ -55,28 +60,34 @@ sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprin
 	@$(PY) tools/sprint.py in
 
 test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (25 minutes, two cores)
-	@$(PY) tools/test.py $(ARGS)
+	@$(PY) tools/test.py
 
 lab: $(READY)  ## JupyterLab, opened on the notebooks
-	@$(PY) -m jupyterlab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs $(ARGS)
+	@$(PY) tools/typed.py jupyterlab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/nbs
 
 bench: $(READY)  ## the speed and memory table, on the CPU or on CUDA
-	@$(PY) tools/bench.py $(ARGS)
+	@$(PY) tools/bench.py
 
 torture: $(READY)  ## bad files, torn checkpoints, kills, crowds and full disks, for MINUTES=1
-	@$(PY) tools/torture.py $(ARGS)
+	@$(PY) tools/torture.py
 
 readme: $(READY)  ## README.md and its pictures, from nbs/index.ipynb
 	@$(PY) tools/readme.py
 
 outputs: $(READY)  ## execute the notebooks in NAMES (default: all) and keep their outputs
-	@$(PY) tools/outputs.py $(NAMES) && "$(BIN)/nbdev_clean"
+	@$(PY) tools/outputs.py && "$(BIN)/nbdev_clean"
 
 shipped: $(READY)  ## the networks that come with the book, trained anew (9 minutes on one core)
-	@$(PY) tools/shipped.py $(ARGS)
+	@$(PY) tools/shipped.py
 
 prepare: $(READY)  ## before a commit: export the notebooks, clean them, render the README
 	@"$(BIN)/nbdev_export" && "$(BIN)/nbdev_clean" && $(PY) tools/readme.py
+
+lock: $(READY)  ## requirements.lock, the versions that this environment has and LOCK=1 installs
+	@$(PY) tools/lock.py
+
+audit: $(READY)  ## whether pip-audit knows one of these versions to be unsafe (needs the network)
+	@$(PY) tools/lock.py audit
 
 clean:  ## remove artefacts, executed notebooks and caches; records and .venv stay
 	@rm -rf runs/artefacts runs/*/notebook-* runs/*/*/notebook.ipynb runs/*/*/notebook.html

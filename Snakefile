@@ -59,7 +59,8 @@ for place, (path, run_) in enumerate(RUNS.items()):
                 --stdout-file - --stderr-file - >{log:q} 2>&1
             then
                 rm -f "$before"
-                echo "done in $SECONDS s" | tee -a {log:q} | sed 's|^|{params.run}: |'
+                echo "done in $SECONDS s" >>{log:q}
+                printf '%s: done in %s s\n' {params.run:q} "$SECONDS"
             else
                 if [ -e "$before" ]; then mv "$before" "$record"; else rm -f "$record"; fi
                 exit 1

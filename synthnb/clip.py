@@ -20,12 +20,14 @@ import torch
 from fastcore.basics import patch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import (Config, artefact, check_finite_state, default_device, generator, hash_of,
                           load_checkpoint, load_model, name_of, network_content, number, progress,
                           run_to_end, save_checkpoint, save_model, shipped)
+from .recognition import archived_state
 from .scores import wilson_interval
 from .shapes import (CANVAS, CLASSES, COLOURS, DAMAGES, SHAPES, canvas_points,
                             coverage, damaged_shapes, paint, placed,
@@ -204,12 +206,9 @@ def read_weights(path:Path, # a file in one of the three formats, or one of ours
     try:
         if path.suffix == '.safetensors': return open_clip.factory.load_state_dict(str(path)), False
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-        if any(n.endswith('/constants.pkl') for n in names): # TorchScript
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', FutureWarning)
-                state = torch.jit.load(str(path), map_location='cpu').state_dict()
+        if any(n.endswith('/constants.pkl') for n in names): state = archived_state(path)
         else: state = load_checkpoint(path)
-    except (RuntimeError, OSError) as e:
+    except (RuntimeError, OSError, SafetensorError) as e:
         raise ValueError(f'{path} cannot be read ({str(e)[:120]}); it may be torn: '
                          'fetch it again') from e
     state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}

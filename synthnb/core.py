@@ -316,6 +316,14 @@ def digest_of_bytes(path:Path) -> str: # 32 hexadecimal digits
         while n := f.readinto(piece): seen.update(piece[:n])
     return seen.hexdigest()
 
+# %% ../nbs/00_core.ipynb #2fd32396
+def stamps_of(paths:list) -> list: # of what `stamp_of` gives
+    "The stamps of many files, side by side where a look takes long, as over a network."
+    began = time.perf_counter()
+    some = [stamp_of(p) for p in paths[:16]]
+    if time.perf_counter() - began < .005: return some + [stamp_of(p) for p in paths[16:]]
+    with ThreadPoolExecutor(16) as pool: return some + [*pool.map(stamp_of, paths[16:])]
+
 # %% ../nbs/00_core.ipynb #2643ce12
 REMEMBERED = {} # stamp -> digest, in this process
 SETTLED = 2e9 # nanoseconds without a change after which a file is remembered
@@ -354,7 +362,7 @@ def remember(found:dict): # stamp -> digest
 def file_digests(paths, # of files, in any number
                 ) -> list: # of 32 hexadecimal digits each; None where there is no file
     "The content of files, each read at most once unless it changes."
-    stamps = [stamp_of(p) for p in paths]
+    stamps = stamps_of([*paths])
     missing = lambda: [s for s in dict.fromkeys(stamps) if s and s not in REMEMBERED]
     large = sum(s[1] for s in missing()) > LARGE
     if large: recall(missing())

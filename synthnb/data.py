@@ -16,6 +16,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Callable, Iterator
 
 import numpy as np
@@ -29,7 +30,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .core import (FULL, artefact, atomic_path, file_digests, files_below,
                           hash_of, hidden, load_json, no_space,
-                          progress, reading, reserve, save_json)
+                          progress, reading, reserve, runs_dir, save_json)
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -584,12 +585,13 @@ def stratified_split(labels, # int (n,)
                          'none may be NaN')
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) <= 0:
         raise ValueError(f'fractions must be positive and add up to 1, got {tuple(fractions)}')
-    rng, part_of = np.random.default_rng(seed), np.zeros(len(labels), int)
     first = pd.DataFrame(dict(label=labels, group=groups)).groupby('group').label.first()
-    for k in np.unique(labels):
-        members = rng.permutation(first.index[first == k])
+    rng, part_of = np.random.default_rng(seed), np.zeros(len(first), int)
+    order = np.argsort(number := pd.factorize(first, sort=True)[0], kind='stable')
+    for members in np.split(order, np.flatnonzero(np.diff(number[order])) + 1): # of a class each
         part = np.repeat(parts, part_sizes(len(members), fractions))
-        for p in parts: part_of[np.isin(groups, members[part == p])] = p
+        part_of[rng.permutation(members)] = part
+    part_of = part_of[first.index.get_indexer(groups)]
     return [np.flatnonzero(part_of == p) for p in parts]
 
 # %% ../nbs/00a_data.ipynb #d56a54cf
@@ -660,6 +662,54 @@ def existing(path:Path, # what the user gave
         raise FileNotFoundError(f'{path} does not exist: expected {what}; check the parameter root')
     return path
 
+# %% ../nbs/00a_data.ipynb #397b8b83
+def known_roots() -> list[str]: # folders, in full
+    "Where images were imported from before."
+    path = runs_dir()/'artefacts'/'roots.txt'
+    return path.read_text('utf-8', 'surrogateescape').splitlines() if path.exists() else []
+
+def remember_root(root): # the folder of an import; '' for none
+    "Note where images were imported from; the whole disk is no such place."
+    root = os.path.abspath(root) if str(root or '') else os.path.sep
+    if os.path.dirname(root) == root or root in known_roots(): return
+    path = runs_dir()/'artefacts'/'roots.txt'
+    path.parent.mkdir(exist_ok=True)
+    with open(path, 'a', encoding='utf-8', errors='surrogateescape') as f: f.write(f'{root}\n')
+
+def allowed_outside() -> list[str]: # folders, in full
+    "Where lists may lead, too: the folders in $SYNTHNB_OUTSIDE, and the roots of earlier imports."
+    given = os.environ.get('SYNTHNB_OUTSIDE', '').split(os.pathsep)
+    return [*(os.path.abspath(os.path.expanduser(p)) for p in given if p), *known_roots()]
+
+# %% ../nbs/00a_data.ipynb #af7f866a
+def own_ground(folder, beside:bool) -> list[str]: # folders, in full
+    "Where a list may lead without asking: its own folder, and what lies beside that."
+    own, home = os.path.abspath(folder), os.path.expanduser('~')
+    up, shared = os.path.dirname(own), {os.path.sep, home, os.path.dirname(home), gettempdir()}
+    return [own, up] if beside and up not in shared else [own]
+
+# %% ../nbs/00a_data.ipynb #9bba5256
+def check_places(paths, # of files in a list, joined to its folder
+                 folder, # that folder
+                 where:Callable, # number of a path -> its place in the list, for the error
+                 beside:bool=True, # whether its files may lie beside its folder
+                ):
+    "Refuse a list that leads elsewhere, unless the user has allowed it. [ours]"
+    start = '' if str(folder) in ('', '.') else os.path.join(str(folder), '')
+    inside = lambda p: '..' not in p and (p.startswith(start) if start else not os.path.isabs(p))
+    if not (odd := [i for i, p in enumerate(paths) if not inside(p)]): return
+    def first(grounds): # of those that none of the grounds holds
+        starts = tuple(os.path.join(g, '') for g in grounds)
+        return [i for i in odd if not os.path.abspath(paths[i]).startswith(starts)]
+    if not (odd := first(own_ground(folder, beside))) or not (odd := first(allowed_outside())):
+        return
+    path = os.path.abspath(paths[odd[0]])
+    raise ValueError(
+        f'{where(odd[0])}: {path} lies outside of {os.path.abspath(folder)}, where a list may lead '
+        f'({len(odd):,} such files). If you trust the list, allow the place by '
+        f'SYNTHNB_OUTSIDE={os.path.dirname(path)} in the environment; it names folders, with '
+        f'{os.pathsep!r} between them')
+
 # %% ../nbs/00a_data.ipynb #e012b4e8
 BOX = ['left', 'top', 'width', 'height']
 
@@ -726,7 +776,9 @@ def read_affectnet(root:Path, # holds Manually_Annotated_file_lists, or train_se
     kept, classes = t[t.expression < 8], choose_classes(AFFECTNET_CLASSES, classes)
     kept = kept[kept.expression.isin([AFFECTNET_CLASSES.index(c) for c in classes])]
     label = kept.expression.map(lambda e: classes.index(AFFECTNET_CLASSES[int(e)]))
-    path = str(affectnet_pictures(root)) + '/' + kept[AFFECTNET_COLUMNS[0]].astype(str)
+    pictures = affectnet_pictures(root)
+    path = str(pictures) + '/' + kept[AFFECTNET_COLUMNS[0]].astype(str)
+    check_places(path.tolist(), pictures, lambda i: f'{split}.csv, image {i + 1}')
     box = {b: pd.to_numeric(kept[a], errors='coerce') for a, b in zip(AFFECTNET_COLUMNS[1:5], BOX)}
     return pd.DataFrame(dict(path=path, label=label, **box)).reset_index(drop=True), classes
 
@@ -873,7 +925,22 @@ def csv_table(root:Path, path:str, label:str) -> tuple[pd.DataFrame, Path]: # al
         if None not in parts and len(parts) > 1:
             raise ValueError(f"{root}: the column {c!r} reads like a split; call it "
                              "'split' or drop it")
-    return t.assign(**{label: t[label].map(class_name, na_action='ignore')}), root
+    each = {v: class_name(v) for v in t[label].dropna().unique()}
+    return t.assign(**{label: t[label].map(each)}), root
+
+# %% ../nbs/00a_data.ipynb #a7960875
+def listed_paths(table:Path, # the file of the list, which its paths are relative to
+                 names, # of files, as they are written in it
+                ) -> list[str]:
+    "The paths in a list, as pathlib writes them; those of Windows too. One elsewhere is an error."
+    folder = Path(table).parent
+    start = '' if str(folder) == '.' else os.path.join(str(folder), '')
+    odd = lambda p: not p or p[0] in './' or p[-1] in './' or '//' in p or '/.' in p
+    full = [str(folder/p) if odd(p) else start + p for p in names]
+    windows = lambda p: '\\' in p and not os.path.exists(p)
+    full = [p.replace('\\', '/') if windows(p) else p for p in full]
+    check_places(full, folder, lambda i: f'{table}, line {i + 2}')
+    return full
 
 # %% ../nbs/00a_data.ipynb #946eb542
 def read_csv(root:Path, # the CSV file
@@ -893,9 +960,7 @@ def read_csv(root:Path, # the CSV file
                                        'a classifier needs two or more')
     classes = choose_classes(sorted(first), classes)
     t = t[t[label].isin(classes)].reset_index(drop=True)
-    full = [str(root.parent/p) for p in t[path]]
-    windows = lambda p: '\\' in p and not os.path.exists(p)
-    full = [p.replace('\\', '/') if windows(p) else p for p in full]
+    full = listed_paths(root, t[path])
     records = pd.DataFrame(dict(path=full, label=t[label].map(classes.index)))
     return (records.assign(split=read_splits(t, root)) if 'split' in t else records), classes
 
@@ -975,10 +1040,27 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
         raise ValueError(f"unknown attribute {', '.join(unknown)}: CelebA has {', '.join(names)}")
     bits = np.array([*values.values()])[:, [names.index(a) for a in wanted]] > 0
     paths, splits = [str(pictures/f) for f in values], [part[f][0] for f in values]
+    check_places(paths, pictures, lambda i: f'list_attr_celeba, row {i + 1}')
     box = dict(left=0, top=20, width=178, height=178)
     t = pd.DataFrame(dict(path=paths, label=bit_codes(bits), **box))
     return {k: t[np.array(splits) == v].reset_index(drop=True)
             for k, v in CELEBA_SPLITS.items()}, wanted
+
+# %% ../nbs/00a_data.ipynb #900429cd
+MOST_PIXELS = 64_000_000 # of one picture
+
+def open_picture(path) -> Image.Image: # nothing of it is unpacked yet
+    "Open a picture; a bomb, or a program that draws one, is a ValueError."
+    try: im = Image.open(path)
+    except Image.DecompressionBombError as e: raise ValueError(f'taken for a bomb: {e}') from e
+    if im.format == 'EPS':
+        im.close()
+        raise ValueError('it is a program in PostScript, which is not run; save it as PNG')
+    if im.width*im.height > MOST_PIXELS:
+        im.close()
+        raise ValueError(f'{im.width:,} x {im.height:,} pixels are more than {MOST_PIXELS/1e6:.0f} '
+                         'million, and are taken for a bomb; make it smaller')
+    return im
 
 # %% ../nbs/00a_data.ipynb #e27c3112
 def eight_bits(x:np.ndarray) -> np.ndarray: # whole numbers of 16 or 32 bits -> uint8
@@ -1010,7 +1092,7 @@ def decode(path:str, # the image file
           ) -> np.ndarray: # uint8 (size, size, 3)
     "Read, crop and resize one image; raises OSError or ValueError for what is no image."
     whole = box is None or not np.nan_to_num(np.asarray(box, float)).any()
-    with Image.open(path) as im: # of a GIF, the first picture
+    with open_picture(path) as im: # of a GIF, the first picture
         if box is None: im.draft('RGB', (2*size, 2*size))
         lost, im = lost_bits(im), opaque(ImageOps.exif_transpose(im))
         if lost and 0 < max(high for _, high in im.getextrema()) < 16: raise ValueError(
@@ -1381,6 +1463,7 @@ def import_chosen(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid',
         out[name].root = names_below(records.path, root)[1] # where the files lie now
         if not made: report_unreadable(unreadable_in(out[name].folder), len(records),
                                        out[name].folder, share)
+    remember_root(root)
     return out
 
 # %% ../nbs/00a_data.ipynb #ba628a66

@@ -6,7 +6,7 @@
 __all__ = ['unreadable_files', 'Real', 'read_real', 'read_pool']
 
 # %% ../nbs/05b_door.ipynb #1002a11a
-import hashlib, io, json, os, re, struct, threading, warnings, zipfile
+import hashlib, io, json, math, os, re, struct, threading, warnings, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -24,22 +24,21 @@ from PIL import Image, UnidentifiedImageError
 
 from . import core
 from .core import (artefact, atomic_path, file_digests, hash_of, load_json, progress,
-                          reading, stamp_of)
-from .data import (BOX, ImageSet, ImageSetWriter, affectnet_pictures, choose_classes,
-                          class_folders, class_name, csv_table, decode, existing, folder_parts,
-                          is_later, names_below, of_place, one_spelling, opaque, person_numbers,
+                          reading)
+from .data import (BOX, MOST_PIXELS, ImageSet, ImageSetWriter, affectnet_pictures,
+                          check_places, choose_classes, class_folders, class_name, csv_table,
+                          decode, existing, folder_parts, is_later, listed_paths, names_below,
+                          of_place, one_spelling, opaque, open_picture, person_numbers,
                           read_affectnet, read_folder, read_identities, read_splits,
-                          report_unreadable, split_folders, split_name, stratified_split)
+                          remember_root, report_unreadable, split_folders, split_name,
+                          stratified_split)
 
 # %% ../nbs/05b_door.ipynb #1fbe06e5
-MOST_PIXELS, LARGE_PIXELS = 64_000_000, 8_000_000 # refused above; above, one at a time
+LARGE_PIXELS = 8_000_000 # of one picture, above which pictures take turns
 TURN = threading.Lock()
 
-def looked_at(im:Image.Image) -> bool: # whether it has several pictures
-    "Refuse a picture whose pixels would fill the memory; nothing of it is unpacked yet."
-    if im.width*im.height > MOST_PIXELS: raise ValueError(
-        f'{im.width:,} x {im.height:,} pixels are more than {MOST_PIXELS/1e6:.0f} million, and are '
-        'taken for a bomb; make it smaller')
+def is_several(im:Image.Image) -> bool:
+    "Whether a file has several pictures."
     return im.format != 'MPO' and bool(getattr(im, 'is_animated', False))
 
 # %% ../nbs/05b_door.ipynb #b4ac3f1f
@@ -67,7 +66,7 @@ def decoded(picture, # a path, the bytes of a file, or pixels: uint8 (h, w) or (
         several, pixels = False, jpeg_pixels(f)
         f.seek(0)
         if pixels is None or pixels > LARGE_PIXELS:
-            with Image.open(f) as im: several, pixels = looked_at(im), im.width*im.height
+            with open_picture(f) as im: several, pixels = is_several(im), im.width*im.height
             f.seek(0)
         with TURN if pixels > LARGE_PIXELS else nullcontext(): return decode(f, size, box), several
 
@@ -114,11 +113,12 @@ HASHED = {} # name of the stamps of 16,384 files or fewer -> of their content, i
 def piece_hash(paths:list) -> str:
     "A name for the content of some files, in memory for a turn of them."
     turns, digests, settled = [paths[i:i + 1024] for i in range(0, len(paths), 1024)], [], True
-    key = hash_of([hash_of([stamp_of(p) for p in turn]) for turn in turns])
+    stamps = [core.stamps_of(turn) for turn in turns]
+    key = hash_of([hash_of(s) for s in stamps])
     if key in HASHED: return HASHED[key]
-    for turn in turns:
+    for turn, before in zip(turns, stamps):
         digests += file_digests(turn)
-        settled &= all([core.REMEMBERED.pop(s, None) for s in {*map(stamp_of, turn)}])
+        settled &= all([core.REMEMBERED.pop(s, None) for s in {*before}])
     made = hash_of(digests)
     if settled: HASHED[key] = made # else a file is missing, or so fresh that it may yet change
     return made
@@ -212,10 +212,8 @@ def found_csv(path:Path, classes=None) -> Found:
         f'{path}, line {int(np.flatnonzero(empty)[0]) + 2}: an empty path or label')
     one_spelling({f'line {i + 2} ({c})': c for i, c in t[label].drop_duplicates().items()},
                  classes, path)
-    full = [str(path.parent/p) for p in t[file]]
-    windows = lambda p: '\\' in p and not os.path.exists(p)
-    full = [p.replace('\\', '/') if windows(p) else p for p in full]
-    records, group = pd.DataFrame(dict(path=full, label=t[label])), called(t, GROUPS)
+    full, group = listed_paths(path, t[file]), called(t, GROUPS)
+    records = pd.DataFrame(dict(path=full, label=t[label]))
     if 'split' in t: records['split'] = read_splits(t, path)
     if group: records['person'] = t[group]
     columns = number_columns(t.drop(columns=[file, label, *({'split'} & {*t})]))
@@ -237,7 +235,7 @@ def table_pieces(path:Path, # Parquet, or a stream or file of Arrow
                     inner += len(b)
                 at += n
         return
-    with pa.OSFile(str(path)) as f:
+    with reading(path), pa.OSFile(str(path)) as f:
         for b in arrow_batches(f):
             for i in range(0, len(b), piece):
                 if has(at + i, min(piece, len(b) - i)):
@@ -246,14 +244,18 @@ def table_pieces(path:Path, # Parquet, or a stream or file of Arrow
 
 # %% ../nbs/05b_door.ipynb #e7b6559e
 def arrow_batches(f) -> Iterator: # of record batches
-    "What is in a file of Arrow, whichever of its two kinds it is."
+    "What is in a file of Arrow, whichever of its two kinds it is; what lies outside is an error."
     start = bytes(f.read(6))
     f.seek(0)
-    if start != b'ARROW1': yield from pa.ipc.open_stream(f)
+    if start != b'ARROW1': batches = pa.ipc.open_stream(f)
     else:
         reader = pa.ipc.open_file(f)
-        yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+    for b in batches:
+        b.validate(full=True) # Arrow itself believes what a file says of its lengths
+        yield b
 
+# %% ../nbs/05b_door.ipynb #1f6f9ef3
 def table_schema(path:Path) -> pa.Schema:
     "The columns of a table; a file that is none is an error."
     try:
@@ -268,9 +270,25 @@ def table_schema(path:Path) -> pa.Schema:
 def table_columns(path:Path, columns:list) -> pd.DataFrame:
     "Some columns of a table, without its pictures."
     if path.suffix == '.parquet': return pq.ParquetFile(path).read(columns).to_pandas()
-    with pa.memory_map(str(path)) as f:
+    with reading(path), pa.memory_map(str(path)) as f:
         parts = [b.select(columns).to_pandas() for b in arrow_batches(f)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+# %% ../nbs/05b_door.ipynb #eb3cf8af
+MOST_ROWS, MOST_BYTES = 100_000_000, 2**30 # of a table; of a part that shrank a thousandfold
+
+def check_declared(path:Path): # a Parquet file
+    "Refuse what says of itself that it fills the memory; nothing of it is unpacked yet."
+    about = pq.read_metadata(path)
+    if about.num_rows > MOST_ROWS: raise ValueError(
+        f'{path} says that it has {about.num_rows:,} rows, and is taken for a bomb; expected at '
+        f'most {MOST_ROWS:,}: cut it into several files')
+    for g in map(about.row_group, range(about.num_row_groups)):
+        for c in map(g.column, range(g.num_columns)):
+            whole, packed = c.total_uncompressed_size, c.total_compressed_size
+            if whole > max(MOST_BYTES, 1000*packed): raise ValueError(
+                f'{path}, the column {c.path_in_schema!r}: {packed:,} bytes unpack to {whole:,}, '
+                'and are taken for a bomb; save it again in smaller row groups')
 
 # %% ../nbs/05b_door.ipynb #fb4227a9
 def features_of(schema:pa.Schema, path:Path) -> dict: # column -> what datasets says about it
@@ -314,16 +332,18 @@ def label_names(values:pd.Series, names, # of ClassLabel, or None
                 path) -> np.ndarray: # (n,) of classes; None: without
     "Labels as classes, by the names that the file has for its numbers."
     if names is None:
-        return np.array([None if pd.isna(v) else class_name(v) for v in values], object)
+        at, known = pd.factorize(values) # -1: without
+        return np.array([*map(class_name, known.tolist()), None], object)[at]
     number = pd.to_numeric(values, errors='coerce').fillna(-1).astype(int)
     if number.max() >= len(names): raise ValueError(
         f'{path} has the label {number.max()}, and names for 0 to {len(names) - 1} only')
-    return np.array([class_name(names[i]) if i >= 0 else None for i in number], object)
+    return np.array([*map(class_name, names), None], object)[np.maximum(number, -1)]
 
 # %% ../nbs/05b_door.ipynb #03db98b9
 def one_table(path:Path, split:str='') -> tuple: # rows; columns; classes; pictures', groups' column
     "All of a table but its pictures."
     schema = table_schema(path)
+    if path.suffix == '.parquet': check_declared(path)
     features = features_of(schema, path)
     picture, label = picture_column(schema, features, path), label_column(schema, features, path)
     kinds = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
@@ -341,10 +361,12 @@ def one_table(path:Path, split:str='') -> tuple: # rows; columns; classes; pictu
 
 # %% ../nbs/05b_door.ipynb #c4005b01
 def picture_in(value, # of a row
-               folder:Path): # that paths are relative to -> path, bytes, or None
+               table:Path): # whose folder paths are relative to -> path, bytes, or None
     "The picture of one row of a table."
     if isinstance(value, dict): value = value.get('bytes') or value.get('path')
-    return str(folder/value) if isinstance(value, str) else value or None
+    if not isinstance(value, str): return value or None
+    check_places([path := str(table.parent/value)], table.parent, lambda i: table)
+    return path
 
 def own_rows(parts, ends:np.ndarray, # m of them; (m + 1,), where each begins and the last ends
              rows:np.ndarray) -> Iterator: # sorted, of all -> of (part, those of its rows)
@@ -365,7 +387,7 @@ def found_tables(files:list, # of (path, split)
         for path, own in own_rows(paths, ends, rows[first:]):
             for at, batch in table_pieces(path, [picture], own) if len(own) else ():
                 for r in own[np.searchsorted(own, at):np.searchsorted(own, at + len(batch))]:
-                    yield picture_in(batch.column(0)[int(r - at)].as_py(), path.parent), None
+                    yield picture_in(batch.column(0)[int(r - at)].as_py(), path), None
     same = set.intersection(*({*c} for _, c, *_ in parts))
     columns = {k: np.concatenate([c[k] for _, c, *_ in parts]) for k in sorted(same)}
     content = lambda rows: [hash_of(paths), long_hash(rows)]
@@ -387,11 +409,19 @@ def saved_files(root:Path) -> list: # of (path, split)
     if root.is_file(): return [(root, '')]
     if (root/'dataset_dict.json').exists():
         splits = {s: split_name(s) or '' for s in load_json(root/'dataset_dict.json')['splits']}
+        below([*splits], root/'dataset_dict.json')
         return [(p, split) for s, split in splits.items() for p, _ in saved_files(root/s)]
     about = load_json(existing(root/'state.json', 'what datasets.save_to_disk writes'))
     if about.get('_indices_data_files'): raise ValueError(
         f'{root} is a selection of rows of another table; save it again after flatten_indices()')
-    return [(existing(root/f['filename'], 'a table of datasets'), '') for f in about['_data_files']]
+    names = below([f['filename'] for f in about['_data_files']], root/'state.json')
+    return [(existing(root/n, 'a table of datasets'), '') for n in names]
+
+# %% ../nbs/05b_door.ipynb #8a54016b
+def below(names:list, note:Path) -> list: # the same
+    "Refuse a note of `datasets` that names files outside of its folder."
+    check_places([str(note.parent/n) for n in names], note.parent, lambda i: note, beside=False)
+    return names
 
 # %% ../nbs/05b_door.ipynb #c8b18fb1
 def advice(kind:str, low:float, high:float) -> str: # of the type; least and largest value
@@ -416,12 +446,19 @@ def pixel_scale(dtype:np.dtype, low:float, high:float, whole:bool, where:str) ->
 
 # %% ../nbs/05b_door.ipynb #d63b7943
 class NpzArray:
-    "An array in an .npz file, read in pieces and in order."
+    "An array in an .npz file, read in pieces and in order; its header must tell its size."
     def __init__(self, path:Path, name:str):
         self.path, self.name = Path(path), name
-        with reading(self.path), self.open() as f: self.shape, self.dtype = self.header(f)
+        with reading(self.path), self.open() as f:
+            self.shape, self.dtype = self.header(f)
+            said, held = math.prod(self.shape)*self.dtype.itemsize, self.bytes - f.tell()
+        if said != held: raise ValueError(f'{path}, {name}: its header says {said:,} bytes, and it '
+                                          f'has {held:,}; save it again')
     def __len__(self): return self.shape[0]
-    def open(self): return zipfile.ZipFile(self.path).open(f'{self.name}.npy')
+    def open(self):
+        z = zipfile.ZipFile(self.path)
+        self.bytes = z.getinfo(f'{self.name}.npy').file_size
+        return z.open(f'{self.name}.npy')
     def header(self, f):
         version = np.lib.format.read_magic(f)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
@@ -441,15 +478,20 @@ def blocks_of(x, # an array (n, ...), or an NpzArray
         return
     with x.open() as f:
         x.header(f)
-        row = int(np.prod(x.shape[1:], dtype=np.int64))*x.dtype.itemsize
+        row = math.prod(x.shape[1:])*x.dtype.itemsize
+        piece = max(1, min(piece, 2**26//max(row, 1)))
         for i in range(0, len(x), piece):
             with reading(x.path): raw = f.read(n := min(piece, len(x) - i)*row)
             if len(raw) < n: raise ValueError(f'{x.path} ends within {x.name}; save it again')
             yield np.frombuffer(raw, x.dtype).reshape(-1, *x.shape[1:])
 
+# %% ../nbs/05b_door.ipynb #faff7390
 def check_shape(x, where:str): # an array or an NpzArray
     "Refuse what are no pictures, with the line that makes them so."
     n, *rest = x.shape
+    if math.prod(rest[:2]) > MOST_PIXELS: raise ValueError(
+        f'{where}: images of shape {tuple(x.shape)} are taken for a bomb: one of them has more '
+        f'than {MOST_PIXELS/1e6:.0f} million pixels')
     side = int(round(np.sqrt(np.prod(rest)))) if rest else 0
     if len(rest) == 2 or len(rest) == 3 and rest[2] in (1, 3, 4): return
     if len(rest) == 3 and rest[0] in (1, 3, 4): hint = 'try images.transpose(0, 2, 3, 1)'
@@ -480,8 +522,11 @@ def array_labels(y, n:int, where:str) -> np.ndarray: # (n,) of classes
         raise ValueError(f'{where}: image {int(none.argmax())} has no label')
     if y.dtype.kind == 'f' and (y != y.round()).any():
         raise ValueError(f'{where}: labels from {y.min():g} to {y.max():g} are no whole numbers')
-    return np.array([class_name(v) for v in y.tolist()], object)
+    if y.dtype.kind == 'O': return np.array([class_name(v) for v in y.tolist()], object)
+    number, values = pd.factorize(y)
+    return np.array([class_name(v) for v in values.tolist()], object)[number]
 
+# %% ../nbs/05b_door.ipynb #cc86fc8f
 def look_through(x, where:str) -> tuple: # an array -> least, largest, all whole; its content's name
     "One pass over an array: what its numbers are, and a name for them."
     low, high, whole, seen = np.inf, -np.inf, True, hashlib.blake2b(digest_size=16)
@@ -554,6 +599,9 @@ def found_npz(path:Path, classes=None) -> Found:
         with zipfile.ZipFile(path) as z: keys = [n[:-4] for n in z.namelist() if n.endswith('.npy')]
     except zipfile.BadZipFile as e: raise ValueError(f'{path} is no whole .npz file ({e})') from e
     parts = array_parts({k: k for k in keys}, str(path))
+    for y in {y for _, y in parts.values()}:
+        if (said := NpzArray(path, y).bytes) > MOST_BYTES: raise ValueError(
+            f'{path}, {y}: labels of {said:,} bytes are taken for a bomb')
     with reading(path), np.load(path) as z:
         whole = {s: (NpzArray(path, x), z[y]) for s, (x, y) in parts.items()}
     return found_arrays(whole, str(path))
@@ -597,23 +645,39 @@ def decoded_pieces(pictures:Iterator, size:int) -> Iterator[list]: # see `tried`
             if not waiting: return
             if len(waiting) > 1 or not part: yield [r for done in waiting.popleft() for r in done]
 
+# %% ../nbs/05b_door.ipynb #60248d8e
+class Unread:
+    "Rows that could not be read, with the reason of each, in a file of lines."
+    def __init__(self, path:Path, n:int): # of a killed import; how many of its lines count
+        lines = path.read_text('utf-8').splitlines()[:n] if n and path.exists() else []
+        if len(lines) < n: raise ValueError(f'{path} has lost lines: delete {path.parent}')
+        self.path, self.rows = path, [json.loads(line) for line in lines]
+        with atomic_path(path) as p: p.write_text(''.join(f'{s}\n' for s in lines), 'utf-8')
+
+    def add(self, rows:list): # [number, reason] of each
+        if not rows: return
+        with open(self.path, 'a', encoding='utf-8') as f:
+            f.writelines(json.dumps(r) + '\n' for r in rows)
+        self.rows += rows
+
 # %% ../nbs/05b_door.ipynb #3d645ff4
 def stream_into(writer:ImageSetWriter, pictures:Callable, # see `Found`
                 rows:np.ndarray, labels:np.ndarray, size:int) -> tuple[list, list]:
     "Decode what the writer has not yet -> [number, reason] of the unreadable; who has several."
-    seen, bad, several = (writer.state or dict(seen=0, bad=[], several=[])).values()
+    seen, n_bad, several = (writer.state or dict(seen=0, bad=0, several=[])).values()
+    bad = Unread(writer.folder/'unread.jsonl', n_bad)
     with progress(total=len(rows), desc='import', initial=seen) as bar, warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning) # see `looked_at`
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning) # see `open_picture`
         for part in decoded_pieces(pictures(rows, seen), size):
             good = [i for i, (_, why, _) in enumerate(part) if not why]
-            bad = bad + [[seen + i, why] for i, (_, why, _) in enumerate(part) if why]
+            bad.add([[seen + i, why] for i, (_, why, _) in enumerate(part) if why])
             several = several + [seen + i for i, (*_, s) in enumerate(part) if s][:5 - len(several)]
             own, seen = labels[seen:seen + len(part)][good], seen + len(part)
             images = [part[i][0] for i in good] or np.empty((0, size, size, 3), np.uint8)
             writer.write(np.stack(images) if good else images, own,
-                         dict(seen=seen, bad=bad, several=several))
+                         dict(seen=seen, bad=len(bad.rows), several=several))
             bar.update(len(part))
-    return bad, several
+    return bad.rows, several
 
 # %% ../nbs/05b_door.ipynb #e6b6e091
 def finish(writer:ImageSetWriter, names:np.ndarray, # of all rows
@@ -623,6 +687,7 @@ def finish(writer:ImageSetWriter, names:np.ndarray, # of all rows
     folder = writer.folder
     report_unreadable([[str(names[i]), why] for i, why in bad], len(names), folder, max_unreadable)
     if not bad: (folder/'unreadable.csv').unlink(missing_ok=True)
+    (folder/'unread.jsonl').unlink(missing_ok=True)
     if several: print(f'some files hold several pictures, e.g. {names[several[0]]}: the first of '
                       'each is taken')
     stay = np.setdiff1d(np.arange(len(names)), [i for i, _ in bad])
@@ -655,6 +720,7 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
                     {k: v[stay] for k, v in columns.items()})
     s = ImageSet(artefact('door', make, what))
     s.root = os.path.abspath(root) if root else '' # where the files lie now
+    remember_root(root)
     lost = [] if made else unreadable_files(s).to_numpy().tolist()
     report_unreadable(lost, len(rows), s.folder, max_unreadable)
     return s

@@ -20,7 +20,8 @@ from .core import (artefact, atomic_path, files_below, load_json, progress, read
                           save_json)
 from .data import (BOX, IMAGE_SUFFIXES, choose_classes, class_folders, class_name, existing,
                           folded_sets, folder_parts, import_splits, listing, names_below,
-                          read_identities, report_unreadable, source, split_folders, with_test)
+                          open_picture, read_identities, report_unreadable, source, split_folders,
+                          with_test)
 
 # %% ../nbs/00l_expressions.ipynb #39d811b5
 WORDS = dict(neutral='neutral calm', happiness='happiness happy joy', sadness='sadness sad',
@@ -191,8 +192,8 @@ KDEF_NAME = re.compile(r'[AB]([FM]\d\d)(AF|AN|DI|HA|NE|SA|SU)(S|HL|HR|FL|FR)')
 def square_box(path) -> tuple: # left, top, width, height; NaN where it cannot be read
     "The middle square of a picture, so that a portrait is not squeezed. [ours]"
     try:
-        with Image.open(path) as im: w, h = im.size
-    except OSError: return (np.nan,)*4 # the import names the file
+        with open_picture(path) as im: w, h = im.size
+    except (OSError, ValueError): return (np.nan,)*4 # the import names the file
     side = min(w, h)
     return (w - side)//2, (h - side)//2, side, side
 

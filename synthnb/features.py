@@ -157,7 +157,7 @@ def weights_of(weights, # a file, or None
     if path is None or not path.is_file(): raise FileNotFoundError(
         f'{name} needs its weights: weights={str(weights)!r} is no file. Nothing is downloaded '
         f"here; get it from {where}, or use features='patches', which needs none")
-    try: state = load_state_dict(str(path))
+    try: state = load_state_dict(str(path), weights_only=True)
     except Exception as e: raise ValueError(
         f'weights={path}: {name} cannot be read from it ({type(e).__name__}: {str(e)[:120]}); '
         'expected a state dict, .pth or .safetensors') from e

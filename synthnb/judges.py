@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import default_device
-from .data import Images, ImageSet, class_name
+from .data import Images, ImageSet, check_places, class_name
 
 # %% ../nbs/00i_judges.ipynb #29dacfde
 STORED = dict(uint8='u1', uint16='<u2', float16='<f2', float32='<f4', int32='<i4')
@@ -45,6 +45,7 @@ def read_weights(folder:str|Path, # face-api's
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f'{path} is no list of tensors ({e!r}): get it anew') from e
     for paths, weights in groups:
+        check_places([str(path.parent/p) for p in paths], path.parent, lambda i: path, beside=False)
         raw = b''.join(there(path.parent/p).read_bytes() for p in paths)
         need = sum(math.prod(w['shape'])*stored_as(w).itemsize for w in weights)
         if len(raw) != need: raise ValueError(

@@ -19,8 +19,8 @@ from scipy.io import loadmat
 from torch import Tensor
 
 from .core import artefact, atomic_path, generator, progress
-from .data import (BOX, ImageSet, ImageSetWriter, choose_classes, existing, import_splits,
-                          listing, source)
+from .data import (BOX, ImageSet, ImageSetWriter, check_places, choose_classes, existing,
+                          import_splits, listing, source)
 from .recognition import PLAIN, PlainUnpickler, as_bytes, plain_pickle
 from .shapes import SHAPES, draw_shapes
 
@@ -184,6 +184,7 @@ def car_list(path:Path, images:Path, classes:list, names:list) -> pd.DataFrame: 
         label = known.get(names[int(code) - 1])
         square = car_square(*map(float, box))
         if label is not None: rows.append((str(images/str(name)), label, *square))
+    check_places([r[0] for r in rows], images, lambda i: f'{path}, picture {i + 1}', beside=False)
     return pd.DataFrame(rows, columns=['path', 'label', *BOX])
 
 # %% ../nbs/00n_objects.ipynb #a4a25568

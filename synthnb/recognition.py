@@ -11,7 +11,7 @@ __all__ = ['DEPTHS', 'COLOURS', 'RECIPE', 'DROPS', 'EPOCHS', 'BlockIR', 'IRNet',
            'group_table', 'disparate_impact', 'fairness', 'plot_groups']
 
 # %% ../nbs/00m_recognition.ipynb #bde5c3b3
-import io, json, math, pickle, pickletools, warnings
+import io, json, math, pickle, pickletools, re, warnings, zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from .core import (Config, artefact, bare, check_finite_state, default_device, generator,
                           hash_of, load_checkpoint, load_json, name_of, number, one_of, optional,
                           progress, run_to_end, save_json, save_model)
-from .data import Images, ImageSet, ImageSetWriter, decode, row_numbers, to_float
+from .data import (Images, ImageSet, ImageSetWriter, check_places, decode, open_picture,
+                          row_numbers, to_float)
 from .drawn import (EXPRESSIONS, PARAMETERS, column, draw_faces, sample_faces, sample_view,
                            with_expression)
 from .metrics import Interval, check_level
@@ -848,6 +849,7 @@ def read_faces(root:str|Path, # the folder that the paths begin at
     "The pictures of a list of pairs. [ours]"
     root, files = Path(root).expanduser(), pairs.files
     if files is None: raise ValueError('these pairs name no files: their images are rows of yours')
+    check_places([str(root/f) for f in files], root, lambda i: f'file {i + 1} of the list', False)
     if missing := [f for f in files if not (root/f).is_file()]: raise FileNotFoundError(
         f'{len(missing):,} of {len(files):,} files of the list are not below {root}, such as '
         f'{missing[0]}')
@@ -910,6 +912,77 @@ def plain_pickle(data:bytes, # of a file
             raise pickle.UnpicklingError(f"it asks for {arg.replace(' ', '.')}")
     return kind(io.BytesIO(data), encoding='bytes').load()
 
+# %% ../nbs/00m_recognition.ipynb #1c5d69d7
+class Part:
+    "Stands for a module in an archive of TorchScript; it holds what that holds, and does nothing."
+    held, kind = {}, '' # name -> tensor, Part or a plain value; the name of its class
+    def __setstate__(self, state):
+        if not isinstance(state, dict): raise pickle.UnpicklingError('a program makes its state')
+        self.held = state
+
+class Archived(dict):
+    "What an archive may ask for: any class of its own becomes a `Part`."
+    def __contains__(self, at): return at[0].startswith('__torch__') or super().__contains__(at)
+    def __missing__(self, at): return type('Part', (Part,), dict(kind='.'.join(at)))
+
+def as_it_is(value, *_): return value
+
+def stored_tensor(storage:Tensor, offset:int, size:tuple, stride:tuple, *_) -> Tensor:
+    "A tensor in its storage."
+    if math.prod(size) > len(storage): raise pickle.UnpicklingError('a tensor beyond its storage')
+    return storage.as_strided(size, stride, offset)
+
+# %% ../nbs/00m_recognition.ipynb #040b29ce
+STORED = dict(Half='float16', Float='float32', Double='float64', BFloat16='bfloat16', Bool='bool',
+              Byte='uint8', Char='int8', Short='int16', Int='int32', Long='int64')
+ASKED = Archived({('torch._utils', '_rebuild_tensor_v2'): stored_tensor,
+                  ('collections', 'OrderedDict'): dict,
+                  **{('torch.jit._pickle', f): as_it_is for f in (
+                      'restore_type_tag', 'build_intlist', 'build_doublelist', 'build_boollist',
+                      'build_tensorlist')},
+                  **{('torch', f'{k}Storage'): getattr(torch, v) for k, v in STORED.items()}})
+
+def registered(texts) -> dict: # of the code of an archive, module -> text; class -> set of names
+    "Which attributes of each class are parameters or buffers; the text is searched, not run."
+    classes = [(f'{module}.{name}', body) for module, text in texts.items() for name, body in
+               re.findall(r'^class (\w+)\(Module\):\n(.*?)(?=^class |\Z)', text, re.S | re.M)]
+    lists = lambda body: re.findall(r'__(?:parameters|buffers)__ = \[(.*?)\]', body, re.S)
+    return {name: {*re.findall(r'"(.*?)"', ' '.join(lists(body)))} for name, body in classes}
+
+# %% ../nbs/00m_recognition.ipynb #0d5b33fc
+def archived_state(path:Path) -> dict: # name -> tensor
+    "The weights in an archive of TorchScript, without running it. [ours]"
+    with zipfile.ZipFile(path) as z:
+        top = z.namelist()[0].split('/')[0]
+        def member(name, most=2**26): # bytes
+            about = z.getinfo(f'{top}/{name}')
+            if about.file_size > most: raise ValueError(f'{path}: {name} is too large')
+            return z.read(about)
+        class Reader(PlainUnpickler):
+            allowed = ASKED
+            plain = PLAIN | set('EMPTY_DICT SETITEM SETITEMS NEWOBJ BINPERSID BINFLOAT'.split())
+            def persistent_load(self, asked):
+                _, dtype, key, _, n = asked
+                raw = bytearray(member(f'data/{key}', n*dtype.itemsize))
+                return torch.frombuffer(raw, dtype=dtype) if n else torch.empty(0, dtype=dtype)
+        code = {n[len(top) + 6:-3].replace('/', '.'): n for n in z.namelist()
+                if n.startswith(f'{top}/code/') and n.endswith('.py')}
+        known = registered({k: member(n[len(top) + 1:]).decode() for k, n in code.items()})
+        try: return flat_state(plain_pickle(member('data.pkl'), Reader), known)
+        except Exception as e: raise ValueError(
+            f'{path} is no archive of plain weights ({str(e) or type(e).__name__}); nothing of it '
+            'was run. Of one that you trust, save torch.jit.load(path).state_dict()') from e
+
+# %% ../nbs/00m_recognition.ipynb #7e82aa9c
+def flat_state(part:Part, known:dict, start='', above=()) -> dict: # name -> tensor
+    "The weights of a module and of those in it."
+    if id(part) in above: raise ValueError('a module that holds itself')
+    found = {}
+    for k, v in part.held.items():
+        if isinstance(v, Part): found |= flat_state(v, known, f'{start}{k}.', (*above, id(part)))
+        elif isinstance(v, Tensor) and k in known.get(part.kind, ()): found[start + k] = v
+    return found
+
 # %% ../nbs/00m_recognition.ipynb #02e142a1
 def bin_pairs(path:str|Path, # of insightface: lfw.bin, agedb_30.bin, African_test.bin
               size:int=112, # pixels, the recogniser's
@@ -937,7 +1010,7 @@ def bin_pairs(path:str|Path, # of insightface: lfw.bin, agedb_30.bin, African_te
 # %% ../nbs/00m_recognition.ipynb #77fbda42
 def picture_of(raw:bytes, size:int) -> np.ndarray: # uint8 (size, size, 3), red first
     "An encoded picture."
-    with Image.open(io.BytesIO(raw)) as im:
+    with open_picture(io.BytesIO(raw)) as im:
         im = im.convert('RGB')
         if im.size != (size, size): im = im.resize((size, size), Image.Resampling.LANCZOS)
         return np.asarray(im)

@@ -23,8 +23,8 @@ from fastcore.basics import patch
 
 from .arms import (DECIDES, arm_records, arm_values, arms_of, claim_verdict,
                           effect_in_words, interval_text, quiet_interval, sizes_itself)
-from .core import (atomic_path, code_of, generator, hash_of, load_json, name_of, runs_dir,
-                          said_parameters, save_json, show_images)
+from .core import (atomic_path, code_of, generator, hash_of, load_json, name_of, reading,
+                          runs_dir, said_parameters, save_json, show_images)
 from .data import (Images, ImageSet, ImageSetWriter, load_attributes, load_data,
                           row_numbers)
 from .drawn import (AXES, EXPRESSIONS, draw_images, drawn_attributes, drawn_set,
@@ -89,9 +89,15 @@ def levelling(counts, # images that each class has, (k,)
               budget:int, # images at most
              ) -> np.ndarray: # int (k,), to be added
     "What brings the rarest classes up, one image at a time, until all are alike or it is spent."
-    have, added = np.asarray(counts, np.int64), np.zeros(len(counts), np.int64)
-    for _ in range(min(budget, int((have.max(initial=0) - have).sum()))):
-        added[np.argmin(have + added)] += 1
+    have = np.asarray(counts, np.int64)
+    low, high = 0, int(have.max(initial=0))
+    need = lambda level: int(np.maximum(level - have, 0).sum())
+    while low < high: # the highest level that the budget brings all classes up to
+        middle = (low + high + 1)//2
+        low, high = (middle, high) if need(middle) <= budget else (low, middle - 1)
+    added = np.maximum(low - have, 0)
+    spare = min(budget, need(int(have.max(initial=0)))) - need(low)
+    added[np.flatnonzero(have + added == low)[:spare]] += 1 # the rest, one each
     return added
 
 # %% ../nbs/02_samplers.ipynb #13d36c41
@@ -188,7 +194,9 @@ def top_ranked(scores, # (n,), higher is better
     quota = [checked_budget(q) for q in quota]
     if len(labels) and labels.max() >= len(quota):
         raise ValueError(f'quota has {len(quota)} classes, the labels go to {labels.max()}')
-    return np.concatenate([order[labels[order] == c][:q] for c, q in enumerate(quota)]
+    order = order[np.argsort(labels[order], kind='stable')] # class by class, the best first
+    first = np.searchsorted(labels[order], np.arange(len(quota) + 1))
+    return np.concatenate([order[a:b][:q] for a, b, q in zip(first, first[1:], quota)]
                           or [order[:0]])
 
 # %% ../nbs/02_samplers.ipynb #f8d0e6a1
@@ -350,7 +358,8 @@ def load(cls:Selection, folder:Path, # written by `save`
     said, path = load_json(Path(folder)/'selection.json'), Path(folder)/'selection.npy'
     if not path.exists():
         raise FileNotFoundError(f'{path} is missing beside its selection.json; select again')
-    indices, kept, report = np.load(path), said.pop('kept'), pd.DataFrame(said.pop('report'))
+    with reading(path): indices = np.load(path)
+    kept, report = said.pop('kept'), pd.DataFrame(said.pop('report'))
     if len(indices) != kept:
         raise ValueError(f'{path} holds {len(indices)} rows, its report says {kept}; select again')
     made_from = said['about'].get('pool')

@@ -2,7 +2,7 @@
 
 Each bench_*.py holds one comparison, with the plain way of doing it. Options:
 --device auto|cpu|cuda, --out FILE.csv,
---only gan|train|scoring|children|search|vae|noise|many|door|recent
+--only gan|train|scoring|children|search|vae|noise|many|door|recent|load
 """
 import argparse
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from typed import words
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,7 +20,7 @@ from synthnb.core import default_device, provenance, seed_everything  # noqa: E4
 
 PARTS = dict(gan='bench_gan', train='bench_train', scoring='bench_scores', children='bench_rl',
              search='bench_qdgs', vae='bench_vae', noise='bench_noise', many='bench_plateau',
-             door='bench_door', recent='bench_recent')
+             door='bench_door', recent='bench_recent', load='bench_load')
 
 
 def main():
@@ -27,7 +28,7 @@ def main():
     options.add_argument('--device', default='auto')
     options.add_argument('--only', choices=list(PARTS))
     options.add_argument('--out', type=Path, help='also write the table here, as CSV')
-    options = options.parse_args()
+    options = options.parse_args(sys.argv[1:] + words('ARGS'))
     device, rows, start = default_device(options.device), [], time.time()
     about = provenance(device)
     for name, module in PARTS.items():

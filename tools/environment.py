@@ -36,6 +36,7 @@ def install(venv):
     path, tail = os.path.join(venv, 'install.log'), []
     command = [os.path.join(venv, 'bin', 'python'), '-m', 'pip', 'install', '--no-input',
                '--progress-bar', 'off', '--editable', '.[dev]']
+    if os.environ.get('LOCK'): command += ['--constraint', 'requirements.lock'] # see lock.py
     pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                            universal_newlines=True, errors='replace')
     with open(path, 'w', encoding='utf-8') as log:
@@ -78,7 +79,7 @@ def hooks(venv):
 
 
 if __name__ == '__main__':
-    folder, goals = sys.argv[1], ' '.join(sys.argv[2:])
+    folder, goals = sys.argv[1], ' '.join(sys.argv[2:]) or 'test'
     check_python(goals)
     try:
         make(folder)

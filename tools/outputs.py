@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+from typed import words
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
@@ -69,5 +70,5 @@ def execute(path):
 
 
 if __name__ == '__main__':
-    named = [NBS / f'{Path(n).stem}.ipynb' for n in sys.argv[1:]]
+    named = [NBS / f'{Path(n).stem}.ipynb' for n in sys.argv[1:] + words('NAMES')]
     for path in named or sorted(NBS.glob('*.ipynb')): execute(path)

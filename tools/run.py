@@ -1,9 +1,10 @@
 """`make run`: an experiment as papermill runs it, which leaves the page beside its record.
 
-`run.py NOTEBOOK ARG...` with further arguments for papermill. The parameters come as SAMPLER,
-RATIO, SCALE, SEED, DATA, ROOT, CLASSES and TRAININGS from the environment, where make puts what was
-typed. Without TRAININGS the main experiment trains each arm twice, a first look of minutes; its
-tables are of three, and TRAININGS=0 has what its own table of scales says.
+`run.py NOTEBOOK ARG...` with further arguments for papermill, or NOTEBOOK and ARGS in the
+environment, where make puts what was typed. From there come the parameters, too: SAMPLER, RATIO,
+SCALE, SEED, DATA, ROOT, CLASSES and TRAININGS. Without TRAININGS the main experiment trains each
+arm twice, a first look of minutes; its tables are of three, and TRAININGS=0 has what its own table
+of scales says.
 """
 import os
 import shutil
@@ -14,6 +15,8 @@ import threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from typed import words
 
 PROJECT = Path(__file__).resolve().parents[1]
 PARAMETERS = dict(SAMPLER='-r', RATIO='-p', SCALE='-r', SEED='-p', DATA='-r', ROOT='-r',
@@ -138,5 +141,6 @@ def run(notebook, *arguments):
 
 
 if __name__ == '__main__':
-    notebook, *arguments = sys.argv[1:]
+    notebook, *arguments = sys.argv[1:] or [os.environ.get('NOTEBOOK') or '07_affectnet']
+    arguments += words('ARGS')
     sys.exit(run(notebook, *typed(notebook, arguments), *arguments))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import typed
 
 from synthnb import clip, core, people, train, words
 from synthnb.drawn import EVEN_RATES, drawn_attributes, drawn_set
@@ -119,4 +120,4 @@ def main(*arguments):
     for stage in wanted: remake(stage)
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__': main(*sys.argv[1:], *typed.words('ARGS'))

@@ -1,14 +1,15 @@
 """`make tables`: every run that the tables need and that has no record, then the tables.
 
-`tables.py ARG...` with further arguments for Snakemake. TABLE, SEEDS, SCALE, DATA, ROOT, FRESH and
-CORES come from the environment, where make puts what was typed after it. Tables have scales of
-their own.
+`tables.py ARG...` with further arguments for Snakemake. These, as ARGS, and TABLE, SEEDS, SCALE,
+DATA, ROOT, FRESH and CORES come from the environment, where make puts what was typed after it.
+Tables have scales of their own.
 """
 import os
 import sys
 from pathlib import Path
 
 from run import PROJECT, STOPPED, needs, python, run
+from typed import words
 
 
 def scales(tables, scale, more=()): # further files of tables
@@ -44,4 +45,4 @@ def main(*arguments):
     return max(verdicts) or status
 
 
-if __name__ == '__main__': sys.exit(main(*sys.argv[1:]))
+if __name__ == '__main__': sys.exit(main(*sys.argv[1:], *words('ARGS')))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from apart import Apart, begin, tested
 from run import needs, python
+from typed import words
 
 ALONE = dict(IN_TEST='1', OMP_NUM_THREADS='1') # the environment of a notebook
 LINTED = ('synthnb', 'tests', 'tools', 'nbs', 'setup.py')
@@ -67,5 +68,5 @@ def main(*arguments):
 
 
 if __name__ == '__main__':
-    try: sys.exit(main(*sys.argv[1:]))
+    try: sys.exit(main(*sys.argv[1:], *words('ARGS')))
     except KeyboardInterrupt: sys.exit(130)

@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from apart import Apart, lines
 from PIL import Image
+from typed import words
 
 from synthnb import core
 from synthnb.core import as_changes, name_list, number, read_runs
@@ -619,7 +620,7 @@ def main(argv=None): # exit status
     parser.add_argument('--notebooks', nargs='*', choices=NOTEBOOKS, default=[],
                         help='experiments to kill, besides a small script')
     parser.add_argument('--out', default='', help='a CSV file for the report')
-    args = parser.parse_args(argv)
+    args = parser.parse_args(sys.argv[1:] + words('ARGS') if argv is None else argv)
     torch.set_num_threads(1)
     report = campaign(args.minutes, args.only, args.seed, args.notebooks, args.targets, args.inputs)
     table = report.table()
