@@ -52,7 +52,7 @@ def stories():
 def contents(modules):
     "What Jupyter Book calls _toc.yml."
     def chapter(stem): # by its number, as everybody calls it
-        return dict(file=stem, title=f'{stem.partition("_")[0]}  {title_of(read(stem))}')
+        return dict(file=stem, title=f'{stem.partition("_")[0]} · {title_of(read(stem))}')
     parts = [dict(caption=story, chapters=[*map(chapter, stems)])
              for story, stems in stories().items()]
     parts.append(dict(caption='Look up', chapters=[
@@ -142,15 +142,14 @@ def overview(modules):
 def verdicts(root=ROOT):
     "All rows of 14's verdicts, drawn and photographs, with the columns that a reader wants."
     rows = pd.concat([pd.read_csv(root / p) for p in VERDICTS], ignore_index=True)
-    kind, why = rows.verdict.str.partition(' (')[0], rows.verdict.str.partition(' (')[2]
-    kind = kind.str.partition(':')[0] # `make ...` is why
-    why = why.where(why != '', rows.verdict.str.partition(': ')[2]).str.strip('`)')
+    parts = rows.verdict.str.extract(r'(?P<kind>.*?)(?:: `| \()(?P<why>.*?)[`)]*$')
+    beside = (', beside ' + rows.compared).fillna('')
     shown = [f'[{lo:.3g}, {hi:.3g}]' if lo == lo else '' for lo, hi in zip(rows.lo, rows.hi)]
     return pd.DataFrame({
-        'verdict': kind, 'claim': rows.claim, 'beside': rows.compared, 'world': rows.world,
-        'whose': rows.whose, "the paper's": rows.paper, 'ours': rows.ours, 'interval': shown,
-        'seeds': rows.seeds, 'why': why, 'about': rows.about, 'where': rows['where']}).fillna(
-            {c: '' for c in ('beside', 'world', 'why', 'about', 'where')})
+        'verdict': parts.kind.fillna(rows.verdict), 'claim': rows.claim + beside,
+        'world': rows.world.fillna(''), 'whose': rows.whose, 'where': rows['where'].fillna(''),
+        "the paper's": rows.paper, 'ours': rows.ours, 'interval': shown, 'seeds': rows.seeds,
+        'why': parts.why.fillna(''), 'about': rows.about.fillna('')})
 
 
 def ledger(table):
@@ -158,7 +157,7 @@ def ledger(table):
     from itables import options, to_html_datatable
     from itables.javascript import generate_init_offline_itables_html
     filters = [table.columns.get_loc(c) for c in ('verdict', 'world', 'whose')]
-    html = to_html_datatable(
+    with pd.option_context('display.float_format', '{:.4g}'.format): html = to_html_datatable(
         table, connected=False, display_logo_when_loading=False, maxBytes=0, showIndex=False,
         classes='display compact', style='width:100%', pageLength=25,
         lengthMenu=[25, 100, len(table)], layout=dict(top1='searchPanes'),
@@ -167,9 +166,17 @@ def ledger(table):
         columnDefs=[dict(searchPanes=dict(show=True), targets=filters),
                     dict(searchPanes=dict(show=False), targets=[
                         i for i in range(table.shape[1]) if i not in filters])])
-    return generate_init_offline_itables_html(options.dt_bundle) + html
+    return generate_init_offline_itables_html(options.dt_bundle) + html + DARK
 
 
+# what DataTables goes by, from what the theme goes by
+DARK = """<script>{
+const html = document.documentElement
+const mark = () => html.classList.toggle('dark', html.dataset.theme === 'dark')
+new MutationObserver(mark).observe(html, { attributeFilter: ['data-theme'] })
+mark()
+}</script>
+"""
 LEDGER = """# Every claim and its verdict
 
 Each claim of the papers that a number can decide is a row, {n} in all: the paper's number, ours
