@@ -66,7 +66,7 @@ def test_what_a_run_left_is_small_and_what_was_there_stays():
     old = new('display_data', {'image/png': picture(60)})
     cell = nbformat.v4.new_code_cell('1', outputs=[
         old, new('display_data', {'image/png': picture(61)}), new('display_data', {}),
-        new('stream', 'a bar', name='stderr'), new('stream', 'said', name='stdout')])
+        new('stream', text='a bar', name='stderr'), new('stream', text='said', name='stdout')])
     outputs.tidy(notebook := nbformat.v4.new_notebook(cells=[cell]),
                  {json.dumps(old, sort_keys=True)})
     kept, small, said = notebook.cells[0].outputs
@@ -160,7 +160,8 @@ def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):
     assert page.get_by_text('at work:').count() == 0
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
     assert page.locator('.jp-OutputArea-output img').count() == 1, 'a figure is shown once'
-    heights = page.eval_on_selector_all('.jp-OutputArea-child', 'all => all.map(c => c.offsetHeight)')
+    heights = page.eval_on_selector_all('.jp-OutputArea-child',
+                                        'all => all.map(c => c.offsetHeight)')
     assert sorted(heights)[0] < 8 and len(heights) == 3, heights # nothing where the bar was
     save(page)
     cell, = nbformat.read(project/'nbs/bars.ipynb', as_version=4).cells

@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 import reference
 import yaml
-from run import needs
+from run import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, OUT, SETTINGS = ROOT / 'nbs', ROOT / '_docs', ROOT / 'config/docs.yaml'
@@ -116,7 +116,7 @@ def places(stem):
     number = stem.partition('_')[0]
     for cell in notebook.cells[1:]:
         if cell.cell_type == 'markdown':
-            for heading in re.findall(r'^##+ (.*)$', _fenceless(cell.source), re.MULTILINE):
+            for heading in re.findall(r'^##+ (.*)$', fenceless(cell.source), re.MULTILINE):
                 section = heading
         elif section and slug(section):
             found[cell.id] = (f'*In the chapter:* [{number}, {section}]'
@@ -124,7 +124,7 @@ def places(stem):
     return found
 
 
-def _fenceless(text): return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
+def fenceless(text): return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
 def overview(modules):
@@ -142,7 +142,7 @@ def overview(modules):
 def verdicts(root=ROOT):
     "All rows of 14's verdicts, drawn and photographs, with the columns that a reader wants."
     rows = pd.concat([pd.read_csv(root / p) for p in VERDICTS], ignore_index=True)
-    parts = rows.verdict.str.extract(r'(?P<kind>.*?)(?:: `| \()(?P<why>.*?)[`)]*$')
+    parts = rows.verdict.str.extract(r'(?P<kind>.*?)(?:: `?| \()(?P<why>.*?)[`)]*$')
     beside = (', beside ' + rows.compared).fillna('')
     shown = [f'[{lo:.3g}, {hi:.3g}]' if lo == lo else '' for lo, hi in zip(rows.lo, rows.hi)]
     return pd.DataFrame({
@@ -248,10 +248,12 @@ def build(out=OUT):
     pages = out / '_build/html'
     size = sum(p.stat().st_size for p in pages.rglob('*') if p.is_file()) / 1e6
     print(f'{len(files)} files, {size:.0f} MB, {time.time() - began:.0f} s. '
-          f'Open {pages.relative_to(ROOT)}/index.html')
+          f'Open {shown(pages)}/index.html')
     return pages
 
 
 if __name__ == '__main__':
-    for module in ('jupyter_book', 'itables', 'sphinx-mathjax-offline'): needs(module)
+    missing = [m for m in ('jupyter_book', 'itables', 'sphinx-mathjax-offline') if not find_spec(m)]
+    if missing: sys.exit(f"{sys.executable} has no {missing[0]}. Install it with pip install "
+                         "--editable '.[docs]', or leave PY out: make then does so in .venv.")
     build()
