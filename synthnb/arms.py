@@ -888,7 +888,7 @@ def plot_figure6(
    ) -> plt.Figure:
     "Mean class accuracy against the ratio, for the paper's samplers. [Bhattarai 2020, figure 6]"
     n = 1 + bool(paper)
-    fig, axes = plt.subplots(1, n, figsize=(4.3*n, 3.1), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(1, n, figsize=(4.3*n, 3.4), squeeze=False, layout='constrained')
     looks = {'random': 'o-', 'cl-sam': 's--', 'cr-sam': '^-.', 'rl': 'D:'}
     for i, (name, look) in enumerate(looks.items()):
         style = dict(color=PALETTE[i], marker=look[0], ls=look[1:], ms=5, label=name)
@@ -899,7 +899,7 @@ def plot_figure6(
         theirs = paper_curve(paper, name, rl_ratio)
         if theirs is not None: axes[0, -1].plot(*theirs, **style)
     axes[0, 0].set(title='here, mean and 95% interval over seeds', ylabel='mean class accuracy (%)')
-    axes[0, -1].legend(fontsize=8, loc='lower right')
+    fig.legend(*axes[0, -1].get_legend_handles_labels(), loc='outside lower center', ncols=4)
     if paper: axes[0, 1].set_title('the paper, no interval given')
     for ax in axes.flat: ax.set(xlabel='synthetic images for each real one', xlim=(-.3, None))
     return fig

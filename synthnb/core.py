@@ -90,7 +90,7 @@ def seed_everything(seed:int, # any integer of at most 32 bits
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #c163b464
+# %% ../nbs/00_core.ipynb #0d22bc8b
 class CellBar(tqdm):
     "A bar that is an output of its cell, and leaves nothing there when it is done."
     def __init__(self, *args, **kwargs):
@@ -105,7 +105,7 @@ class CellBar(tqdm):
         elif text: self.handle = display(data, raw=True, display_id=True)
         return True
 
-# %% ../nbs/00_core.ipynb #5015fb57
+# %% ../nbs/00_core.ipynb #9dad833d
 def in_lab() -> bool: # False under papermill, in a terminal, and in a process of a notebook
     "Whether a person looks at this kernel in JupyterLab, whose server names the notebook to it."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
@@ -902,7 +902,7 @@ def name_list(value) -> list: # 'a,b' or ['a', 'b'] or '' -> list of names
     if not isinstance(names, (list, tuple)): raise ValueError('expected names separated by commas')
     return [str(n).strip() for n in names if str(n).strip()]
 
-# %% ../nbs/00_core.ipynb #315e554b
+# %% ../nbs/00_core.ipynb #7f7ad04f
 CHECKED = '_parameters_checked' # in a notebook's names: how many cells it had executed then
 
 def given_since(namespace:dict, # the notebook's globals(), whose parameters were checked before
@@ -1357,7 +1357,7 @@ def code_note(records:pd.DataFrame, # from `read_runs`, those of one comparison
     return (f"note: these {len(records)} records were made by different code: "
             f"{', '.join(parts)}{older}" if parts else '')
 
-# %% ../nbs/00_core.ipynb #0c32b825
+# %% ../nbs/00_core.ipynb #3aa0e88c
 def show_once():
     "Close a figure that a cell ends with, or Jupyter would draw it again as one that is open."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None

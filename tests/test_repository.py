@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import readme
+import reads
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / 'nbs').glob('*.ipynb'))
@@ -113,6 +114,14 @@ def test_notebook_reads_well(notebook):
                                                '300,000 is the most')
 
 
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=name_of)
+def test_sentences_are_short(notebook):
+    "tools/reads.py prints the long ones: python tools/reads.py nbs/X.ipynb --sentences."
+    row = reads.reads(notebook)
+    assert row['a_sentence'] <= 18.6 and row['over'] <= 10, (
+        f"{row['a_sentence']:.1f} words a sentence, {row['over']:.0f}% of more than 30 words")
+
+
 def test_package_needs_no_development_tool():
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'settings.ini')
@@ -139,6 +148,21 @@ def test_readme_is_the_index_notebook():
             f'{path} is not the picture in nbs/index.ipynb: run `make readme`')
     stale = {f'{readme.IMAGES}/{p.name}'
              for p in (ROOT / readme.IMAGES).glob('readme_*')} - set(pictures)
+    assert not stale, f'{stale} are shown nowhere: run `make readme`'
+
+
+def test_first_pictures_are_those_of_their_cells():
+    pictures = readme.first_pictures()
+    for path, content in pictures.items():
+        assert (ROOT / path).read_bytes() == content, f'{path} is old: run `make readme`'
+        name = Path(path).name
+        chapter = ROOT / 'nbs' / f"{Path(path).stem.removeprefix('first_')}.ipynb"
+        screen = [''.join(c['source']) for c in load(chapter)['cells'][:4]
+                  if c['cell_type'] == 'markdown']
+        assert any(re.search(rf'!\[[^\]]+\]\(images/{name}\)', s) for s in screen), (
+            f'the first screen of {chapter.name} does not show images/{name}')
+    stale = {f'{readme.IMAGES}/{p.name}'
+             for p in (ROOT / readme.IMAGES).glob('first_*')} - set(pictures)
     assert not stale, f'{stale} are shown nowhere: run `make readme`'
 
 

@@ -28,6 +28,13 @@ def test_a_killed_run_ends_in_the_same_digits():
     assert report.table()['same digits'].sum() == 1
 
 
+def test_a_wrong_clock_and_a_lost_file_change_no_digit():
+    report = Report()
+    for part in (torture.clock, torture.lost): part(report, time.time(), 2)
+    assert not report.faults, report.faults
+    assert report.table()['same digits'].sum() + report.table().refused.sum() == 2
+
+
 @pytest.mark.parametrize('does, said', [
     (lambda p: {}['x'], 'KeyError'), (lambda p: json.loads('{'), 'bare JSONDecodeError'),
     (lambda p: (_ for _ in ()).throw(ValueError('bad')), 'names no file'),

@@ -19,10 +19,11 @@ NBS = Path(__file__).resolve().parents[1] / 'nbs'
 
 
 def smaller(png, colours=96):
-    "A PNG in base64 with at most so many colours, if that makes it smaller by a third"
+    "A PNG in base64 of so many colours, rare ones too, if that makes it smaller by a third"
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
     out = io.BytesIO()
-    image.quantize(colours, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(out, 'PNG', optimize=True)
     reduced = base64.b64encode(out.getvalue()).decode()
     return reduced if len(reduced) < .67 * len(png) else png
 

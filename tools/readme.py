@@ -3,7 +3,12 @@
 A code cell that starts with `#| hide` is left out, with `#| echo: false` only its output is shown,
 and `#| fig-alt: ...` says what its picture shows. Links are relative to nbs/ in the notebook, to
 the root in the README.
+
+A chapter shows its best picture on its first screen, though it comes out of a cell further down:
+that cell has the tag `first`, and the picture goes to nbs/images/first_<chapter>.png or .jpg.
 """
+import base64
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -60,13 +65,33 @@ def render(index=INDEX):
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', resources.get('outputs') or {}
 
 
+def first_picture(notebook): # (file name, bytes), or None
+    "What the cell with the tag `first` shows."
+    cells = json.loads(Path(notebook).read_text(encoding='utf-8'))['cells']
+    found = [output['data'][kind] for cell in cells if 'first' in cell['metadata'].get('tags', [])
+             for output in cell['outputs'] for kind in output.get('data', {})
+             if kind in ('image/png', 'image/jpeg')]
+    if not found: return None
+    content = base64.b64decode(''.join(found[0]))
+    kind = 'png' if content.startswith(b'\x89PNG') else 'jpg'
+    return f'first_{Path(notebook).stem}.{kind}', content
+
+
+def first_pictures(): # {path from the root: bytes}
+    "Those of all chapters."
+    found = filter(None, map(first_picture, sorted((ROOT / 'nbs').glob('*.ipynb'))))
+    return {f'{IMAGES}/{name}': content for name, content in found}
+
+
 def write():
-    "Write README.md and its pictures; pictures it no longer has are removed"
+    "Write README.md and all pictures; pictures that nothing shows any longer are removed"
     text, pictures = render()
+    shown = pictures | first_pictures()
     (ROOT / IMAGES).mkdir(exist_ok=True)
-    for old in (ROOT / IMAGES).glob('readme_*'):
-        if f'{IMAGES}/{old.name}' not in pictures: old.unlink()
-    for path, content in pictures.items(): (ROOT / path).write_bytes(content)
+    for kind in ('readme_*', 'first_*'):
+        for old in (ROOT / IMAGES).glob(kind):
+            if f'{IMAGES}/{old.name}' not in shown: old.unlink()
+    for path, content in shown.items(): (ROOT / path).write_bytes(content)
     (ROOT / 'README.md').write_text(text, encoding='utf-8')
     print(f'README.md: {len(text)} characters, {len(pictures)} pictures from outputs')
 

@@ -1,4 +1,4 @@
-"""Bad files, torn checkpoints, kills, crowds and full disks: `make torture MINUTES=60`.
+"""Bad files, torn checkpoints, kills, lost files, crowds, full disks: `make torture MINUTES=60`.
 
 Everything that a stranger's files or a machine's accidents can do is done to synthnb at random, for
 so long. An input may be read, or be refused by one clear error: a ValueError or an OSError that
@@ -466,8 +466,7 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
             ended(process)
             break
         how.append(signal.Signals(s).name)
-        try: os.kill(process.pid, s)
-        except ProcessLookupError: pass
+        with contextlib.suppress(ProcessLookupError): os.kill(process.pid, s)
         ended(process, 120)
     status, out = ended(begin(runs))
     now = digits(runs, name) or digits_said(out)
@@ -475,6 +474,56 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
             else f'other digits after {how}')
     report.add('kills', name or 'small', left_behind(runs) or said)
     shutil.rmtree(runs, ignore_errors=True)
+
+
+def aged(runs, seconds):
+    "Every file of a folder as if the clock had been changed by so much since it was written."
+    for path in Path(runs).rglob('*'):
+        if path.is_file(): os.utime(path, (time.time() + seconds,)*2)
+
+
+def clock(report, until, seed):
+    "A run is stopped, the clock goes back or ahead by up to fifty years, and the run goes on."
+    luck = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.time()
+        wanted = digits_said(ended(small(Path(folder)/'whole'))[1])
+        took, first = time.time() - start, True
+        while first or time.time() + took < until:
+            first, runs = False, Path(folder)/f'{time.time()}'
+            process = small(runs)
+            time.sleep(luck.uniform(.3, .9)*took)
+            with contextlib.suppress(ProcessLookupError): os.kill(process.pid, signal.SIGKILL)
+            ended(process)
+            aged(runs, luck.choice((-1, 1))*86400*365*luck.choice((.003, 1, 50)))
+            status, out = ended(small(runs))
+            same = not status and digits_said(out) == wanted
+            report.add('clock', 'set back or ahead',
+                       'same digits' if same else f'failed: {out[-300:]}')
+
+
+def lost(report, until, seed):
+    "A file of a finished artefact goes missing, or is cut, before the next run reads it."
+    luck = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, runs, first = Path(folder)/'whole', Path(folder)/'runs', True
+        start = time.time()
+        wanted = digits_said(ended(small(whole))[1])
+        took = time.time() - start
+        files = sorted(p.relative_to(whole) for p in whole.rglob('*')
+                       if p.is_file() and p.stat().st_size and 'digests' not in p.name)
+        while first or time.time() + took < until:
+            first = False
+            shutil.copytree(whole, runs)
+            victim, how = luck.choice(files), luck.choice(('missing', 'cut'))
+            if how == 'missing': (runs/victim).unlink()
+            else: os.truncate(runs/victim, (runs/victim).stat().st_size//2)
+            status, out = ended(small(runs))
+            said = 'same digits' if not status and digits_said(out) == wanted else (
+                'refused' if status and victim.parts[1] in out and 'Error' in out
+                else f'{victim} {how}: {out[-300:]}')
+            report.add('lost', how, said, f'{victim}')
+            shutil.rmtree(runs)
 
 
 def crowd(report, until, seed, many=8):
@@ -536,8 +585,8 @@ def mounted_disk(report, folder, wanted):
     finally: subprocess.run(['umount', place])
 
 
-PARTS = dict(fuzz=fuzz, torn=torn, kills=kills, crowd=crowd, disk=disk)
-SHARES = dict(fuzz=.45, torn=.05, kills=.3, crowd=.1, disk=.1)
+PARTS = dict(fuzz=fuzz, torn=torn, kills=kills, clock=clock, lost=lost, crowd=crowd, disk=disk)
+SHARES = dict(fuzz=.4, torn=.05, kills=.3, clock=.05, lost=.05, crowd=.05, disk=.1)
 
 
 def campaign(minutes, parts, seed, notebooks=(), targets=None, inputs=10**9): # a Report
