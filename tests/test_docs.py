@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import docs
+import links
 import pytest
 import reference
 from test_browse import chromium, needs_chromium # noqa: F401
@@ -108,6 +109,21 @@ def test_relative_links_of_the_notebooks_lead_somewhere():
                 n += 1
                 if target and not (path.parent/target).exists(): missing.append((path.name, link))
     assert not missing and n > 250, (n, missing)
+
+
+def test_chapters_that_a_chapter_names_are_links():
+    text = ('As *10_shapes* and the chapter *samplers* say, or 03_rl; `00_core`, `nbs/00_core.ipynb`.'
+            '\n\n## 00_core\n\n[12_latent](12_latent.ipynb), *look*, 02_samplers')
+    assert links.linked(text, '12_latent') == (
+        'As [10_shapes](10_shapes.ipynb) and the chapter [02_samplers](02_samplers.ipynb) say, or '
+        '[03_rl](03_rl.ipynb); [00_core](00_core.ipynb), `nbs/00_core.ipynb`.\n\n## 00_core\n\n'
+        '[12_latent](12_latent.ipynb), *look*, [02_samplers](02_samplers.ipynb)')
+    for path in sorted((ROOT/'nbs').glob('*.ipynb')):
+        for cell in json.loads(path.read_text())['cells']:
+            if cell['cell_type'] != 'markdown': continue
+            source = ''.join(cell['source'])
+            assert links.linked(source, path.stem) == source, (
+                f'{path.name} names a chapter without a link: run `python tools/links.py`')
 
 
 def test_links_that_the_site_makes_lead_somewhere(modules):
