@@ -13,7 +13,7 @@ import docs
 import links
 import pytest
 import reference
-from test_browse import chromium, needs_chromium # noqa: F401
+from browser import needs_chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = {p.stem for p in (ROOT/'nbs').glob('*.ipynb')}
@@ -112,8 +112,8 @@ def test_relative_links_of_the_notebooks_lead_somewhere():
 
 
 def test_chapters_that_a_chapter_names_are_links():
-    text = ('As *10_shapes* and the chapter *samplers* say, or 03_rl; `00_core`, `nbs/00_core.ipynb`.'
-            '\n\n## 00_core\n\n[12_latent](12_latent.ipynb), *look*, 02_samplers')
+    text = ('As *10_shapes* and the chapter *samplers* say, or 03_rl; `00_core`, '
+            '`nbs/00_core.ipynb`.\n\n## 00_core\n\n[12_latent](12_latent.ipynb), *look*, 02_samplers')
     assert links.linked(text, '12_latent') == (
         'As [10_shapes](10_shapes.ipynb) and the chapter [02_samplers](02_samplers.ipynb) say, or '
         '[03_rl](03_rl.ipynb); [00_core](00_core.ipynb), `nbs/00_core.ipynb`.\n\n## 00_core\n\n'
@@ -199,7 +199,7 @@ def test_links_between_the_pages_lead_somewhere(site):
 
 @needs_book
 @needs_chromium
-def test_the_ledger_sorts_and_filters_without_a_network(site, chromium): # noqa: F811
+def test_the_ledger_sorts_and_filters_without_a_network(site, chromium):
     page, asked = chromium.new_page(), []
     page.on('request', lambda r: asked.append(r.url) if r.url.startswith('http') else None)
     page.goto((site/'ledger.html').as_uri())
@@ -223,7 +223,7 @@ def test_the_ledger_sorts_and_filters_without_a_network(site, chromium): # noqa:
 @needs_book
 @needs_chromium
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_pages_fit_a_phone_and_formulas_are_set(site, chromium, scheme): # noqa: F811
+def test_pages_fit_a_phone_and_formulas_are_set(site, chromium, scheme):
     page = chromium.new_page(viewport=dict(width=390, height=844), color_scheme=scheme)
     for name in ('index', '06_noise', '14_verdict', 'reference/samplers', 'ledger'):
         page.goto((site/f'{name}.html').as_uri())

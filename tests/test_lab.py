@@ -12,8 +12,8 @@ import environment
 import nbformat
 import outputs
 import pytest
+from browser import needs_chromium, run
 from nbclient import NotebookClient
-from test_browse import CHROMIUM, chromium, needs_chromium, run # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = 'index', '16_yours', '00i_judges'
@@ -143,7 +143,7 @@ def save(page):
 
 
 @needs_chromium
-def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium): # noqa: F811
+def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):
     page = chromium.new_page(viewport=dict(width=1400, height=1000))
     opened(page, lab, '/')
     assert page.url.endswith('/lab/tree/nbs/index.ipynb'), page.url
