@@ -113,7 +113,8 @@ def test_relative_links_of_the_notebooks_lead_somewhere():
 
 def test_chapters_that_a_chapter_names_are_links():
     text = ('As *10_shapes* and the chapter *samplers* say, or 03_rl; `00_core`, '
-            '`nbs/00_core.ipynb`.\n\n## 00_core\n\n[12_latent](12_latent.ipynb), *look*, 02_samplers')
+            '`nbs/00_core.ipynb`.\n\n## 00_core\n\n[12_latent](12_latent.ipynb), *look*, '
+            '02_samplers')
     assert links.linked(text, '12_latent') == (
         'As [10_shapes](10_shapes.ipynb) and the chapter [02_samplers](02_samplers.ipynb) say, or '
         '[03_rl](03_rl.ipynb); [00_core](00_core.ipynb), `nbs/00_core.ipynb`.\n\n## 00_core\n\n'
