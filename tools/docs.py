@@ -82,9 +82,25 @@ def looked_up(text, names):
     return ''.join(p if i % 2 else _NAME.sub(link, p) for i, p in enumerate(parts))
 
 
+def deeper(text):
+    "Headings a level lower."
+    parts = re.split(r'(^```.*?^```)', text, flags=re.MULTILINE | re.DOTALL)
+    return ''.join(p if i % 2 else re.sub('^(#+ )', r'#\1', p, flags=re.MULTILINE)
+                   for i, p in enumerate(parts))
+
+
+def has_parts(notebook):
+    "Whether a chapter has more than one heading of the first level; a page has one title."
+    return any(re.search('^# ', fenceless(c.source), re.MULTILINE)
+               for c in notebook.cells[1:] if c.cell_type == 'markdown')
+
+
 def page_of(stem, names):
     "A notebook as Sphinx is to see it: directives as tags, and without what is hidden."
     notebook, kept = read(stem), []
+    if has_parts(notebook):
+        for cell in notebook.cells[1:]:
+            if cell.cell_type == 'markdown': cell.source = deeper(cell.source)
     notebook.metadata['language_info'] = dict(name='python') # nbdev_clean removes it
     for cell in notebook.cells:
         if cell.cell_type == 'markdown': cell.source = looked_up(outside(cell.source), names)
@@ -116,7 +132,7 @@ def places(stem):
     number = stem.partition('_')[0]
     for cell in notebook.cells[1:]:
         if cell.cell_type == 'markdown':
-            for heading in re.findall(r'^##+ (.*)$', fenceless(cell.source), re.MULTILINE):
+            for heading in re.findall(r'^#+ (.*)$', fenceless(cell.source), re.MULTILINE):
                 section = heading
         elif section and slug(section):
             found[cell.id] = (f'*In the chapter:* [{number}, {section}]'
