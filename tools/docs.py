@@ -159,7 +159,8 @@ def verdicts(root=ROOT):
     "All rows of 14's verdicts, drawn and photographs, with the columns that a reader wants."
     rows = pd.concat([pd.read_csv(root / p) for p in VERDICTS], ignore_index=True)
     parts = rows.verdict.str.extract(r'(?P<kind>.*?)(?:: `?| \()(?P<why>.*?)[`)]*$')
-    beside = (', beside ' + rows.compared).fillna('')
+    beside = [f', beside {c}' if isinstance(c, str) and c not in claim else ''
+              for claim, c in zip(rows.claim, rows.compared)]
     shown = [f'[{lo:.3g}, {hi:.3g}]' if lo == lo else '' for lo, hi in zip(rows.lo, rows.hi)]
     return pd.DataFrame({
         'verdict': parts.kind.fillna(rows.verdict), 'claim': rows.claim + beside,
@@ -242,10 +243,11 @@ def sources(out=OUT / 'src'):
     return files
 
 
-def formulas(out):
+def formulas(static):
     "MathJax beside the pages: what typesets TeX in the browser, and its letters."
+    # after the build, for Jupyter Book would have each page load every script that it finds before
     found = Path(find_spec('sphinx-mathjax-offline').submodule_search_locations[0])
-    source, target = found / 'static/mathjax', out / '_mathjax/mathjax'
+    source, target = found / 'static/mathjax', static / 'mathjax'
     if target.exists(): return
     for part in ('tex-mml-chtml.js', 'output/chtml/fonts/woff-v2', 'input/tex/extensions'):
         (target / part).parent.mkdir(parents=True, exist_ok=True)
@@ -256,12 +258,12 @@ def build(out=OUT):
     "The site, whose warnings are errors: the folder of its pages."
     began, src = time.time(), out / 'src'
     files = sources(src)
-    formulas(src)
     done = subprocess.run([sys.executable, '-c', 'from jupyter_book.cli.main import main; main()',
                            'build', str(src), '--path-output', str(out), '--keep-going', '-W',
                            '-n', '--quiet'], env=os.environ | dict(NO_COLOR='1'))
     if done.returncode: sys.exit('The site could not be built; what is wrong stands above.')
     pages = out / '_build/html'
+    formulas(pages / '_static')
     size = sum(p.stat().st_size for p in pages.rglob('*') if p.is_file()) / 1e6
     print(f'{len(files)} files, {size:.0f} MB, {time.time() - began:.0f} s. '
           f'Open {shown(pages)}/index.html')
