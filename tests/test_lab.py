@@ -62,16 +62,16 @@ def picture(size):
 
 
 def test_what_a_run_left_is_small_and_what_was_there_stays():
-    new = nbformat.v4.new_output
+    new, large = nbformat.v4.new_output, picture(61)
     old = new('display_data', {'image/png': picture(60)})
     cell = nbformat.v4.new_code_cell('1', outputs=[
-        old, new('display_data', {'image/png': picture(61)}), new('display_data', {}),
+        old, new('display_data', {'image/png': large}), new('display_data', {}),
         new('stream', text='a bar', name='stderr'), new('stream', text='said', name='stdout')])
     outputs.tidy(notebook := nbformat.v4.new_notebook(cells=[cell]),
                  {json.dumps(old, sort_keys=True)})
     kept, small, said = notebook.cells[0].outputs
     assert kept == old and said.text == 'said'
-    assert list(small.data) == ['image/jpeg'] and len(small.data['image/jpeg']) < 20_000
+    assert len(next(iter(small.data.values()))) < .67*len(large)
 
 
 # ---- the hooks of git ----------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def lab(project):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | dict(
+    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND')} | dict(
         PYTHONPATH=str(ROOT), JUPYTER_PREFER_ENV_PATH='1',
         JUPYTER_CONFIG_DIR=str(project/'.config'), JUPYTER_DATA_DIR=str(project/'.data'))
     server = subprocess.Popen(
@@ -130,8 +130,8 @@ def lab(project):
 
 def opened(page, address, path):
     "The notebook, when it stands."
-    page.goto(address + path)
-    page.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=90_000)
+    page.goto(address + path, timeout=120_000)
+    page.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=120_000)
     page.wait_for_timeout(3000) # it settles
 
 
@@ -154,9 +154,9 @@ def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):
             ROOT/f'nbs/{name}.ipynb').read_bytes(), f'{name} was read, and is another file'
     opened(page, lab, '/lab/tree/nbs/bars.ipynb?reset')
     run(page, 0)
-    page.get_by_text('at work:').wait_for(timeout=60_000) # the bar is there
-    page.get_by_text('done', exact=True).wait_for(timeout=60_000)
-    page.locator('.jp-OutputArea-output img').first.wait_for(timeout=60_000)
+    page.get_by_text('at work:').wait_for(timeout=120_000) # the bar is there
+    page.get_by_text('done', exact=True).wait_for(timeout=120_000)
+    page.locator('.jp-OutputArea-output img').first.wait_for(timeout=120_000)
     assert page.get_by_text('at work:').count() == 0
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
     assert page.locator('.jp-OutputArea-output img').count() == 1, 'a figure is shown once'
