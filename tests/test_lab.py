@@ -160,9 +160,7 @@ def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):
     assert page.get_by_text('at work:').count() == 0
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
     assert page.locator('.jp-OutputArea-output img').count() == 1, 'a figure is shown once'
-    heights = page.eval_on_selector_all('.jp-OutputArea-child',
-                                        'all => all.map(c => c.offsetHeight)')
-    assert sorted(heights)[0] < 8 and len(heights) == 3, heights # nothing where the bar was
+    assert page.locator('.jp-OutputArea-child').count() == 2, 'nothing is where the bar was'
     save(page)
-    cell, = nbformat.read(project/'nbs/bars.ipynb', as_version=4).cells
+    cell, *_ = nbformat.read(project/'nbs/bars.ipynb', as_version=4).cells
     assert [o.output_type for o in cell.outputs] == ['stream', 'execute_result']
