@@ -1,5 +1,5 @@
-# make run | tables | sprint | sprint-in | test | lab | bench | torture | readme | outputs | shipped |
-# prepare | lock | audit | clean.
+# make run | tables | sprint | sprint-in | test | lab | docs | bench | torture | readme | outputs |
+# shipped | prepare | lock | audit | clean.
 # How, is in tools/.
 #   make run SAMPLER=cr-sam RATIO=2       the main experiment with other parameters
 #   make tables TABLE=gpu SEEDS=0,1       tables of config/tables.yaml; also SCALE, ROOT, FRESH=1
@@ -13,6 +13,7 @@
 #   make test LOCK=1                      a new .venv gets the versions of requirements.lock
 #   make run DATA=csv ROOT=a/list.csv SYNTHNB_OUTSIDE=/data   a list may lead to files in there, too
 #   make lab PY=python                    an environment that is there (conda, a container)
+#   make docs                             the book as a site: _docs/_build/html/index.html
 # What is typed goes to the tools through the environment, so that blanks and quotes in it stay as
 # they are, and no shell reads it. What is not typed is the notebook's own default.
 SHELL    := /bin/bash
@@ -31,11 +32,15 @@ export NOTEBOOK ARGS NAMES LOCK
 BIN = $$(dirname "$$(command -v $(PY))")
 ifeq ($(PY),$(VENV)/bin/python)
 READY := $(VENV)/.ready
+BOOK  := $(VENV)/.docs
+else
+READY := hooks
+BOOK  := hooks
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run tables sprint sprint-in test lab bench torture readme outputs shipped prepare \
-	lock audit clean
+.PHONY: help run tables sprint sprint-in test lab docs bench torture readme outputs shipped prepare \
+	lock audit clean hooks
 
 help:  ## what can be typed here
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +51,13 @@ $(VENV)/.ready: settings.ini pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Install Python 3.10 or" \
 		"newer, or name it: make $$GOALS PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tools/environment.py $(VENV) "$$GOALS"
+
+# Jupyter Book is for the site alone, and comes with the first `make docs`.
+$(VENV)/.docs: $(VENV)/.ready
+	@$(PY) tools/environment.py --docs $(VENV)
+
+hooks: # notebooks merge cell by cell in this clone, also where the environment is not ours
+	@$(PY) tools/environment.py --hooks
 
 run: $(READY)  ## one run of the main experiment, from GAN to table (minutes on two cores)
 	@$(PY) tools/run.py
@@ -62,8 +74,11 @@ sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprin
 test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (25 minutes, two cores)
 	@$(PY) tools/test.py
 
-lab: $(READY)  ## JupyterLab, opened on the notebooks
-	@$(PY) tools/typed.py jupyterlab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/nbs
+lab: $(READY)  ## JupyterLab, opened on the front page; saved as git keeps it
+	@$(PY) tools/lab.py
+
+docs: $(READY) $(BOOK)  ## the book as a site in _docs/, from the notebooks, without a network
+	@$(PY) tools/docs.py
 
 bench: $(READY)  ## the speed and memory table, on the CPU or on CUDA
 	@$(PY) tools/bench.py

@@ -18,5 +18,5 @@ setup(
     packages=[settings['lib_path']],
     package_data={settings['lib_path']: ['shipped/*.safetensors']},
     install_requires=settings['requirements'].split(),
-    extras_require={'dev': settings['dev_requirements'].split()},
+    extras_require={extra: settings[f'{extra}_requirements'].split() for extra in ('dev', 'docs')},
 )

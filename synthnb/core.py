@@ -90,6 +90,27 @@ def seed_everything(seed:int, # any integer of at most 32 bits
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
+# %% ../nbs/00_core.ipynb #0d22bc8b
+class CellBar(tqdm):
+    "A bar that is an output of its cell, and leaves nothing there when it is done."
+    def __init__(self, *args, **kwargs):
+        self.handle = None
+        super().__init__(*args, **(kwargs | dict(file=io.StringIO())))
+
+    def display(self, msg=None, pos=None):
+        from IPython.display import display
+        text = str(self) if msg is None else msg
+        data = {'text/plain': text} if text else {}
+        if self.handle: self.handle.update(data, raw=True)
+        elif text: self.handle = display(data, raw=True, display_id=True)
+        return True
+
+# %% ../nbs/00_core.ipynb #9dad833d
+def in_lab() -> bool: # False under papermill, in a terminal, and in a process of a notebook
+    "Whether a person looks at this kernel in JupyterLab, whose server names the notebook to it."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return 'JPY_SESSION_NAME' in os.environ and hasattr(shell, 'kernel')
+
 # %% ../nbs/00_core.ipynb #d4baf956
 def progress(iterable=None, # what to iterate over, or None and update by hand
              total:int|None=None, # steps in all
@@ -99,7 +120,7 @@ def progress(iterable=None, # what to iterate over, or None and update by hand
     "A progress bar that vanishes when its work is done; silent under nbdev_test."
     options = dict(total=total, desc=desc, leave=False, mininterval=.5,
                    ncols=100, nrows=24, disable=in_test())
-    return tqdm(iterable, **(options | kwargs))
+    return (CellBar if in_lab() else tqdm)(iterable, **(options | kwargs))
 
 # %% ../nbs/00_core.ipynb #48e4d7b0
 def project_root() -> Path: # holds settings.ini; the working folder where none does
@@ -928,6 +949,23 @@ def name_list(value) -> list: # 'a,b' or ['a', 'b'] or '' -> list of names
     if not isinstance(names, (list, tuple)): raise ValueError('expected names separated by commas')
     return [str(n).strip() for n in names if str(n).strip()]
 
+# %% ../nbs/00_core.ipynb #7f7ad04f
+CHECKED = '_parameters_checked' # in a notebook's names: how many cells it had executed then
+
+def given_since(namespace:dict, # the notebook's globals(), whose parameters were checked before
+                declared:dict, # name -> default
+               ) -> set: # of names
+    "The names to which cells of parameters gave values since the last check, as IPython tells."
+    found = set()
+    for source in namespace.get('In', ())[namespace[CHECKED]:]:
+        try:
+            body = ast.parse(source).body
+            for a in body: ast.literal_eval(a.value)
+            names = {t.id for a in body for t in a.targets}
+        except (SyntaxError, ValueError, AttributeError): continue # it does more than that
+        if names & {*declared}: found |= names
+    return found
+
 # %% ../nbs/00_core.ipynb #0ede713d
 def as_text(value, name:str) -> str: # of a parameter that is text
     "The text that a value is; a number is one where a place is called so, as a folder `2024`."
@@ -946,6 +984,8 @@ def check_parameters(namespace:dict, # the notebook's globals()
     own = lambda v: callable(v) or isinstance(v, ModuleType) # a sampler of one's own, an import
     new = {k for k, v in namespace.items()
            if k not in before and not k.startswith('_') and not own(v)}
+    if CHECKED in namespace: new = given_since(namespace, declared) # cells below made names, too
+    namespace[CHECKED] = len(namespace.get('In', ()))
     if unknown := sorted(new - set(declared)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: this notebook has "
                          f"{', '.join(declared)}")
@@ -1376,11 +1416,22 @@ def code_note(records:pd.DataFrame, # from `read_runs`, those of one comparison
     return (f"note: these {len(records)} records were made by different code: "
             f"{', '.join(parts)}{older}" if parts else '')
 
+# %% ../nbs/00_core.ipynb #3aa0e88c
+def show_once():
+    "Close a figure that a cell ends with, or Jupyter would draw it again as one that is open."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if shell is None: return
+    def close(figure):
+        plt.close(figure)
+        return {}
+    shell.display_formatter.mimebundle_formatter.for_type(plt.Figure, close)
+
 # %% ../nbs/00_core.ipynb #6a0a8f5f
 PALETTE = sns.color_palette('colorblind')
 
 def set_theme(dpi:int=80): # dots per inch: 80 keeps a notebook's pictures small enough for git
     "Set the look of every figure in this book."
+    show_once()
     sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font_scale=.9,
                   rc={'figure.dpi': dpi, 'savefig.dpi': dpi,
                       'figure.figsize': (8, 3.2), 'axes.titlesize': 'medium',
@@ -1431,6 +1482,7 @@ def show_images(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]
                ) -> plt.Figure:
     "A grid of images, row by row."
     x, titled = as_pixels(images), titles is not None
+    show_once()
     nrows = -(-len(x)//ncols)
     fig, axes = plt.subplots(nrows, ncols, squeeze=False, layout='constrained',
                              figsize=(size*ncols, size*nrows*(1.22 if titled else 1.02)))

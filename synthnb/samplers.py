@@ -6,8 +6,8 @@
 __all__ = ['APART', 'CONTROLS', 'apportion', 'Quota', 'class_quota', 'usable_scores', 'top_ranked', 'Sampler', 'Scoring',
            'sampler', 'samplers', 'get_sampler', 'make_scores', 'random_sampler', 'Selection', 'select',
            'confidence_histogram', 'score_gallery', 'realism_of', 'verdict_of', 'confidence_column', 'realism_column',
-           'translation_gallery', 'fresh_images', 'added_apart', 'room_of', 'pool_stands', 'mark_pool', 'class_gains',
-           'tell_once', 'answer_samplers']
+           'translation_gallery', 'fresh_images', 'added_apart', 'room_of', 'pool_stands', 'mark_pool', 'last_pool',
+           'class_gains', 'tell_once', 'answer_samplers']
 
 # %% ../nbs/02_samplers.ipynb #02b4f1d9
 import warnings
@@ -274,10 +274,11 @@ def make_scores(
    ) -> str|None: # the column for `select(..., column=)`, or None where the sampler needs none
     "Make the scores that a sampler ranks by, where they are missing."
     chosen = get_sampler(name)
-    if chosen.make is not None: return chosen.make(scoring)
-    if chosen.needs is None or chosen.needs in scoring.pool.columns(): return chosen.needs
+    if chosen.make is None and chosen.needs in (None, *scoring.pool.columns()): return chosen.needs
     # one of your own, by its four lines: another sampler may know how to make its column
-    make = next((s.make for s in REGISTRY.values() if s.needs == chosen.needs and s.make), None)
+    known = [s.make for s in REGISTRY.values() if s.make and s.needs
+             and s.needs in (chosen.needs, str(chosen.needs).partition('-')[0])]
+    make = chosen.make or next(iter(known), None)
     return chosen.needs if make is None else make(scoring)
 
 # %% ../nbs/02_samplers.ipynb #b0736097
@@ -827,6 +828,14 @@ def mark_pool(pool:ImageSet, # of this run; its real set, GAN and oracle are the
              ):
     "Let the other arms of this seed know that their pool is there."
     (pool.folder/pool_mark(params, device, digest)).touch()
+
+# %% ../nbs/02_samplers.ipynb #f1985639
+def last_pool() -> ImageSet: # with the scores that runs gave it, as 'confidence-cross-fit'
+    "The pool that the last run left, or made."
+    place = runs_dir()/'artefacts'/'pool'
+    ready = [p for p in place.glob('*') if (p/'artefact.json').exists()]
+    if not ready: raise FileNotFoundError(f'no pool in {place} yet: `make run` leaves one there')
+    return ImageSet(max(ready, key=lambda p: max(f.stat().st_mtime_ns for f in p.iterdir())))
 
 # %% ../nbs/02_samplers.ipynb #21d5117a
 def seed_gains(records:pd.DataFrame, # from core.read_runs, of one exposure

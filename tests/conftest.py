@@ -4,6 +4,8 @@ import shutil
 import sys
 import tempfile
 
+from browser import chromium # noqa: F401 (a fixture of all)
+
 # Set before anything imports torch; processes that a test starts inherit them.
 os.environ['IN_TEST'] = '1'
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -13,7 +15,7 @@ DEAREST = [f'test_{name}' for name in (
     'experiment', 'grid', 'latent', 'shapes', 'overfitting', 'mirrors', 'celeba', 'when', 'yours',
     'emotions', 'paper_shapes', 'fair_shapes', 'records', 'paper_overfitting', 'verdict', 'shipped',
     'browse', 'fair_latent', 'resume', 'samplers', 'rl', 'identity', 'plateau', 'recent', 'balance',
-    'diffusion', 'dcgan')]
+    'diffusion', 'dcgan', 'docs', 'lab')]
 
 
 def pytest_configure(config):

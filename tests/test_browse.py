@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from browser import needs_chromium, run
 from PIL import Image
 from scipy.stats import rankdata
 from test_page import findings, image_set
@@ -24,10 +25,6 @@ from synthnb.page import selected_table, write_answer
 from synthnb.samplers import known_pool
 
 EVIL = ['<script>alert(1)</script>', 'say "hi", it\'s', 'plain']
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
-                None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no chromium, chromium-browser or '
-                                    'google-chrome is installed: apt-get install chromium')
 
 
 def scored(folder, n=60, classes=EVIL, **options):
@@ -268,16 +265,6 @@ def test_a_large_pool_is_answered_at_once_and_never_read_whole(tmp_path, monkeyp
 
 
 # ---- in a browser --------------------------------------------------------------------------------
-@pytest.fixture(scope='module')
-def chromium():
-    sync_api = pytest.importorskip('playwright.sync_api')
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM,
-                                    args=['--no-sandbox']*(os.geteuid() == 0))
-        yield browser
-        browser.close()
-
-
 def faces(folder, n=400, folds=5):
     pool, real = known_pool(folder/'pool', n, folds)
     writer = ImageSetWriter(folder/'real', n, 36, real.classes)
@@ -398,18 +385,6 @@ NOTE_TIMES = '''() => { // from a key on the slider to the new pictures, decoded
     h.addEventListener('keydown', () => { start = performance.now() }, true)
   new MutationObserver(() => requestAnimationFrame(() => took.push(performance.now() - start)))
     .observe(document.querySelector('.cells'), { attributeFilter: ['data-version'] }) }'''
-
-
-def run(page, i):
-    "Run a cell, once the notebook listens."
-    cell = page.locator('.jp-Notebook .jp-Cell').nth(i)
-    cell.wait_for(timeout=60_000)
-    for _ in range(30):
-        cell.locator('.cm-content').click()
-        page.keyboard.press('Shift+Enter')
-        page.wait_for_timeout(500)
-        if cell.locator('.jp-InputPrompt').first.inner_text().strip() not in ('', '[ ]:'): return
-    raise AssertionError(f'cell {i} did not run in 15 s')
 
 
 def slid(page, n):

@@ -2,12 +2,15 @@
 
 Run by the Python that the environment is made with, before anything is installed, as
 `environment.py FOLDER GOAL`. It must also be readable to a Python that is too old, so that this one
-is told so: no f-strings, no annotations.
+is told so: no f-strings, no annotations. Run by an environment's Python as `environment.py --docs
+FOLDER` it adds what `make docs` needs, and as `environment.py --hooks` only the hooks for git.
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 HERE = sys.executable
 
@@ -31,11 +34,11 @@ def make(venv):
                  'apt install python3-venv'.format(HERE))
 
 
-def install(venv):
+def install(venv, what='.[dev]'):
     "pip, of which only the large downloads are shown; all that it says is in install.log."
     path, tail = os.path.join(venv, 'install.log'), []
     command = [os.path.join(venv, 'bin', 'python'), '-m', 'pip', 'install', '--no-input',
-               '--progress-bar', 'off', '--editable', '.[dev]']
+               '--progress-bar', 'off', '--editable', what]
     if os.environ.get('LOCK'): command += ['--constraint', 'requirements.lock'] # see lock.py
     pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                            universal_newlines=True, errors='replace')
@@ -53,7 +56,14 @@ def install(venv):
         sys.exit('The installation failed; all that pip said is in {}.'.format(path))
 
 
-def hooks(venv):
+def driver():
+    "The program that merges notebooks in this clone, or ''."
+    git = subprocess.Popen(['git', 'config', '--get', 'merge.nbdev-merge.driver'],
+                           stdout=subprocess.PIPE, universal_newlines=True)
+    return git.communicate()[0].partition("' ")[0].strip("'\n")
+
+
+def hooks(binaries):
     """nbdev's hooks, which merge notebooks cell by cell and trust what was pulled, in this clone.
 
     nbdev would also write to ~/.jupyter, hence HOME. They are named by their full path, so that
@@ -64,9 +74,8 @@ def hooks(venv):
     if os.path.exists(hook):
         with open(hook) as f:
             if 'nbdev' not in f.read(): return
-    venv = os.path.abspath(venv)
-    binaries = os.path.join(venv, 'bin')
-    env = dict(os.environ, HOME=venv, PATH=binaries + os.pathsep + os.environ.get('PATH', ''))
+    home = tempfile.mkdtemp()
+    env = dict(os.environ, HOME=home, PATH=binaries + os.pathsep + os.environ.get('PATH', ''))
     try:
         subprocess.check_call([os.path.join(binaries, 'nbdev_install_hooks')], env=env,
                               stdout=subprocess.DEVNULL)
@@ -76,14 +85,38 @@ def hooks(venv):
     except (OSError, subprocess.CalledProcessError):
         sys.stderr.write("nbdev's git hooks could not be installed; everything else works without"
                          ' them.\n')
+    finally: shutil.rmtree(home, ignore_errors=True)
+
+
+def hooks_here():
+    "The hooks by this Python's nbdev, where it has one and no other works already."
+    binaries = os.path.dirname(HERE)
+    try: missing = not os.access(driver(), os.X_OK)
+    except OSError: return # no git here
+    if missing and os.access(os.path.join(binaries, 'nbdev_merge'), os.X_OK): hooks(binaries)
+
+
+def ready(venv, goals):
+    "The environment, as `make` wants it."
+    check_python(goals)
+    try:
+        make(venv)
+        install(venv)
+    except KeyboardInterrupt: sys.exit(130)
+    hooks(os.path.join(os.path.abspath(venv), 'bin'))
+    with open(os.path.join(venv, '.ready'), 'w'): pass
+
+
+def docs(venv):
+    "Jupyter Book, too."
+    print('Adding Jupyter Book to {}, for the site: 10 MB, once.'.format(venv))
+    sys.stdout.flush()
+    try: install(venv, '.[docs]')
+    except KeyboardInterrupt: sys.exit(130)
+    with open(os.path.join(venv, '.docs'), 'w'): pass
 
 
 if __name__ == '__main__':
-    folder, goals = sys.argv[1], ' '.join(sys.argv[2:]) or 'test'
-    check_python(goals)
-    try:
-        make(folder)
-        install(folder)
-    except KeyboardInterrupt: sys.exit(130)
-    hooks(folder)
-    with open(os.path.join(folder, '.ready'), 'w'): pass
+    if sys.argv[1] == '--hooks': hooks_here()
+    elif sys.argv[1] == '--docs': docs(sys.argv[2])
+    else: ready(sys.argv[1], ' '.join(sys.argv[2:]) or 'test')

@@ -5,6 +5,7 @@ large ones become JPEG, and execution counts go with nbdev_clean. No NAMES: all 
 """
 import base64
 import io
+import json
 import sys
 import time
 from pathlib import Path
@@ -38,14 +39,20 @@ def as_jpeg(png, quality=30, large=60_000):
     return reduced if len(reduced) < .75 * len(png) else None
 
 
-def tidy(notebook):
-    "What is worth keeping of a notebook's outputs"
+def shown(output):
+    "Whether an output is worth keeping: no bar on stderr, and none that went from its cell."
+    return output.get('name') != 'stderr' and output.get('data') != {}
+
+
+def tidy(notebook, kept=()):
+    "What is worth keeping of a notebook's outputs; those whose JSON is in `kept` are small already"
     notebook.metadata.pop('widgets', None)
     for cell in notebook.cells:
         if cell.cell_type != 'code': continue
         cell.metadata.pop('execution', None)
-        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+        cell.outputs = [o for o in cell.outputs if shown(o)]
         for output in cell.outputs:
+            if kept and json.dumps(output, sort_keys=True) in kept: continue
             output.get('data', {}).pop(WIDGET, None) # a stored widget has no state: an error
             png = output.get('data', {}).get('image/png')
             if not png: continue
