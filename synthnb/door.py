@@ -17,8 +17,7 @@ from typing import Callable, Iterator, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa, pyarrow.parquet as pq
 import torch
 from PIL import Image, UnidentifiedImageError
 
