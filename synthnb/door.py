@@ -705,9 +705,8 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
     "Import pictures as an artefact, named by their content."
     of, made, pictures, root = found.rows.iloc[rows], [], found.pictures, found.root
     names, columns = of.name.to_numpy(object), {k: v[rows] for k, v in found.columns.items()}
-    short = lambda: names_below(names, root)[0] if root else names # not held
-    what = dict(content=found.content(rows), names=long_hash(short()), labels=labels,
-                classes=classes, size=size, kind=kind, columns=columns)
+    what = dict(content=found.content(rows), labels=labels, kind=kind, classes=classes, size=size,
+                names=long_hash(names_below(names, root)[0] if root else names), columns=columns)
     if kind == 'real': what['known'] = [long_hash(of.split), long_hash(of.group.map(str))]
     meta = dict(kind=kind, size=size, name=hash_of(what))
     def make(folder):
@@ -720,8 +719,8 @@ def import_found(found:Found, rows:np.ndarray, # which of its rows, sorted
     s = ImageSet(artefact('door', make, what))
     s.root = os.path.abspath(root) if root else '' # where the files lie now
     remember_root(root)
-    lost = [] if made else unreadable_files(s).to_numpy().tolist()
-    report_unreadable(lost, len(rows), s.folder, max_unreadable)
+    report_unreadable([] if made else unreadable_files(s).to_numpy().tolist(), len(rows),
+                      s.folder, max_unreadable)
     return s
 
 # %% ../nbs/05b_door.ipynb #b90c4d6c
