@@ -23,7 +23,7 @@ def smaller(png, colours=96):
     "A PNG in base64 of so many colours, rare ones too, if that makes it smaller by a third"
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
     out = io.BytesIO()
-    few = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = image.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(out, 'PNG', optimize=True)
     reduced = base64.b64encode(out.getvalue()).decode()
     return reduced if len(reduced) < .67 * len(png) else png
