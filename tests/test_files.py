@@ -300,9 +300,9 @@ def test_what_is_no_text_is_refused(given):
 
 
 # ---- out -----------------------------------------------------------------------------------------
-def own_sampler(): # the front page's four lines
-    own = (ROOT/'README.md').read_text().split('A sampler of your own is four lines', 1)[1]
-    return own.split('```python\n')[1].split('```')[0].strip()
+def own_sampler(): # the front page's lines, without what they print
+    own = (ROOT/'README.md').read_text().split('A sampler of your own', 1)[1]
+    return own.split('```python\n')[1].split('print(')[0].strip()
 
 
 def test_a_sampler_of_ones_own_is_no_parameter_and_finds_its_column(tmp_path, monkeypatch):
@@ -439,7 +439,7 @@ def test_an_apostrophe_in_makes_root(tmp_path):
     for root in ("Anna's faces", 'a "b" $HOME `ls`; #c'):
         done = subprocess.run(['make', 'run', f"ROOT={root.replace('$', '$$')}", f'PY={fake}'],
                               cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == repr((['tools/run.py', '07_affectnet'], root))
+        assert done.stdout.splitlines()[-1] == repr((['tools/run.py'], root))
 
 
 def test_an_official_generator_of_another_size_names_the_parameter(celeba, tmp_path):

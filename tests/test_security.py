@@ -180,7 +180,7 @@ def of_folder(load): return lambda p: load(p.parent)
 
 def a_pool(p):
     real = read_real((np.zeros((8, 8, 8, 3), np.uint8), ['a', 'b']*4), size=8)
-    return read_pool(p, real)
+    return read_pool(p, real, max_unreadable=0)
 
 
 LOADERS = dict(
@@ -405,8 +405,9 @@ def test_every_reader_of_pictures_refuses_a_bomb(tmp_path, side):
     for i in range(3): photo(tmp_path/'set'/'a'/f'{i + 1}.png', i)
     for i in range(4): photo(tmp_path/'set'/'b'/f'{i}.png', 9 + i)
     with pytest.raises(ValueError, match='bomb'): decode(path, 8)
-    for read in (lambda: load_data('folder', tmp_path/'set', size=8),
-                 lambda: read_real(tmp_path/'set', size=8), lambda: a_pool(tmp_path/'set')):
+    for read in (lambda: load_data('folder', tmp_path/'set', size=8, max_unreadable=0),
+                 lambda: read_real(tmp_path/'set', size=8, max_unreadable=0),
+                 lambda: a_pool(tmp_path/'set')):
         with pytest.raises(ValueError, match='0.png: .*bomb'): read()
     assert np.isnan(square_box(path)).all()
     pq.write_table(pa.table(dict(image=[path.read_bytes()]*4, label=['a', 'b']*2)),
