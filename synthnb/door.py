@@ -263,7 +263,7 @@ def table_schema(path:Path) -> pa.Schema:
             start = bytes(f.read(6))
             f.seek(0)
             return (pa.ipc.open_file if start == b'ARROW1' else pa.ipc.open_stream)(f).schema
-    except pa.ArrowInvalid as e: raise ValueError(
+    except (pa.ArrowInvalid, OSError) as e: raise ValueError(
         f'{path} is no whole table ({str(e)[:100]}); fetch or save it again') from e
 
 def table_columns(path:Path, columns:list) -> pd.DataFrame:
