@@ -1,6 +1,11 @@
 """A browser for the tests that look at pages, where one is installed."""
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,6 +23,28 @@ def chromium():
                                     args=['--no-sandbox']*(os.geteuid() == 0))
         yield browser
         browser.close()
+
+
+@contextmanager
+def served(place, *command, **env): # its address
+    "JupyterLab on a free port of this machine, begun by this Python with a command, in a folder."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env |= dict(JUPYTER_PREFER_ENV_PATH='1', JUPYTER_CONFIG_DIR=str(place/'.config'),
+                JUPYTER_DATA_DIR=str(place/'.data'))
+    with open(place/'lab.log', 'w') as log: server = subprocess.Popen(
+        [sys.executable, *command, '--no-browser', '--allow-root', '--ip=127.0.0.1',
+         f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token='],
+        cwd=place, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(300):
+            try: socket.create_connection(('127.0.0.1', port), .2).close(); break
+            except OSError: time.sleep(.2)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def run(page, i):

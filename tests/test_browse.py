@@ -2,10 +2,7 @@
 import json
 import os
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from browser import needs_chromium, run
+from browser import needs_chromium, run, served
 from PIL import Image
 from scipy.stats import rankdata
 from test_page import findings, image_set
@@ -355,27 +352,11 @@ def lab_notebook(work):
 def lab(tmp_path):
     "JupyterLab on a free port of this machine, in a folder of its own."
     lab_notebook(tmp_path)
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
     here = Path(__file__).resolve().parent
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get('PYTHONPATH', '')])
-    env = os.environ | dict(PYTHONPATH=path, JUPYTER_PREFER_ENV_PATH='1',
-                            JUPYTER_CONFIG_DIR=str(tmp_path/'.config'),
-                            JUPYTER_DATA_DIR=str(tmp_path/'.data'))
-    server = subprocess.Popen(
-        [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1',
-         f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
-         f'--ServerApp.root_dir={tmp_path}'], cwd=tmp_path, env=env,
-        stdout=open(tmp_path/'lab.log', 'w'), stderr=subprocess.STDOUT)
-    try:
-        for _ in range(150):
-            try: socket.create_connection(('127.0.0.1', port), .2).close(); break
-            except OSError: time.sleep(.2)
-        yield f'http://127.0.0.1:{port}/lab/tree/look.ipynb'
-    finally:
-        server.terminate()
-        server.wait(20)
+    with served(tmp_path, '-m', 'jupyterlab', f'--ServerApp.root_dir={tmp_path}',
+                **os.environ | dict(PYTHONPATH=path)) as address:
+        yield f'{address}/lab/tree/look.ipynb'
 
 
 NOTE_TIMES = '''() => { // from a key on the slider to the new pictures, decoded and painted

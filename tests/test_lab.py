@@ -2,17 +2,15 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import environment
 import nbformat
 import outputs
 import pytest
-from browser import needs_chromium, run
+from browser import needs_chromium, run, served
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,24 +106,9 @@ def project(tmp_path):
 @pytest.fixture
 def lab(project):
     "JupyterLab as `make lab` begins it, on the copy: its address."
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND')} | dict(
-        PYTHONPATH=str(ROOT), JUPYTER_PREFER_ENV_PATH='1',
-        JUPYTER_CONFIG_DIR=str(project/'.config'), JUPYTER_DATA_DIR=str(project/'.data'))
-    server = subprocess.Popen(
-        [sys.executable, 'tools/lab.py', '--no-browser', '--allow-root', '--ip=127.0.0.1',
-         f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token='],
-        cwd=project, env=env, stdout=open(project/'lab.log', 'w'), stderr=subprocess.STDOUT)
-    try:
-        for _ in range(300):
-            try: socket.create_connection(('127.0.0.1', port), .2).close(); break
-            except OSError: time.sleep(.2)
-        yield f'http://127.0.0.1:{port}'
-    finally:
-        server.terminate()
-        server.wait(20)
+    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND')}
+    with served(project, 'tools/lab.py', **env | dict(PYTHONPATH=str(ROOT))) as address:
+        yield address
 
 
 def opened(page, address, path):
