@@ -19,16 +19,16 @@ import nbformat
 import pandas as pd
 import reference
 import yaml
+from readme import DIRECTIVE, LINKS
 from run import shown
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS, OUT, SETTINGS = ROOT / 'nbs', ROOT / '_docs', ROOT / 'config/docs.yaml'
-HOME = yaml.safe_load(SETTINGS.read_text())['repository'] # where the files are that are no pages
+NBS, OUT, CONFIG = ROOT / 'nbs', ROOT / '_docs', ROOT / 'config'
+SETTINGS = yaml.safe_load((CONFIG / 'docs.yaml').read_text())
+HOME = SETTINGS['repository'] # where the files are that are no pages
 VERDICTS = [f'runs/14_verdict/default/tables/{name}.csv'
             for name in ('verdicts', 'verdicts_photographs')]
-_DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)\n?', re.MULTILINE)
 _ROW = re.compile(r'^\|([^|]*)\| \[(\w+)\]\(\2\.ipynb\) \|', re.MULTILINE)
-_LINK = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|[#/])([^)"\s]+)')
 _FENCE = re.compile(r'(^```.*?^```|^#.*?$)', re.MULTILINE | re.DOTALL) # and headings
 _NAME = re.compile(r'(?<![\[`\w])`(\w*[A-Z_]\w*)(\(\))?`(?![\]`\w])')
 
@@ -70,7 +70,7 @@ def outside(text, at='nbs'):
         if target.startswith('nbs/'): return m[0]
         kind = 'tree' if (ROOT / target).is_dir() else 'blob'
         return f'{m[1]}{HOME["url"]}/{kind}/{HOME["branch"]}/{target}{hash}{anchor}'
-    return _LINK.sub(there, text)
+    return LINKS.sub(there, text)
 
 
 def looked_up(text, names):
@@ -105,8 +105,8 @@ def page_of(stem, names):
     for cell in notebook.cells:
         if cell.cell_type == 'markdown': cell.source = looked_up(outside(cell.source), names)
         else:
-            said = dict(_DIRECTIVE.findall(cell.source))
-            cell.source = _DIRECTIVE.sub('', cell.source).strip('\n')
+            said = dict(DIRECTIVE.findall(cell.source))
+            cell.source = DIRECTIVE.sub('', cell.source).strip('\n')
             if 'hide' in said or 'default_exp' in said or not cell.source: continue
             if said.get('echo') == 'false': cell.metadata.setdefault('tags', []).append(
                 'remove-input')
@@ -221,8 +221,7 @@ def sources(out=OUT / 'src'):
     modules = reference.modules()
     counted = [n for m in modules for n in m.public]
     names = {n: m.name for m in modules for n in m.public if counted.count(n) == 1}
-    settings = yaml.safe_load(SETTINGS.read_text())
-    files = {'_config.yml': yaml.safe_dump(settings), '_toc.yml': yaml.safe_dump(
+    files = {'_config.yml': yaml.safe_dump(SETTINGS), '_toc.yml': yaml.safe_dump(
         contents(modules), sort_keys=False, allow_unicode=True),
              'reference/index.md': overview(modules), 'ledger.html': ledger(table := verdicts()),
              'ledger.md': LEDGER.format(n=len(table))}
@@ -232,9 +231,7 @@ def sources(out=OUT / 'src'):
     for path in sorted(NBS.glob('*.ipynb')):
         own = {n: at for n, at in names.items() if not at == path.stem.partition('_')[2]}
         files[path.name] = nbformat.writes(page_of(path.stem, own))
-    for name in ('css', 'js'):
-        style = SETTINGS.with_suffix(f'.{name}')
-        if style.exists(): files[f'_static/book.{name}'] = style.read_text()
+    files['_static/book.css'] = (CONFIG / 'docs.css').read_text()
     for name, text in files.items(): write(out / name, text)
     shutil.copytree(NBS / 'images', out / 'images', dirs_exist_ok=True)
     for path in out.rglob('*'):

@@ -19,13 +19,13 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / 'nbs/index.ipynb'
 IMAGES = 'nbs/images'
-_LINKS = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|[#/])([^)"\s]+)')
-_DIRECTIVE = re.compile(r'^#\|\s*([\w-]+)\s*:?\s*(.*)$', re.MULTILINE)
+LINKS = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|[#/])([^)"\s]+)')
+DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)[ \t]*:?[ \t]*(.*)\n?', re.MULTILINE)
 
 
 def _from_root(text):
     "`text` with links that were relative to nbs/ made relative to the root"
-    return _LINKS.sub(lambda m: m[1] + posixpath.normpath(posixpath.join('nbs', m[2])), text)
+    return LINKS.sub(lambda m: m[1] + posixpath.normpath(posixpath.join('nbs', m[2])), text)
 
 
 def _prepare(cell):
@@ -33,10 +33,10 @@ def _prepare(cell):
     if cell.cell_type == 'markdown':
         cell.source = _from_root(cell.source)
         return cell
-    directives = dict(_DIRECTIVE.findall(cell.source))
+    directives = dict(DIRECTIVE.findall(cell.source))
     if 'hide' in directives or 'default_exp' in directives: return None
     hidden = directives.get('echo') == 'false'
-    cell.source = '' if hidden else _DIRECTIVE.sub('', cell.source).strip()
+    cell.source = '' if hidden else DIRECTIVE.sub('', cell.source).strip()
     for output in cell.outputs:
         for kind in ('text/html', 'text/markdown'):
             if kind in output.get('data', {}):
