@@ -434,6 +434,12 @@ def left_behind(runs): # text, or nothing
     return f'left behind: {(parts + torn_files)[:3]}' if parts or torn_files else ''
 
 
+def undisturbed(runs): # (digits, seconds)
+    "The small run that nothing happens to."
+    began = time.time()
+    return digits_said(ended(small(runs))[1]), time.time() - began
+
+
 def digits_said(text): return next((w for w in text.splitlines() if w.startswith('digits')), None)
 
 
@@ -487,9 +493,7 @@ def clock(report, until, seed):
     "A run is stopped, the clock goes back or ahead by up to fifty years, and the run goes on."
     luck = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.time()
-        wanted = digits_said(ended(small(Path(folder)/'whole'))[1])
-        took, first = time.time() - start, True
+        (wanted, took), first = undisturbed(Path(folder)/'whole'), True
         while first or time.time() + took < until:
             first, runs = False, Path(folder)/f'{time.time()}'
             process = small(runs)
@@ -508,9 +512,7 @@ def lost(report, until, seed):
     luck = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, runs, first = Path(folder)/'whole', Path(folder)/'runs', True
-        start = time.time()
-        wanted = digits_said(ended(small(whole))[1])
-        took = time.time() - start
+        wanted, took = undisturbed(whole)
         files = sorted(p.relative_to(whole) for p in whole.rglob('*')
                        if p.is_file() and p.stat().st_size and 'digests' not in p.name)
         while first or time.time() + took < until:
@@ -530,7 +532,7 @@ def lost(report, until, seed):
 def crowd(report, until, seed, many=8):
     "Several processes that want the same things at the same moment, in one folder of runs."
     with tempfile.TemporaryDirectory() as folder:
-        wanted = digits_said(ended(small(Path(folder)/'alone'))[1])
+        wanted, _ = undisturbed(Path(folder)/'alone')
         first = True
         while first or time.time() < until - 30:
             first, runs = False, Path(folder)/f'{time.time()}'
@@ -547,7 +549,7 @@ def crowd(report, until, seed, many=8):
 def disk(report, until, seed):
     "A file that may not grow, a small disk, and a disk that may only be read."
     with tempfile.TemporaryDirectory() as folder:
-        wanted = digits_said(ended(small(Path(folder)/'alone'))[1])
+        wanted, _ = undisturbed(Path(folder)/'alone')
         luck, first = random.Random(seed), True
         while first or time.time() < until - 30:
             first, runs = False, Path(folder)/f'{time.time()}'
