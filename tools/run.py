@@ -100,9 +100,9 @@ def needs(module):
              ' or leave PY out: make then does so in .venv.')
 
 
-def runs_folder():
+def runs_folder(usual='runs'):
     "As synthnb.core says, without importing it."
-    return Path(os.environ.get('SYNTHNB_RUNS') or 'runs').expanduser()
+    return Path(os.environ.get('SYNTHNB_RUNS') or usual).expanduser()
 
 
 def run(notebook, *arguments):

@@ -21,8 +21,10 @@ from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
+from run import PROJECT
+from run import runs_folder as said_folder
+
 BEGAN = time.time()
-PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 LARGEST = 15_000_000 # bytes of what is packed
 ITEM = {'table', 'seeds', 'gpu', 'minutes', 'script', 'arguments', 'rehearsal', 'leaves', 'alone'}
@@ -38,8 +40,8 @@ class Wrong(Exception): "What was typed, or given, cannot be meant."
 
 
 def runs_folder():
-    "As synthnb.core says, without importing it."
-    return Path(os.environ.get('SYNTHNB_RUNS') or PROJECT/'runs').expanduser().absolute()
+    "Wherever a sprint was begun, in full."
+    return said_folder(PROJECT/'runs').absolute()
 
 
 # ---- what was typed ------------------------------------------------------------------------------
