@@ -957,7 +957,7 @@ def given_since(namespace:dict, # the notebook's globals(), whose parameters wer
                ) -> set: # of names
     "The names to which cells of parameters gave values since the last check, as IPython tells."
     found = set()
-    for source in namespace.get('In', ())[namespace[CHECKED]:]:
+    for source in namespace['In'][namespace[CHECKED]:]:
         try:
             body = ast.parse(source).body
             for a in body: ast.literal_eval(a.value)
@@ -982,10 +982,10 @@ def check_parameters(namespace:dict, # the notebook's globals()
                     ) -> dict: # name -> checked value
     "The notebook's parameters, checked; an error says what is allowed."
     own = lambda v: callable(v) or isinstance(v, ModuleType) # a sampler of one's own, an import
-    new = {k for k, v in namespace.items()
-           if k not in before and not k.startswith('_') and not own(v)}
     if CHECKED in namespace: new = given_since(namespace, declared) # cells below made names, too
-    namespace[CHECKED] = len(namespace.get('In', ()))
+    else: new = {k for k, v in namespace.items()
+                 if k not in before and not k.startswith('_') and not own(v)}
+    if 'In' in namespace: namespace[CHECKED] = len(namespace['In'])
     if unknown := sorted(new - set(declared)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: this notebook has "
                          f"{', '.join(declared)}")

@@ -313,9 +313,9 @@ def test_a_sampler_of_ones_own_is_no_parameter_and_finds_its_column(tmp_path, mo
     exec(own_sampler(), space)
     space |= declared # as in a copy of 07: its parameters come after the four lines
     assert len(own_sampler().splitlines()) == 4
+    assert check_parameters(space, before, declared) == declared
     with pytest.raises(ValueError, match='unknown parameter least_sur'):
         check_parameters(space | dict(least_sur=1), before, declared)
-    assert check_parameters(space, before, declared) == declared
     real = read_real((LUCK.integers(0, 256, (16, 16, 16), np.uint8), ['cat', 'dog']*8),
                      size=None).images
     writer = ImageSetWriter(tmp_path/'pool', 40, 16, ['cat', 'dog'])
