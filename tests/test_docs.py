@@ -205,7 +205,7 @@ def test_the_ledger_sorts_and_filters_without_a_network(site, chromium):
     page, asked = chromium.new_page(), []
     page.on('request', lambda r: asked.append(r.url) if r.url.startswith('http') else None)
     page.goto((site/'ledger.html').as_uri())
-    rows = page.locator('.dt-container tbody tr')
+    rows = page.locator('#ledger tbody tr')
     rows.first.wait_for(timeout=60_000)
     info = page.locator('.dt-info')
     everything = len(docs.verdicts())
@@ -216,7 +216,7 @@ def test_the_ledger_sorts_and_filters_without_a_network(site, chromium):
     page.locator('.dt-search input').fill('')
     page.locator('th', has_text='ours').first.click()
     ours = [float(t or 'nan') for t in page.eval_on_selector_all(
-        '.dt-container tbody tr', 'all => all.map(r => r.cells[6].innerText)')]
+        '#ledger tbody tr', 'all => all.map(r => r.cells[6].innerText)')]
     known = [v for v in ours if v == v]
     assert known == sorted(known) and len(known) > 10
     assert not asked
@@ -231,8 +231,8 @@ def test_pages_fit_a_phone_and_formulas_are_set(site, chromium, scheme):
         page.goto((site/f'{name}.html').as_uri())
         assert page.evaluate('document.documentElement.scrollWidth') <= 390, name
         if name == '06_noise': page.locator('mjx-container').first.wait_for(timeout=60_000)
-    page.locator('.dt-container td').first.wait_for(timeout=60_000)
-    shades = page.evaluate('''['body', '.dt-container td'].map(s => getComputedStyle(
+    page.locator('#ledger td').first.wait_for(timeout=60_000)
+    shades = page.evaluate('''['body', '#ledger td'].map(s => getComputedStyle(
         document.querySelector(s)).color.match(/[0-9]+/g).slice(0, 3).map(Number))''')
     shades = [sum(rgb) for rgb in shades]
     assert all(s > 380 if scheme == 'dark' else s < 380 for s in shades), shades

@@ -176,7 +176,7 @@ def ledger(table):
     filters = [table.columns.get_loc(c) for c in ('verdict', 'world', 'whose')]
     with pd.option_context('display.float_format', '{:.4g}'.format): html = to_html_datatable(
         table, connected=False, display_logo_when_loading=False, maxBytes=0, showIndex=False,
-        classes='display compact', style='width:100%', pageLength=25,
+        table_id='ledger', classes='display compact', style='width:100%', pageLength=25,
         lengthMenu=[25, 100, len(table)], layout=dict(top1='searchPanes'),
         searchPanes=dict(layout='columns-3', initCollapsed=True, orderable=False,
                          cascadePanes=True),
