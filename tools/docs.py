@@ -15,6 +15,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import fold
 import nbformat
 import pandas as pd
 import reference
@@ -102,7 +103,7 @@ def page_of(stem, names):
         for cell in notebook.cells[1:]:
             if cell.cell_type == 'markdown': cell.source = deeper(cell.source)
     notebook.metadata['language_info'] = dict(name='python') # nbdev_clean removes it
-    for cell in notebook.cells:
+    for cell, way in zip(notebook.cells, fold.folded(notebook.cells)):
         if cell.cell_type == 'markdown': cell.source = looked_up(outside(cell.source), names)
         else:
             said = dict(DIRECTIVE.findall(cell.source))
@@ -110,6 +111,8 @@ def page_of(stem, names):
             if 'hide' in said or 'default_exp' in said or not cell.source: continue
             if said.get('echo') == 'false': cell.metadata.setdefault('tags', []).append(
                 'remove-input')
+            elif way: cell.metadata.setdefault('tags', []).append(
+                dict(section='hide-cell', cell='hide-input')[way])
             if said.get('fig-alt'): cell.metadata['mystnb'] = dict(
                 image=dict(alt=said['fig-alt'].replace('"', '')))
             for o in cell.outputs:

@@ -2,7 +2,8 @@
 
 A chapter of methods is read in twenty minutes where it has at most 80 cells and 1,800 words on its
 main path, cells of a few lines, short sentences that say "you", and a demo or a test beside each
-definition.
+definition. The main path is what JupyterLab shows before you unfold anything: tools/fold.py says
+how a section or a cell is folded. `--all` reads what is folded, too.
 
 `python tools/reads.py nbs/04_qdgs.ipynb --sentences` prints the sentences of more than 30 words.
 """
@@ -16,14 +17,22 @@ from pathlib import Path
 
 import pandas as pd
 
+import fold
+
 MOST_WORDS = 30 # in a sentence
 TALL = 1000 # characters of a code cell
 
 
-def cells_of(path): # [(kind, source)]
-    "What a reader meets, without empty cells."
+def cells_of(path, all=True): # [(kind, source)]
+    """What a reader meets, without empty cells; unless `all`, only the main path.
+
+    There a folded cell is what it prints or draws, without a source."""
     cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
-    return [(c['cell_type'], ''.join(c['source'])) for c in cells if ''.join(c['source']).strip()]
+    cells = [c for c in cells if ''.join(c['source']).strip()]
+    if all: return [(c['cell_type'], ''.join(c['source'])) for c in cells]
+    return [(c['cell_type'], '' if way else ''.join(c['source']))
+            for c, way in zip(cells, fold.folded(cells))
+            if not way or way == 'cell' and c.get('outputs')]
 
 
 def code_of(source): # text
@@ -80,9 +89,9 @@ def longest_run(flags):
     return most
 
 
-def reads(path): # one row of the table
+def reads(path, all=False): # one row of the table
     "The numbers of one notebook."
-    cells = cells_of(path)
+    cells = cells_of(path, all)
     code = [code_of(s) for k, s in cells if k == 'code']
     code = [c for c in code if c]
     lines = [r for c in code for r in c.splitlines() if r.strip()]
@@ -116,6 +125,7 @@ def main(argv=None): # exit status
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('notebooks', nargs='*', type=Path)
     parser.add_argument('--sentences', action='store_true', help='print the long ones')
+    parser.add_argument('--all', action='store_true', help='read what is folded, too')
     args = parser.parse_args(argv)
     paths = args.notebooks or sorted(Path('nbs').glob('*.ipynb'))
     if args.sentences:
@@ -124,7 +134,7 @@ def main(argv=None): # exit status
                 for s in sentences_of(source) if kind == 'markdown' else ():
                     if (n := len(words_of(s))) > MOST_WORDS: print(f'{path.stem} {i} [{n}] {s}\n')
         return 0
-    table = pd.DataFrame([reads(p) for p in paths]).set_index('chapter')
+    table = pd.DataFrame([reads(p, args.all) for p in paths]).set_index('chapter')
     print(table.round(1).to_string())
     print('\n' + '\n'.join(f'{k}: {v}' for k, v in NAMES.items()))
     return 0
