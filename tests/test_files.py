@@ -437,7 +437,8 @@ def test_an_apostrophe_in_makes_root(tmp_path):
                     'print(repr((sys.argv[1:], os.environ["ROOT"])))\n')
     fake.chmod(0o755)
     for root in ("Anna's faces", 'a "b" $HOME `ls`; #c'):
-        done = subprocess.run(['make', '--no-print-directory', 'run', f"ROOT={root.replace('$', '$$')}", f'PY={fake}'],
+        done = subprocess.run(['make', '--no-print-directory', 'run', f'PY={fake}',
+                               f"ROOT={root.replace('$', '$$')}"],
                               cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == repr((['tools/run.py'], root))
 

@@ -1,4 +1,4 @@
-"""What a chapter shows at first, and what a reader unfolds: `python tools/fold.py nbs/01_gan.ipynb`.
+"""What a chapter shows at first, and what you unfold: `python tools/fold.py nbs/01_gan.ipynb`.
 
 A chapter's main path is read in twenty minutes. What only some readers want is folded: a section
 under its heading, a cell of code behind a bar that a click opens. Its output stays in sight. Both
