@@ -1142,7 +1142,7 @@ def said_parameters(params:dict, # a run's
     def said(k, v):
         if not isinstance(v, str) or not v: return v
         if k == 'root': return named_place(v, digest)
-        if Path(v).is_file(): return named_place(v, path_digest(v)[:12])
+        if os.path.isfile(v): return named_place(v, path_digest(v)[:12]) # a long text is none
         return Path(v).name if os.path.isabs(v) else v
     return {k: said(k, v) for k, v in params.items()}
 
