@@ -917,21 +917,28 @@ def save(self:Illumination, folder:Path) -> Path: # where it was written
 # %% ../nbs/04_qdgs.ipynb #434ede92
 @patch(cls_method=True)
 def load(cls:Illumination, folder:Path) -> Illumination: # written by `save`
-    "Read an archive back."
+    "Read an archive back; a torn one, or one of another version, is a ValueError that names it."
     from safetensors.numpy import load_file
     path = Path(folder)/'archive.safetensors'
     if not path.exists():
         raise FileNotFoundError(f'no archive at {path}; make one with qdgs(...).save(folder)')
-    arrays, said = load_file(path), load_json(Path(folder)/'illumination.json')
+    said = load_json(Path(folder)/'illumination.json')
     def deep(v):
         if isinstance(v, list): return tuple(map(deep, v))
         return float(v) if v in ('inf', '-inf') else v
-    config, settled = ({k: deep(v) for k, v in said[part].items()}
-                       for part in ('config', 'settled'))
-    history = pd.DataFrame(said['history']).apply(pd.to_numeric)
-    return cls(*(arrays[k] for k in ('solutions', 'objective', 'measures')), said['form'],
-               said['prompts'], arrays['index'], history, said['stats'], SearchConfig(**config),
-               Settled(**settled, centroids=arrays.get('centroids')), said['statistics'])
+    try:
+        arrays = load_file(path)
+        each = [arrays[k] for k in ('solutions', 'objective', 'measures', 'index')]
+        if len({*map(len, each)}) > 1: raise ValueError(f'{[*map(len, each)]} rows')
+        config, settled = ({k: deep(v) for k, v in said[part].items()}
+                           for part in ('config', 'settled'))
+        history = pd.DataFrame(said['history']).apply(pd.to_numeric)
+        return cls(*each[:3], said['form'], said['prompts'], each[3], history, said['stats'],
+                   SearchConfig(**config), Settled(**settled, centroids=arrays.get('centroids')),
+                   said['statistics'])
+    except Exception as e: raise ValueError( # whatever a torn file is to its reader
+        f'{folder} holds no whole archive of this version ({type(e).__name__}: {e}); make it anew '
+        'with qdgs(...).save(folder)') from e
 
 # %% ../nbs/04_qdgs.ipynb #a3c2c6f0
 @contextmanager

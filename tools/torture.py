@@ -40,6 +40,7 @@ from synthnb.dcgan import Generator as Sampler
 from synthnb.door import read_pool, read_real
 from synthnb.expressions import read_fer2013
 from synthnb.gan import Discriminator, Generator, StarGAN
+from synthnb.qdgs import Illumination, SearchConfig, Settled
 from synthnb.recognition import bin_pairs, lfw_pairs, rfw_pairs
 from synthnb.rl import Policy, RLConfig, fresh_policy, sized_for
 from synthnb.stylegan2 import StyleGAN2, StyleGAN2Config, load_stylegan2
@@ -159,6 +160,17 @@ def save_dcgan(path):
     DCGAN(g, ['cat', 'dog'], 36, 3, config, 'cpu').save(path)
 
 
+def archive_of(root, which='archive.safetensors'): # one of its two files
+    "An archive of a search, written by hand."
+    n, rng = 6, np.random.default_rng(0)
+    found = Illumination(rng.normal(size=(n, 4)).astype('float32'), np.ones(n, 'float32'),
+                         rng.random((n, 2)).astype('float32'), 'cosine', {}, np.arange(n),
+                         pd.DataFrame(dict(evaluations=[10, 20], cells=[3, 6])), dict(cells=n),
+                         SearchConfig.preset('laptop'),
+                         Settled(((0., 1.), (0., 1.)), 0., 0., 0.), None)
+    return found.save(root)/which
+
+
 def arrays_of(root):
     "Images and labels as NumPy packs them."
     np.savez(root/'pool.npz', images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.arange(6) % 2)
@@ -214,11 +226,14 @@ TARGETS = dict(
     dcgan=(network('dcgan.safetensors', save_dcgan), DCGAN.load),
     stylegan2=(network('people.safetensors', lambda p: StyleGAN2(
         StyleGAN2Config((8, 8), 8, 8, 2)).save(p)), load_stylegan2),
+    archive=(archive_of, lambda p: Illumination.load(p.parent)),
+    archive_said=(lambda r: archive_of(r, 'illumination.json'),
+                  lambda p: Illumination.load(p.parent)),
     parameters=(text_of('changes', "n_train=200,rl.episodes=9,gan='laptop',dims=(1, 2)"),
                 as_parameter))
 TEXTS = {'csv', 'door_csv', 'affectnet', 'celeba', 'celeba_parts', 'fer2013', 'lfw', 'rfw',
-         'record', 'parameters'}
-NETWORKS = 'classifier', 'stargan', 'policy', 'vae', 'dcgan', 'stylegan2'
+         'record', 'parameters', 'archive_said'}
+NETWORKS = 'classifier', 'stargan', 'policy', 'vae', 'dcgan', 'stylegan2', 'archive'
 NAMELESS = {'parameters', 'record'} # what is refused in the name of something else
 
 
