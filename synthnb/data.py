@@ -1037,7 +1037,7 @@ def read_celeba(root:Path, # holds the folder celeba, or is it
     folder, wanted = celeba_folder(root), list(attributes or CELEBA_ATTRIBUTES)
     pictures, (names, values, part) = celeba_pictures(folder), celeba_lists(folder)
     if unknown := [a for a in wanted if a not in names]:
-        raise ValueError(f"unknown attribute {', '.join(unknown)}: CelebA has {', '.join(names)}")
+        raise ValueError(f"unknown attribute {', '.join(unknown)}: {folder} has {', '.join(names)}")
     bits = np.array([*values.values()])[:, [names.index(a) for a in wanted]] > 0
     paths, splits = [str(pictures/f) for f in values], [part[f][0] for f in values]
     check_places(paths, pictures, lambda i: f'list_attr_celeba, row {i + 1}')
