@@ -122,6 +122,16 @@ def test_sentences_are_short(notebook):
         f"{row['a_sentence']:.1f} words a sentence, {row['over']:.0f}% of more than 30 words")
 
 
+def test_a_chapter_is_read_in_twenty_minutes(notebook):
+    "What is not folded: python tools/reads.py nbs/X.ipynb; python tools/fold.py nbs/X.ipynb."
+    row, experiment = reads.reads(notebook), notebook.stem >= '07'
+    if notebook.stem == 'index': return
+    assert row['cells'] <= 80 and row['words'] <= (2200 if experiment else 1800), row
+    assert row['characters'] <= 457 and row['wide'] == 0, row
+    if not experiment and row['definitions'] > 1:
+        assert row['shown'] >= 44 and row['run'] <= 12, row
+
+
 def test_package_needs_no_development_tool():
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'settings.ini')
