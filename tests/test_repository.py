@@ -122,6 +122,7 @@ def test_sentences_are_short(notebook):
         f"{row['a_sentence']:.1f} words a sentence, {row['over']:.0f}% of more than 30 words")
 
 
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=name_of)
 def test_a_chapter_is_read_in_twenty_minutes(notebook):
     "What is not folded: python tools/reads.py nbs/X.ipynb; python tools/fold.py nbs/X.ipynb."
     row, experiment = reads.reads(notebook), notebook.stem >= '07'

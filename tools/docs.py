@@ -177,6 +177,7 @@ def ledger(table):
     from itables import options, to_html_datatable
     from itables.javascript import generate_init_offline_itables_html
     filters = [table.columns.get_loc(c) for c in ('verdict', 'world', 'whose')]
+    numbers = [table.columns.get_loc(c) for c in table.select_dtypes('number')]
     with pd.option_context('display.float_format', '{:.4g}'.format): html = to_html_datatable(
         table, connected=False, display_logo_when_loading=False, maxBytes=0, showIndex=False,
         table_id='ledger', classes='display compact', style='width:100%', pageLength=25,
@@ -185,7 +186,8 @@ def ledger(table):
                          cascadePanes=True),
         columnDefs=[dict(searchPanes=dict(show=True), targets=filters),
                     dict(searchPanes=dict(show=False), targets=[
-                        i for i in range(table.shape[1]) if i not in filters])])
+                        i for i in range(table.shape[1]) if i not in filters]),
+                    dict(orderSequence=['desc', 'asc', ''], targets=numbers)]) # NaN comes last
     return generate_init_offline_itables_html(options.dt_bundle) + html + DARK
 
 
