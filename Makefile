@@ -9,6 +9,7 @@
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab
 #   make torture MINUTES=60 SEED=3        bad files, kills, crowds and full disks, at random
 #   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
+#   make test ALL=1                      the tests that are long, too, as in CI
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
 #   make test LOCK=1                      a new .venv gets the versions of requirements.lock
 #   make run DATA=csv ROOT=a/list.csv SYNTHNB_OUTSIDE=/data   a list may lead to files in there, too
@@ -71,7 +72,7 @@ sprint: $(READY)  ## as much of config/sprint.yaml as MINUTES=9 allow, packed in
 sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprint.tar.gz into runs/
 	@$(PY) tools/sprint.py in
 
-test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (25 minutes, two cores)
+test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (15 minutes, two cores)
 	@$(PY) tools/test.py
 
 lab: $(READY)  ## JupyterLab, opened on the front page; saved as git keeps it

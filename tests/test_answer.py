@@ -92,6 +92,7 @@ def test_a_second_call_makes_nothing(judged, planted):
     assert again.sentence == judged.sentence and again.table.equals(judged.table)
 
 
+@pytest.mark.long
 def test_a_killed_call_goes_on(planted, monkeypatch):
     asked, whole = ASKED | dict(seed=7, samplers=['random']), answer.progress
 

@@ -39,6 +39,7 @@ def test_the_plain_vae_is_the_same_network_and_the_same_training():
         assert_close(runs[0].history[0][key], runs[1].history[0][key], 1e-3)
 
 
+@pytest.mark.long
 def test_scoring_is_measured_and_its_memory_does_not_grow_with_the_pool():
     found = bench_scores.bench_scoring(n=512, sizes=(2000, 20_000), device='cpu', repeats=1)
     *values, growth = [value for _, value, _ in found]

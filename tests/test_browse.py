@@ -380,6 +380,7 @@ def slid(page, n):
     return page.evaluate('took')
 
 
+@pytest.mark.long
 @needs_chromium
 def test_the_widget_in_jupyterlab(lab, tmp_path, chromium):
     page = chromium.new_page(viewport=dict(width=1400, height=1000))

@@ -118,7 +118,8 @@ def record(runs):
 def first(tmp_path_factory):
     "One finished run on drawn faces."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_apart(runs, notebook='08_celeba', timeout=600)
+    status, output = test_experiment.run_forked(runs, '-p', 'protocol', 'updates',
+                                                notebook='08_celeba', timeout=600)
     assert status == 0, output[-3000:]
     return runs
 
@@ -232,6 +233,7 @@ def test_its_numbers_are_those_of_its_classifiers(plateau):
         assert all(min(abs(e - v) for e in each) < 2e-3 for v in found[f'{who}_each'])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1920),
                                            ('right', None), ('fid', 160)])
 def test_controls(plateau, sampler, adds):
@@ -273,6 +275,7 @@ def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
     assert not list(tmp_path.glob('08_celeba/*/*')) and not list(tmp_path.glob('artefacts/*/*'))
 
 
+@pytest.mark.long
 def test_more_photographs_are_those_left_out(celeba, tmp_path):
     "Of 260 pictures 100 are trained on; those added are others, of the training part."
     status, output = run(tmp_path, '-p', 'data', 'celeba', '-p', 'root', str(celeba), '-p',

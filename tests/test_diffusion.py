@@ -330,6 +330,7 @@ def test_the_config_is_json_and_back():
     assert DiffusionConfig.of(**(asdict(c) | dict(widths=list(c.widths)))) == c
 
 
+@pytest.mark.long
 def test_07_asks_for_it_by_name(tmp_path):
     status, said = run_here(tmp_path, '07_affectnet', '-p', 'generator', 'diffusion',
                             '-p', 'sampler', 'random')

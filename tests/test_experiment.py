@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from apart import Apart, notebook
+from apart import Apart
+from apart import notebook as NOTEBOOK
 from here import arguments, run_here
 from PIL import Image
 
@@ -40,6 +41,13 @@ def run_apart(runs, *args, timeout=400, **kw):
     return ended(start(runs, *args, **kw), timeout)
 
 
+def run_forked(runs, *args, notebook, timeout=400):
+    "The same at smoke scale in a process of its own, without papermill and the imports."
+    params = arguments('-p', 'scale', 'smoke', *args)
+    return ended(Apart(NOTEBOOK, ROOT/'nbs'/f'{notebook}.ipynb', params,
+                       env=dict(SYNTHNB_RUNS=str(runs))), timeout)
+
+
 def run(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
     "The same in this process: (exit status, output)."
     if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
@@ -50,7 +58,7 @@ def begun(runs, *args, protocol='updates', cores=None):
     "07_affectnet at smoke scale in a process of its own, without papermill and the imports."
     more = dict(OMP_NUM_THREADS=str(cores)) if cores else {}
     params = arguments('-p', 'scale', 'smoke', '-p', 'protocol', protocol, *args)
-    return Apart(notebook, ROOT/'nbs'/'07_affectnet.ipynb', params,
+    return Apart(NOTEBOOK, ROOT/'nbs'/'07_affectnet.ipynb', params,
                  env=dict(SYNTHNB_RUNS=str(runs)) | more)
 
 
@@ -245,6 +253,7 @@ def test_a_class_without_images_is_refused(miniature, tmp_path):
             and 'classes=neutral,happiness' in output)
 
 
+@pytest.mark.long
 def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     "In JupyterLab: scale = 'smoke', save, Run All. The notebook on disk then has smoke as default."
     project, published = tmp_path/'project', tmp_path/'project'/'runs'/'07_affectnet'/'default'
@@ -260,7 +269,7 @@ def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'")
                       for line in cell['source']]
     path.write_text(json.dumps(book))
-    process = Apart(notebook, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
+    process = Apart(NOTEBOOK, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
     status, output = ended(process)
     assert status == 0, output[-3000:]
     assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}
@@ -281,6 +290,7 @@ def digits(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_two_folders_of_one_name_leave_two_records_and_files_are_named(digits, tmp_path):
     for name in ('one', 'two'):
         status, output = run(tmp_path, '-p', 'data', 'folder', '-p',
@@ -345,6 +355,7 @@ def test_protocols_are_never_averaged(plateau):
     assert 'control_each' not in numbers(plateau, 'sampler=random,scale=smoke')
 
 
+@pytest.mark.long
 def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
     status, output = ended(begun(tmp_path, '-p', 'sampler', 'random', '-p', 'real', '160',
                                  protocol='plateau', cores=2))
@@ -353,6 +364,7 @@ def test_processes_have_the_numbers_of_one_after_the_other(plateau, tmp_path):
     assert numbers(tmp_path, name) == numbers(plateau, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler, adds', [('more-real', 160), ('near', 160), ('pretrain', 1120),
                                            ('right', None), ('rare', None), ('fid', 160)])
 def test_controls(plateau, sampler, adds):
@@ -395,6 +407,7 @@ def test_what_a_protocol_has_not_is_refused(tmp_path, protocol, args, said):
     assert not list(tmp_path.glob('07_affectnet/*/*')) and not list(tmp_path.glob('artefacts/*/*'))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['more-real', 'near'])
 def test_more_photographs_are_those_left_out(digits, tmp_path, sampler):
     status, output = run(

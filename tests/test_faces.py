@@ -358,6 +358,7 @@ def test_a_second_run_reuses_all_and_measures_the_same(runs):
     assert record_of(the_one(runs)) == before
 
 
+@pytest.mark.long
 def test_killed_while_it_searches_and_trains_it_ends_with_the_same_numbers(runs, tmp_path):
     for stage in ('qdgs', 'recogniser'):
         killed_at(lambda: faces(tmp_path), tmp_path, stage)

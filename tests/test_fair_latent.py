@@ -8,6 +8,8 @@ import test_experiment
 import torch
 from apart import Apart, notebook
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 ROOT = test_experiment.ROOT
 RECORD = '12_latent/scale=smoke,seed=3,epochs=3,trial=fair'
 GATE = "carries = shown['told']['none'] > shown['told']['bar']"

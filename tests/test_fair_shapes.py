@@ -12,6 +12,8 @@ from synthnb.core import generator, read_runs
 from synthnb.repair import ARCHIVED, shapes_claims
 from synthnb.shapevae import FlowVAE, PriorConfig, ShapeVAE, fit_prior
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 TINY = dict(n=64, device='cpu', updates=30, couplings=4, hidden=8, batch=16)
 
 
@@ -19,7 +21,7 @@ TINY = dict(n=64, device='cpu', updates=30, couplings=4, hidden=8, batch=16)
 def fair(tmp_path_factory):
     "A finished run of the fair trial, without sweeps."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_apart(
+    status, output = test_experiment.run_forked(
         runs, '-p', 'trials', '2', '-p', 'trial', 'fair', '-p', 'sweeps', 'False',
         notebook='10_shapes')
     assert status == 0, output[-3000:]

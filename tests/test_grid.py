@@ -221,6 +221,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp('grid')
 
 
+@pytest.mark.long
 def test_killed_and_started_again_it_goes_on_past_failures(runs):
     process = start(runs, *SMOKE, 'seeds=0')
     wait_until((runs/'logs'/f'{RANDOM}.log').exists, process)
@@ -344,6 +345,7 @@ def slurm(tmp_path):
             except subprocess.TimeoutExpired: d.kill()
 
 
+@pytest.mark.long
 def test_on_slurm(runs, slurm):
     "What is left of the grid above, and a run that fails but has an older record, which must stay."
     (runs/BAD).mkdir(exist_ok=True)
@@ -367,6 +369,7 @@ def test_on_slurm(runs, slurm):
                           text=True, check=True).stdout == ''
 
 
+@pytest.mark.long
 def test_nothing_to_do_is_quick_and_makes_the_tables(runs):
     if not (runs/CL_SAM/'metrics.json').exists(): assert grid(runs, *SMOKE, 'seeds=0')[0] == 0
     before = {p: p.stat().st_mtime_ns for p in runs.glob('07_affectnet/*/metrics.json')}

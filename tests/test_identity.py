@@ -369,6 +369,7 @@ def test_equal_names_are_made_once_and_other_code_is_made_anew(tmp_path, monkeyp
             and code_of(one) != code_of(two))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('more', ['', 'samplers, rl, qdgs, noise'])
 def test_names_do_not_depend_on_the_process(more):
     "Each process orders sets, places functions and imports chapters in its own way."

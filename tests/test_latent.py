@@ -28,7 +28,7 @@ def run(runs, *args):
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_apart(runs, '-p', 'seed', '3', notebook='12_latent')
+    status, output = test_experiment.run_forked(runs, '-p', 'seed', '3', notebook='12_latent')
     assert status == 0, output[-3000:]
     return runs, runs/'12_latent'/'scale=smoke,seed=3'
 
@@ -51,6 +51,7 @@ vae.fit_vae(*sets, strategy='bandit', conditional=True, seed=5, device='cpu', pr
 '''
 
 
+@pytest.mark.long
 def test_a_training_killed_by_the_system_comes_to_the_same_autoencoder(tmp_path):
     a, b, script = tmp_path/'a', tmp_path/'b', CHILD
     assert child(a, script=script).wait(timeout=120) == 0
@@ -134,6 +135,7 @@ def test_the_record_is_complete_and_its_numbers_are_its_tables(first):
             and found['extractor'].startswith('resnet10-drawn'))
 
 
+@pytest.mark.long
 def test_photographs_in_affectnets_layout(miniature, tmp_path):
     status, output = run(tmp_path, '-p', 'data', 'affectnet', '-p', 'root', str(miniature),
                          '-p', 'classes', 'neutral,happiness')
@@ -161,6 +163,7 @@ def keys(o):
     return {k for v in o.values() for k in keys(v)} | set(o) if isinstance(o, dict) else set()
 
 
+@pytest.mark.long
 def test_two_runs_of_the_same_have_the_same_metrics(first):
     "What a clock says is no metric; the claim on time is judged from the provenance."
     runs, folder = first
@@ -274,6 +277,7 @@ def unsplit(tmp_path):
     return dict(folder=tmp_path/'mine', csv=tmp_path/'mine.csv')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('data', ['folder', 'csv'])
 def test_the_judge_has_seen_no_image_that_it_is_asked_about(data, unsplit, tmp_path):
     "Neither to learn from nor to be chosen by, whatever another seed's split, wherever it lies."

@@ -29,6 +29,7 @@ def test_the_parameter_is_the_same_everywhere():
     assert len(lines) == 1 and all(a in lines.copy().pop() for a in AUGMENTS)
 
 
+@pytest.mark.long
 def test_no_mirror_image_where_mirrors_are_off(tmp_path):
     status, output = run(tmp_path, '-p', 'augment', 'crops')
     assert status == 0 and 'mirrors are off' in output, output[-3000:]
@@ -42,6 +43,7 @@ def test_no_mirror_image_where_mirrors_are_off(tmp_path):
     assert 'mirror_fall' not in load_json(record/'metrics.json')['metrics']
 
 
+@pytest.mark.long
 def test_the_test_of_mirrors_is_in_the_record_and_runs_of_another_augmentation_are_not(tmp_path):
     "Runs with another word are not averaged, nor with a record that has no such parameter."
     status, output = run(tmp_path)

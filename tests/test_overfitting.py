@@ -22,7 +22,7 @@ def run(runs, *args):
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_apart(runs, '-p', 'seed', '3', notebook='13_overfitting')
+    status, output = test_experiment.run_forked(runs, '-p', 'seed', '3', notebook='13_overfitting')
     assert status == 0, output[-3000:]
     return runs, runs/'13_overfitting'/'scale=smoke,seed=3'
 

@@ -12,6 +12,8 @@ from PIL import Image
 from synthnb.core import as_changes
 from synthnb.data import AFFECTNET_CLASSES, AFFECTNET_COLUMNS, ImageSet
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 
 def write_affectnet(root, each=None, valid=2, seed=0):
     "AffectNet's lists and pictures: a face is a box of its class's colour in a picture of noise."

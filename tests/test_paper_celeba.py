@@ -12,6 +12,8 @@ from test_paper_affectnet import disk, made
 from synthnb.core import as_changes
 from synthnb.data import CELEBA_ATTRIBUTES, ImageSet
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 # sizes only, and what a CPU cannot wait for: the networks' widths, the batch
 FEW = ('n_train=24,n_valid=12,n_test=20,updates=1,batch=4,width=4,gan_updates=6,gan_dim=4,'
        'gan.batch=2,gan.repeats=1')

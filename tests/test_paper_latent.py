@@ -14,6 +14,8 @@ from test_celeba import write_celeba
 
 from synthnb.core import as_changes
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 # sizes alone, once the preset has been read; all that is the thesis's stays. Not below 16 channels:
 # at 112 px torch 2.14 on a CPU writes beyond its memory in the backward pass of narrower networks
 SMALL = dict(n_train=16, n_valid=8, n_test=16, arch='resnet10', width=16, updates=1, pool=2,

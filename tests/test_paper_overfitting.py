@@ -14,6 +14,8 @@ from PIL import Image
 
 from synthnb.core import as_changes
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 ROOT = Path(__file__).resolve().parent.parent
 CUT = ('n_train=14,n_valid=7,n_test=7,epochs=2,sweep=(1,),noise.interval=1,'
        'noise.width=8') # for the time it takes

@@ -21,6 +21,8 @@ from synthnb.qdgs import PROMPTS
 from synthnb.repair import BIASES, RepairConfig, room_of, shapes_claims
 from synthnb.shapes import shapes_set
 
+pytestmark = pytest.mark.long # see tools/test.py
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(embed_dim=16, vision_cfg=dict(image_size=224, layers=1, width=32, patch_size=32,
                                           head_width=16),

@@ -95,10 +95,12 @@ def short(tmp_path, monkeypatch):
                                     n_pool=4800, device='cpu')['auc']
 
 
+@pytest.mark.long
 def test_the_selector_learns_which_labels_are_wrong(short):
     assert short() > .6
 
 
+@pytest.mark.long
 def test_paid_for_the_opposite_it_learns_the_opposite(short, monkeypatch):
     "A sign error anywhere between credit and policy would turn both around."
     from synthnb import rl

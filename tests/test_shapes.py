@@ -24,8 +24,8 @@ def run(runs, *args):
 def first(tmp_path_factory):
     "One finished run, which the tests below share."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_apart(runs, '-p', 'trials', '2', '-p', 'seed', '3',
-                                               notebook='10_shapes')
+    status, output = test_experiment.run_forked(runs, '-p', 'trials', '2', '-p', 'seed', '3',
+                                                notebook='10_shapes')
     assert status == 0, output[-3000:]
     return runs, runs/'10_shapes'/'scale=smoke,seed=3,trials=2'
 

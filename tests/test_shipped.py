@@ -205,6 +205,7 @@ NOTEBOOK = ["import matplotlib.pyplot as plt, time\nfrom synthnb.core import *",
             "measured = run.write_metrics({}, device='cpu')"]
 
 
+@pytest.mark.long
 def test_make_run_says_where_the_first_picture_is(tmp_path):
     import nbformat
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in NOTEBOOK])

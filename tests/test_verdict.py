@@ -219,6 +219,7 @@ def stand_in(runs, name, run, root):
         save_json(runs/name, record)
 
 
+@pytest.mark.long
 def test_every_command_that_a_row_names_changes_its_state(tmp_path):
     runs = tmp_path/'runs'
     runs.mkdir()

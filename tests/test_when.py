@@ -343,7 +343,7 @@ def test_a_damaged_set_is_the_same_faces_in_order():
 def runs(tmp_path_factory):
     "Seed 0 in a process of its own, seed 1 in this one."
     folder = tmp_path_factory.mktemp('when')
-    status, output = test_experiment.run_apart(folder, notebook='15_when')
+    status, output = test_experiment.run_forked(folder, notebook='15_when')
     assert status == 0, output[-3000:]
     names, said = when(folder, scale='smoke', seed=1)
     assert 'trainings of 2 seeds' in said and 'the law needs' in said

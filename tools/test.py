@@ -1,7 +1,8 @@
 """`make test`: the repository, ruff, every notebook at smoke scale, pytest.
 
 Each step says how long it took, and the first that fails is the last. pytest comes at the end, so
-that the last line counts what ran; further arguments are for it.
+that the last line counts what ran; further arguments are for it. Tests that are marked `long` run
+with ALL=1: the papers' scales, kills of what has been killed elsewhere, whole grids.
 """
 import os
 import sys
@@ -63,6 +64,7 @@ def main(*arguments):
         print('nothing to say')
     with step('nbdev_test: the notebooks'): notebooks()
     print('\n== pytest', flush=True)
+    if not os.environ.get('ALL'): arguments = '-m', 'not long', *arguments
     return python('-m', 'pytest', '-q', '--no-header', '--durations=10', '--numprocesses', '2',
                   '--dist', 'loadfile', '--no-loadscope-reorder', *arguments, 'tests')
 
