@@ -756,7 +756,7 @@ def generator_table(points:pd.DataFrame, # of `generator_points`
                              for (g, b), own in points.groupby(['generator', 'budget'])}
     for pool in dict.fromkeys([*ON_THE_MAP, *there]):
         own, (name, budget) = there.get(pool), pool
-        alone = (f'papermill nbs/07_affectnet.ipynb -p generator {name}'
+        alone = (f'papermill nbs/07_affectnet.ipynb out.ipynb -p generator {name}'
                  + f' -p budget {budget:g}'*(budget != 1) + ' -p sampler random -p seed 0')
         rows.append({'generator': name, 'budget': budget,
                      'arms': 0 if own is None else own.groupby(ARM).ngroups,
