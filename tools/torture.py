@@ -47,7 +47,7 @@ from synthnb.stylegan2 import StyleGAN2, StyleGAN2Config, load_stylegan2
 from synthnb.train import Classifier, classifier_net
 from synthnb.vae import VAE
 
-PATIENCE = 20 # seconds that one input may take
+PATIENCE = 20 # seconds of the processor that one input may take
 
 
 # ---- valid files ---------------------------------------------------------------------------------
@@ -288,14 +288,16 @@ class TooSlow(BaseException): "It has not ended in time."
 
 @contextlib.contextmanager
 def in_time(seconds=PATIENCE):
-    "Raise TooSlow inside after so many seconds."
+    "Raise TooSlow inside after so many seconds of the processor, or where it waits, 15 times those."
     def ring(*_): raise TooSlow(f'more than {seconds} s')
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, seconds),
+              signal.SIGALRM: (signal.ITIMER_REAL, 15*seconds)} # other programs run, too
+    before = {s: signal.signal(s, ring) for s in clocks}
+    for timer, limit in clocks.values(): signal.setitimer(timer, limit)
     try: yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _ in clocks.values(): signal.setitimer(timer, 0)
+        for s, handler in before.items(): signal.signal(s, handler)
 
 
 def outcome(read, path, nameless=False): # 'read', 'refused', or what is wrong
