@@ -288,7 +288,7 @@ class TooSlow(BaseException): "It has not ended in time."
 
 @contextlib.contextmanager
 def in_time(seconds=PATIENCE):
-    "Raise TooSlow inside after so many seconds of the processor, or where it waits, 15 times those."
+    "Raise TooSlow inside after so many seconds of the processor; where it waits, after 15 times."
     def ring(*_): raise TooSlow(f'more than {seconds} s')
     clocks = {signal.SIGPROF: (signal.ITIMER_PROF, seconds),
               signal.SIGALRM: (signal.ITIMER_REAL, 15*seconds)} # other programs run, too
