@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import environment
+import fold
 import nbformat
 import outputs
 import pytest
@@ -133,6 +134,10 @@ def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):
     assert page.url.endswith('/lab/tree/nbs/index.ipynb'), page.url
     for name in CHAPTERS:
         opened(page, lab, f'/lab/tree/nbs/{name}.ipynb?reset')
+        cells = json.loads((ROOT/f'nbs/{name}.ipynb').read_text())['cells']
+        path = sum(way != 'section' for way in fold.folded(cells))
+        page.wait_for_function('n => [...document.querySelectorAll(".jp-Notebook .jp-Cell")]'
+                               '.filter(c => c.offsetHeight).length == n', arg=path)
         save(page)
         assert (project/f'nbs/{name}.ipynb').read_bytes() == (
             ROOT/f'nbs/{name}.ipynb').read_bytes(), f'{name} was read, and is another file'
