@@ -192,3 +192,15 @@ def test_other_names_of_classes_are_led_to_yours(tmp_path):
     assert status == 1 and 'mapping={' in said
     names, _ = yours(tmp_path/'runs', **params, mapping="{'zero': '0', 'one': '1', 'two': '2'}")
     assert names['images'].classes == ['0', '1', '2'] and (names['images'].counts > 30).all()
+
+
+def test_a_class_of_one_image_is_said_before_anything_is_trained(tmp_path):
+    real = tmp_path/'real'
+    for c in range(12):
+        (real/f'flower {c}').mkdir(parents=True)
+        for i in range(1 + 3*(c > 1)):
+            Image.new('RGB', (12, 12), (20*c, 40*i, 200)).save(real/f'flower {c}'/f'{i}.png')
+    status, said = run_here(tmp_path/'runs', '16_yours', root=str(real), pool=str(real))
+    assert status == 1 and 'reads flower 0 has 1, as do 1 others: take a larger' in said, (
+        said[-800:])
+    assert not list(tmp_path.glob('runs/artefacts/classifier/*'))
