@@ -775,7 +775,8 @@ def repair_effects(found:pd.DataFrame, each:dict, # records; of each control `ov
                 for k in order]
     plain = over_biases(found, 'biased')
     weak = plain.mean()[:-1]
-    also = f', {weak.min():+.1f} to {weak.max():+.1f} below' if len(weak) else ''
+    ends = dict.fromkeys(f'{v:+.1f}' for v in (weak.min(), weak.max())) if len(weak) else ()
+    also = f", {' to '.join(ends)} below" if ends else ''
     itself = [('fine-tuning on what is found instead of stopping', 100*repair_gain(.98)(found),
                f' at a bias of 0.98{also}')]
     return controls + itself if said in HEADS.values() else itself + controls

@@ -491,7 +491,12 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
             break
         how.append(signal.Signals(s).name)
         with contextlib.suppress(ProcessLookupError): os.kill(process.pid, s)
-        ended(process, 120)
+        try: ended(process, 600)
+        except subprocess.TimeoutExpired:
+            report.add('kills', name or 'small', f'alive ten minutes after {how}')
+            for end in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError): end(process.pid, signal.SIGKILL)
+            return
     status, out = ended(begin(runs))
     now = digits(runs, name) or digits_said(out)
     said = (f'failed after {how}: {out[-300:]}' if status else 'same digits' if now == wanted
@@ -620,7 +625,9 @@ def campaign(minutes, parts, seed, notebooks=(), targets=None, inputs=10**9): # 
             until = time.time() + 60*minutes*SHARES[part]/total
             more = dict(fuzz=dict(only=targets, at_most=inputs),
                         kills=dict(notebooks=notebooks)).get(part, {})
-            PARTS[part](report, until, seed, **more)
+            try: PARTS[part](report, until, seed, **more)
+            except Exception as e: # of the campaign itself: what was found before is reported
+                report.add(part, 'the campaign', f'{type(e).__name__}: {str(e)[:300]}')
     finally:
         if kept is None: os.environ.pop('SYNTHNB_RUNS', None)
         else: os.environ['SYNTHNB_RUNS'] = kept
