@@ -204,7 +204,7 @@ def reading(path:Path): # a file of somebody else
     except UnicodeError as e: raise ValueError(
         f'{path} is no text in UTF-8 ({e}); save it again as UTF-8') from e
     except csv.Error as e: raise ValueError(f'{path} is no CSV file: {e}') from e
-    except (BadZipFile, zlib.error, EOFError) as e: raise ValueError(
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as e: raise ValueError(
         f'{path} is torn, or no archive ({e}); copy or save it again') from e
     except (ValueError, OSError) as e: # a parser's, or what has been said already
         if str(path) in str(e): raise

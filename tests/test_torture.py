@@ -71,3 +71,12 @@ def test_the_same_seed_breaks_the_same(tmp_path):
     for breaks in (broken_bytes, broken_text):
         a, b = ([breaks(data, random.Random(s)) for s in range(200)] for _ in range(2))
         assert a == b and len({*a}) > 50
+
+
+@pytest.mark.parametrize('name, seed', [('door_csv', 1133), ('npz', 1199)])
+def test_what_a_campaign_found_is_mended(tmp_path, monkeypatch, name, seed):
+    "A null byte in a path, and an archive of a kind that nobody reads."
+    monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path)) # which the input changes
+    (tmp_path/name).mkdir()
+    torture.one_input(report := Report(), tmp_path, name, seed)
+    assert not report.faults and report.counts['fuzz', name]['refused'] == 1, report.faults
