@@ -695,8 +695,8 @@ def check_places(paths, # of files in a list, joined to its folder
                  beside:bool=True, # whether its files may lie beside its folder
                 ):
     "Refuse a list that leads elsewhere, unless the user has allowed it. [ours]"
-    if bad := next((i for i, p in enumerate(paths) if '\0' in p), -1) + 1:
-        raise ValueError(f'{where(bad - 1)}: a path with a null byte')
+    if null := [i for i, p in enumerate(paths) if '\0' in p]:
+        raise ValueError(f'{where(null[0])}: a path with a null byte')
     start = '' if str(folder) in ('', '.') else os.path.join(str(folder), '')
     inside = lambda p: '..' not in p and (p.startswith(start) if start else not os.path.isabs(p))
     if not (odd := [i for i, p in enumerate(paths) if not inside(p)]): return

@@ -118,8 +118,7 @@ def record(runs):
 def first(tmp_path_factory):
     "One finished run on drawn faces."
     runs = tmp_path_factory.mktemp('runs')
-    status, output = test_experiment.run_forked(runs, '-p', 'protocol', 'updates',
-                                                notebook='08_celeba', timeout=600)
+    status, output = test_experiment.run_forked(runs, notebook='08_celeba', timeout=600)
     assert status == 0, output[-3000:]
     return runs
 

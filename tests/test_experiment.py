@@ -16,17 +16,22 @@ import pandas as pd
 import psutil
 import pytest
 from apart import Apart
-from apart import notebook as NOTEBOOK
+from apart import notebook as cells_of
 from here import arguments, run_here
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def by_protocol(notebook, protocol, args):
+    "The arguments, with the protocol before them where the notebook has one."
+    return ('-p', 'protocol', protocol, *args)*(notebook in ('07_affectnet', '08_celeba')) or args
+
+
 def start(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
     "papermill on a notebook in a new process; `args` are its further arguments."
     Path(runs).mkdir(exist_ok=True)
-    if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
+    args = by_protocol(notebook, protocol, args)
     command = [sys.executable, '-m', 'papermill', str(ROOT/'nbs'/f'{notebook}.ipynb'),
                str(Path(runs)/'executed.ipynb'),
                '--kernel', 'python3', '-p', 'scale', scale, '--no-progress-bar', '--stdout-file',
@@ -41,24 +46,21 @@ def run_apart(runs, *args, timeout=400, **kw):
     return ended(start(runs, *args, **kw), timeout)
 
 
-def run_forked(runs, *args, notebook, timeout=400):
-    "The same at smoke scale in a process of its own, without papermill and the imports."
-    params = arguments('-p', 'scale', 'smoke', *args)
-    return ended(Apart(NOTEBOOK, ROOT/'nbs'/f'{notebook}.ipynb', params,
-                       env=dict(SYNTHNB_RUNS=str(runs))), timeout)
+def run_forked(runs, *args, timeout=400, **kw):
+    "The same by `begun`: at smoke scale, without papermill and the imports."
+    return ended(begun(runs, *args, **kw), timeout)
 
 
 def run(runs, *args, scale='smoke', notebook='07_affectnet', protocol='updates'):
     "The same in this process: (exit status, output)."
-    if notebook in ('07_affectnet', '08_celeba'): args = '-p', 'protocol', protocol, *args
-    return run_here(runs, notebook, '-p', 'scale', scale, *args)
+    return run_here(runs, notebook, '-p', 'scale', scale, *by_protocol(notebook, protocol, args))
 
 
-def begun(runs, *args, protocol='updates', cores=None):
-    "07_affectnet at smoke scale in a process of its own, without papermill and the imports."
+def begun(runs, *args, notebook='07_affectnet', protocol='updates', cores=None):
+    "A notebook at smoke scale in a process of its own, without papermill and the imports."
     more = dict(OMP_NUM_THREADS=str(cores)) if cores else {}
-    params = arguments('-p', 'scale', 'smoke', '-p', 'protocol', protocol, *args)
-    return Apart(NOTEBOOK, ROOT/'nbs'/'07_affectnet.ipynb', params,
+    params = arguments('-p', 'scale', 'smoke', *by_protocol(notebook, protocol, args))
+    return Apart(cells_of, ROOT/'nbs'/f'{notebook}.ipynb', params,
                  env=dict(SYNTHNB_RUNS=str(runs)) | more)
 
 
@@ -269,7 +271,7 @@ def test_an_edited_parameters_cell_overwrites_no_record(plateau, tmp_path):
     cell['source'] = [line.replace("scale = 'laptop'", "scale = 'smoke'")
                       for line in cell['source']]
     path.write_text(json.dumps(book))
-    process = Apart(NOTEBOOK, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
+    process = Apart(cells_of, path, {}, cwd=project, env=dict(SYNTHNB_RUNS=str(project/'runs')))
     status, output = ended(process)
     assert status == 0, output[-3000:]
     assert before == {p: p.read_bytes() for p in published.rglob('*') if p.is_file()}

@@ -5,11 +5,11 @@ Each notebook's own check is run, as it stands in the notebook, with values that
 import ast
 import contextlib
 import io
-import json
 import math
 import os
 
 import pytest
+from execute import cells
 from here import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,11 +32,8 @@ LONG = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress
 
 def ready(stem): # the namespace before the check, and the check
     "A notebook's imports and names, and the statement that checks its parameters."
-    cells = json.loads((ROOT/'nbs'/f'{stem}.ipynb').read_text(encoding='utf-8'))['cells']
     space = {}
-    for cell in cells:
-        if cell['cell_type'] != 'code': continue
-        source = ''.join(cell['source'])
+    for source in cells(ROOT/'nbs'/f'{stem}.ipynb', {}):
         body = ast.parse(source).body
         at = next((i for i, n in enumerate(body) if 'check_parameters' in ast.unparse(n)
                    and isinstance(n, ast.Assign)), None)
@@ -121,14 +118,11 @@ def test_changes_have_one_spelling_whatever_their_order(pairs, luck):
 def test_a_run_has_a_folder_of_its_own_inside_runs(tmp_path_factory, params):
     "No value of a parameter leads a record out of its experiment's folder."
     runs = tmp_path_factory.getbasetemp()/'runs'
-    before = os.environ.get('SYNTHNB_RUNS')
-    os.environ['SYNTHNB_RUNS'] = str(runs)
-    try: path = Run('99_none', params, {k: None for k in params}).folder
-    except ValueError as e:
-        assert 'is the record of another run' in str(e)
-        return
-    finally:
-        if before is None: os.environ.pop('SYNTHNB_RUNS')
-        else: os.environ['SYNTHNB_RUNS'] = before
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('SYNTHNB_RUNS', str(runs))
+        try: path = Run('99_none', params, dict.fromkeys(params)).folder
+        except ValueError as e:
+            assert 'is the record of another run' in str(e)
+            return
     assert path.parent == runs/'99_none' and '..' not in path.parts, path
     assert len(path.name.encode()) < 256, path

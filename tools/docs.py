@@ -20,6 +20,7 @@ import nbformat
 import pandas as pd
 import reference
 import yaml
+from fold import fenceless
 from readme import DIRECTIVE, LINKS
 from run import shown
 
@@ -141,9 +142,6 @@ def places(stem):
             found[cell.id] = (f'*In the chapter:* [{number}, {section}]'
                               f'(../{stem}.ipynb#{slug(section)})')
     return found
-
-
-def fenceless(text): return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
 def overview(modules):

@@ -9,18 +9,22 @@ Without more, the cells are listed: number, id, how it is folded, size, first li
 cell, and `--unfold ID ...` takes either back.
 """
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 
+import nbformat
+
 SECTION = 'jp-MarkdownHeadingCollapsed'
+
+
+def fenceless(text): return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
 def level_of(cell): # 1 to 6, None without a heading
     "The highest heading of a cell, as JupyterLab folds by it."
     if cell['cell_type'] != 'markdown': return None
-    text = re.sub(r'^```.*?^```', '', ''.join(cell['source']), flags=re.MULTILINE | re.DOTALL)
+    text = fenceless(''.join(cell['source']))
     return min(map(len, re.findall(r'^(#{1,6}) ', text, re.MULTILINE)), default=None)
 
 
@@ -43,7 +47,7 @@ def main(argv=None): # exit status
     for name in ('section', 'cell', 'unfold'): parser.add_argument(f'--{name}', nargs='+',
                                                                    default=[], metavar='ID')
     args = parser.parse_args(argv)
-    notebook = json.loads(args.notebook.read_text(encoding='utf-8'))
+    notebook = nbformat.read(args.notebook, as_version=4)
     cells = notebook['cells']
     by_id = {c['id']: c for c in cells}
     if missing := {*args.section, *args.cell, *args.unfold} - {*by_id}: parser.error(
@@ -57,8 +61,7 @@ def main(argv=None): # exit status
     for i in args.unfold:
         for key in (SECTION, 'jupyter'): by_id[i]['metadata'].pop(key, None)
     if args.section or args.cell or args.unfold:
-        args.notebook.write_text(json.dumps(notebook, indent=1, ensure_ascii=False,
-                                            sort_keys=True) + '\n', encoding='utf-8')
+        nbformat.write(notebook, args.notebook)
         return 0
     for n, (cell, way) in enumerate(zip(cells, folded(cells))):
         source = ''.join(cell['source'])
