@@ -1,7 +1,10 @@
 """The campaign of `make torture` in short, and that it finds what is broken on purpose."""
 import json
+import subprocess
 import time
+from pathlib import Path
 
+import apart
 import pytest
 import torture
 from torture import Report, broken_bytes, broken_text, campaign, outcome
@@ -80,3 +83,15 @@ def test_what_a_campaign_found_is_mended(tmp_path, monkeypatch, name, seed):
     (tmp_path/name).mkdir()
     torture.one_input(report := Report(), tmp_path, name, seed)
     assert not report.faults and report.counts['fuzz', name]['refused'] == 1, report.faults
+
+
+def test_a_process_apart_is_forked_from_one_thread_and_says_where_it_hangs():
+    "A second thread may hold a lock at the fork, and then no child gets it."
+    process = apart.Apart(apart.lines, 'def deep():\n    while True: pass\ndeep()', split=True)
+    try:
+        server = apart.forkserver._forkserver._forkserver_pid
+        threads = Path(f'/proc/{server}/task')
+        if threads.exists(): assert len([*threads.iterdir()]) == 1
+        with pytest.raises(subprocess.TimeoutExpired) as e: process.communicate(timeout=5)
+        assert 'in deep' in e.value.stderr
+    finally: process.kill()

@@ -4,6 +4,8 @@ It is forked from a server that has imported what synthnb needs, which takes sec
 done nothing else: neither synthnb nor what is called has been read. Where there is no such server a
 process imports it all itself. `Apart` is used as subprocess.Popen is.
 """
+import contextlib
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -22,10 +25,14 @@ CONTEXT = multiprocessing.get_context('forkserver' if SERVED else 'spawn')
 IMPORTED = ['torch', 'torchvision', 'pandas', 'seaborn', 'sklearn.metrics', 'scipy.stats',
             'open_clip', 'ribs.visualize', 'diffusers', 'timm', 'papermill.cli', 'nbdev.test',
             'snakemake.cli']
+# pyarrow, which pandas imports, begins a thread that may hold a lock at the fork: no child would
+# ever get it. The server has no thread but its own.
+ONE_THREAD = dict(JE_ARROW_MALLOC_CONF='background_thread:false', OMP_NUM_THREADS='1')
 
 
 def begin(**env):
     "Begin the server, with these additions to its environment, if it has not begun."
+    env = ONE_THREAD | env
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -44,6 +51,7 @@ def enter(call, args, env, cwd, out, err):
         os.dup2(file, fd)
         os.close(file)
     sys.stdout, sys.stderr = (open(fd, 'w', buffering=1, closefd=False) for fd in (1, 2))
+    if hasattr(signal, 'SIGUSR1'): faulthandler.register(signal.SIGUSR1, 2) # see Apart.where
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -81,8 +89,15 @@ class Apart:
 
     def wait(self, timeout=None):
         self.process.join(timeout)
-        if self.process.exitcode is None: raise subprocess.TimeoutExpired(self.args, timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout, stderr=self.where())
         return self.process.exitcode
+
+    def where(self): # the stacks of its threads, where it can still say so
+        before = self.err.stat().st_size
+        with contextlib.suppress(OSError, AttributeError): os.kill(self.pid, signal.SIGUSR1)
+        time.sleep(.5)
+        return self.err.read_bytes()[before:].decode(errors='replace')
 
     def communicate(self, timeout=None):
         "What it said: all of it, or, where it was split, on stdout and on stderr."

@@ -66,7 +66,8 @@ def main(*arguments):
     print('\n== pytest', flush=True)
     if not os.environ.get('ALL'): arguments = '-m', 'not long', *arguments
     return python('-m', 'pytest', '-q', '--no-header', '--durations=10', '--numprocesses', '2',
-                  '--dist', 'loadfile', '--no-loadscope-reorder', *arguments, 'tests')
+                  '--dist', 'loadfile', '--no-loadscope-reorder', '--max-worker-restart', '0',
+                  *arguments, 'tests')
 
 
 if __name__ == '__main__':

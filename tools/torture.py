@@ -492,8 +492,9 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
         how.append(signal.Signals(s).name)
         with contextlib.suppress(ProcessLookupError): os.kill(process.pid, s)
         try: ended(process, 600)
-        except subprocess.TimeoutExpired:
-            report.add('kills', name or 'small', f'alive ten minutes after {how}')
+        except subprocess.TimeoutExpired as e:
+            at = (e.stderr or '')[-600:] if isinstance(e.stderr, (str, type(None))) else ''
+            report.add('kills', name or 'small', f'alive ten minutes after {how}: {at}')
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError): end(process.pid, signal.SIGKILL)
             return
