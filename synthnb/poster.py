@@ -303,7 +303,7 @@ def poster_verdict(values, # one number a seed, or a fold
     return dict(ours=d.difference, lo=lo, hi=hi, seeds=d.n, verdict=word)
 
 # %% ../nbs/06c_poster.ipynb #8c4fe705
-SAID = {'reproduced': 'yes', 'reversed': 'no, the other way round', 'a difference': 'no',
+SAID = {'reproduced': 'yes', 'reversed': 'no, the opposite', 'a difference': 'no',
         'no gain that matters': 'no, nothing that matters'}
 def answered(claim:str, verdict:str) -> str:
     "A question, which nobody claimed, is answered by yes or no; any other verdict stays. [ours]"

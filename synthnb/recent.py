@@ -265,7 +265,7 @@ def ccs_sampler(scores, labels, budget, *, quota, seed):
 # %% ../nbs/02b_recent.ipynb #8185517c
 def neighbour_graph(f:np.ndarray, k:int, # features (n, d); neighbours of each
                    ): # a sparse matrix of distances (n, n), symmetric
-    "Who is among the nearest of whom, or the other way round, and how far."
+    "Who is among the nearest of whom, in either direction, and how far."
     from sklearn.neighbors import kneighbors_graph
     x = (f - f.mean(0)).astype(np.float32)
     graph = kneighbors_graph(x, min(k, len(x) - 1), mode='distance')

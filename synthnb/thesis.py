@@ -328,7 +328,9 @@ def others_in_words(records:pd.DataFrame) -> str: # a sentence
         if len(good) in (0, len(tried)): return 'all' if good else 'none'
         return ' and '.join(good) if len(good) < 3 else str(len(good))
     mse, fid = map(names, ('MSE', 'FID'))
-    also = f', and {fid} the FID' if mse != fid else f" {'or' if mse == 'none' else 'and'} the FID"
+    only = '' if fid in ('all', 'none') else 'only '
+    also = (f', and {only}{fid} lowered the FID' if mse != fid else
+            f" {'or' if mse == 'none' else 'and'} the FID")
     return (f'Of {len(tried)} ways to augment latents, counting every try, {mse} visibly lowered '
             f'the MSE{also}.')
 

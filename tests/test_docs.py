@@ -236,3 +236,21 @@ def test_pages_fit_a_phone_and_formulas_are_set(site, chromium, scheme):
         document.querySelector(s)).color.match(/[0-9]+/g).slice(0, 3).map(Number))''')
     shades = [sum(rgb) for rgb in shades]
     assert all(s > 380 if scheme == 'dark' else s < 380 for s in shades), shades
+
+
+@needs_book
+@needs_chromium
+def test_what_a_chapter_folds_is_folded_until_a_link_leads_there(site, chromium):
+    page = chromium.new_page()
+    page.goto((site/'06_noise.html').as_uri())
+    cells = docs.read('06_noise').cells
+    assert page.locator('details.folded').count() == sum(
+        bool(c.metadata.get(docs.fold.SECTION)) and not way
+        for c, way in zip(cells, docs.fold.folded(cells))) > 5
+    assert not page.locator('details.folded[open]').count()
+    last = page.locator('details.folded section[id]').last
+    place = last.get_attribute('id')
+    assert not last.is_visible()
+    page.evaluate('id => { location.hash = id }', place)
+    last.wait_for(timeout=20_000)
+    assert page.locator('details.folded[open] > summary').all_inner_texts() == ['Fold']

@@ -35,6 +35,9 @@ _FENCE = re.compile(r'(^```.*?^```|^#.*?$)', re.MULTILINE | re.DOTALL) # and hea
 _NAME = re.compile(r'(?<![\[`\w])`(\w*[A-Z_]\w*)(\(\))?`(?![\]`\w])')
 
 
+BELOW = '\n\n<div class="folded-below"></div>\n' # what config/docs.js goes by
+
+
 def read(stem): return nbformat.read(NBS / f'{stem}.ipynb', as_version=4)
 
 
@@ -105,15 +108,16 @@ def page_of(stem, names):
             if cell.cell_type == 'markdown': cell.source = deeper(cell.source)
     notebook.metadata['language_info'] = dict(name='python') # nbdev_clean removes it
     for cell, way in zip(notebook.cells, fold.folded(notebook.cells)):
-        if cell.cell_type == 'markdown': cell.source = looked_up(outside(cell.source), names)
+        if cell.cell_type == 'markdown':
+            cell.source = looked_up(outside(cell.source), names)
+            if cell.metadata.get(fold.SECTION) and not way: cell.source += BELOW
         else:
             said = dict(DIRECTIVE.findall(cell.source))
             cell.source = DIRECTIVE.sub('', cell.source).strip('\n')
             if 'hide' in said or 'default_exp' in said or not cell.source: continue
             if said.get('echo') == 'false': cell.metadata.setdefault('tags', []).append(
                 'remove-input')
-            elif way: cell.metadata.setdefault('tags', []).append(
-                dict(section='hide-cell', cell='hide-input')[way])
+            elif fold.source_hidden(cell): cell.metadata.setdefault('tags', []).append('hide-input')
             if said.get('fig-alt'): cell.metadata['mystnb'] = dict(
                 image=dict(alt=said['fig-alt'].replace('"', '')))
             for o in cell.outputs:
@@ -234,7 +238,7 @@ def sources(out=OUT / 'src'):
     for path in sorted(NBS.glob('*.ipynb')):
         own = {n: at for n, at in names.items() if not at == path.stem.partition('_')[2]}
         files[path.name] = nbformat.writes(page_of(path.stem, own))
-    files['_static/book.css'] = (CONFIG / 'docs.css').read_text()
+    for kind in ('css', 'js'): files[f'_static/book.{kind}'] = (CONFIG / f'docs.{kind}').read_text()
     for name, text in files.items(): write(out / name, text)
     shutil.copytree(NBS / 'images', out / 'images', dirs_exist_ok=True)
     for path in out.rglob('*'):

@@ -28,14 +28,16 @@ def level_of(cell): # 1 to 6, None without a heading
     return min(map(len, re.findall(r'^(#{1,6}) ', text, re.MULTILINE)), default=None)
 
 
+def source_hidden(cell): return bool(cell['metadata'].get('jupyter', {}).get('source_hidden'))
+
+
 def folded(cells): # ['' | 'section' | 'cell'] for each
     "Which cells a reader does not see at first: hidden by a heading, or of a hidden source."
     ways, depth = [], None
     for cell in cells:
         level = level_of(cell)
         if depth and level and level <= depth: depth = None
-        hidden = cell['metadata'].get('jupyter', {}).get('source_hidden')
-        ways.append('section' if depth else 'cell' if hidden else '')
+        ways.append('section' if depth else 'cell' if source_hidden(cell) else '')
         if level and not depth and cell['metadata'].get(SECTION): depth = level
     return ways
 
