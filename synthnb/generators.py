@@ -46,7 +46,7 @@ class Order:
     "What a generator is given."
     real: ImageSet # all that it learns from, with classes
     valid: ImageSet # on which a VAE is watched; it chooses nothing
-    gan: StarGANConfig # with its updates; of a StarGAN
+    gan: StarGANConfig # a StarGAN's, with its updates; without flips nobody mirrors
     updates: int = 2500 # of a VAE, a diffusion model or DCGANs
     seed: int = 0
     device: str = 'auto' # see core.default_device
@@ -108,17 +108,23 @@ def cvae_adaptive(order:Order) -> Made:
     "The same, its latents augmented as the thesis has it. [paper 3, 4.1]"
     return cvae_made(order, 'adaptive-literal')
 
+# %% ../nbs/05a_generators.ipynb #1d449758
+def unmirrored(order:Order) -> dict: # of a config
+    "Where the StarGAN may not mirror images, no other generator does."
+    return {} if order.gan.flips else dict(flips=False)
+
 # %% ../nbs/05a_generators.ipynb #bdb701a5
 @named_generator('diffusion')
 def diffusion_made(order:Order) -> Made:
     "As many images of each class as the StarGAN makes, from noise. [Ho & Salimans 2022]"
-    config = DiffusionConfig.preset(order.scale, updates=order.updates)
+    config = DiffusionConfig.preset(order.scale, updates=order.updates, **unmirrored(order))
     _, folder = fit_diffusion(order.real, config, order.seed, order.device)
     return Made(diffusion_pool(folder, other_labels(order.real), order.seed, order.device))
 
 # %% ../nbs/05a_generators.ipynb #11a4bd53
 def dcgan_made(order:Order, **settings) -> Made: # settings of DCGANConfig
     "As many images of each class as the StarGAN makes, from noise. [Radford 2016]"
+    settings = unmirrored(order) | settings
     config = DCGANConfig.preset(order.scale, updates=order.updates, **settings)
     _, folder = fit_dcgan(order.real, None, config, order.seed, order.device)
     return Made(dcgan_pool(folder, other_labels(order.real), order.seed, order.device))

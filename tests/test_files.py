@@ -282,6 +282,12 @@ def test_102_classes_at_smoke_scale_are_told_what_they_need(tmp_path):
     assert not [*(tmp_path/'runs'/'artefacts').glob('[gctm]*')], 'nothing was trained'
 
 
+def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path):
+    status, said = run_here(tmp_path, '07_affectnet', scale='smoke', ratio=9)
+    assert status and 'the pool is only 7x the real set' in said, said[-2000:]
+    assert not [*(tmp_path/'artefacts').glob('[gctm]*')], 'nothing was trained'
+
+
 @pytest.mark.parametrize('given, name', [(2024, '2024'), (7, '7')])
 def test_a_place_whose_name_is_a_number(tmp_path, monkeypatch, given, name):
     monkeypatch.chdir(tmp_path)

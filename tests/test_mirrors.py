@@ -7,6 +7,9 @@ import pytest
 from test_experiment import ROOT, run
 
 from synthnb.core import declared_parameters, load_json
+from synthnb.drawn import drawn_set
+from synthnb.gan import StarGANConfig
+from synthnb.generators import Order, generated
 from synthnb.train import AUGMENTS, mirror_verdict
 
 EXPERIMENTS = ('07_affectnet', '08_celeba', '12_latent', '13_overfitting')
@@ -89,3 +92,13 @@ def test_thirteen_asks_where_it_mirrors(tmp_path):
 
 def test_what_is_off_is_not_tested():
     assert mirror_verdict(None).startswith('mirrors are off')
+
+
+@pytest.mark.parametrize('generator', ['dcgan', 'diffusion'])
+def test_other_generators_mirror_only_where_the_stargan_may(tmp_path, monkeypatch, generator):
+    monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path))
+    real = drawn_set(16, 36, 'balanced', seed=0, name='train')
+    for flips in (True, False):
+        gan = StarGANConfig.preset('laptop', flips=flips)
+        generated(generator, Order(real, None, gan, 2, 0, 'cpu', 'smoke', {}))
+    assert {p['config']['flips'] for p in made(tmp_path, generator)} == {True, False}
