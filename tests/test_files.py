@@ -210,6 +210,15 @@ def test_one_picture_twice_in_a_csv_under_two_labels_is_a_warning(tmp_path, caps
     load_data('csv', tmp_path/'l.csv', size=8)
     said = capsys.readouterr().out
     assert '1 pictures of the' in said and 'under several labels, e.g.' in said and '0.png' in said
+    read_real(tmp_path/'l.csv', size=20) # by the door
+    said = capsys.readouterr().out
+    assert '1 real pictures are there under several labels, e.g. ' in said and '0.png' in said
+    x = np.zeros((4, 8, 8, 3), np.uint8)
+    x[2:] = 200, 100, 50
+    read_real((x, ['a', 'b', 'a', 'a']), size=8)
+    assert 'several labels, e.g. array#0 and array#1:' in capsys.readouterr().out
+    read_real((x, ['a', 'a', 'b', 'b']), size=8)
+    assert 'several labels' not in capsys.readouterr().out
 
 
 # ---- pixels --------------------------------------------------------------------------------------
