@@ -594,9 +594,8 @@ def array_parts(have:dict, # key -> array
 # %% ../nbs/05b_door.ipynb #3ac74c62
 def found_npz(path:Path, classes=None) -> Found:
     "An .npz file."
-    try:
-        with zipfile.ZipFile(path) as z: keys = [n[:-4] for n in z.namelist() if n.endswith('.npy')]
-    except zipfile.BadZipFile as e: raise ValueError(f'{path} is no whole .npz file ({e})') from e
+    with reading(path), zipfile.ZipFile(path) as z:
+        keys = [n[:-4] for n in z.namelist() if n.endswith('.npy')]
     parts = array_parts({k: k for k in keys}, str(path))
     for y in {y for _, y in parts.values()}:
         if (said := NpzArray(path, y).bytes) > MOST_BYTES: raise ValueError(

@@ -383,7 +383,9 @@ def config_of(state:dict, path:Path, **said) -> StyleGAN2Config: # NVlabs' names
     "How large a network is, by its tensors."
     if any(k.endswith('.skip.weight') for k in state): raise ValueError(
         f'{path} is of the architecture `resnet`; only `skip`, the standard one, is read')
-    shape = lambda name: state[name].shape
+    def shape(name):
+        if name in state: return state[name].shape
+        raise ValueError(f'{path} has no {name}: is the file torn, or a part of a generator?')
     layers = sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', k)) for k in state)
     sizes = sorted({int(m[1]) for k in state if (m := re.match(r'synthesis\.b(\d+)\.', k))})
     wanted = [4 << i for i in range(len(sizes))]

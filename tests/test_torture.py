@@ -76,9 +76,10 @@ def test_the_same_seed_breaks_the_same(tmp_path):
         assert a == b and len({*a}) > 50
 
 
-@pytest.mark.parametrize('name, seed', [('door_csv', 1133), ('npz', 1199)])
+@pytest.mark.parametrize('name, seed', [('door_csv', 1133), ('npz', 1199), ('npz', 5439),
+                                        ('stylegan2', 5416)])
 def test_what_a_campaign_found_is_mended(tmp_path, monkeypatch, name, seed):
-    "A null byte in a path, and an archive of a kind that nobody reads."
+    "A null byte in a path, an archive of a kind that nobody reads, a name changed by a bit."
     monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path)) # which the input changes
     (tmp_path/name).mkdir()
     torture.one_input(report := Report(), tmp_path, name, seed)
@@ -95,3 +96,24 @@ def test_a_process_apart_is_forked_from_one_thread_and_says_where_it_hangs():
         with pytest.raises(subprocess.TimeoutExpired) as e: process.communicate(timeout=5)
         assert 'in deep' in e.value.stderr
     finally: process.kill()
+
+
+def test_a_crowd_makes_a_thing_once_and_a_full_disk_is_said():
+    report = Report()
+    torture.crowd(report, time.time(), 1, many=3)
+    torture.disk(report, time.time(), 1)
+    assert not report.faults, report.faults
+    table = report.table().set_index('what')
+    assert table['same digits']['3 at once'] == 3 and table['same digits']['and then room'] == 1
+
+
+def test_what_is_found_is_said_and_is_the_exit_status(tmp_path, monkeypatch, capsys):
+    args = ['--only', 'fuzz', '--targets', 'csv', '--inputs', '5', '--out', str(tmp_path/'f.csv')]
+    assert torture.main(args) == 0
+    assert torture.pd.read_csv(tmp_path/'f.csv').iloc[0][['what', 'tried']].tolist() == ['csv', 5]
+    build, _ = torture.TARGETS['csv']
+    monkeypatch.setitem(torture.TARGETS, 'csv', (build, lambda p: {}['x']))
+    capsys.readouterr()
+    assert torture.main(args) == 1
+    said = capsys.readouterr().out
+    assert 'FAULT fuzz, csv: KeyError' in said and '--only fuzz --targets csv --seed 0' in said

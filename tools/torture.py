@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -29,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from apart import Apart, lines
+from filelock import FileLock, Timeout
 from PIL import Image
 from typed import words
 
@@ -97,6 +99,30 @@ def celeba_of(root, which='list_attr_celeba.txt'): # one of its lists
     (folder/'list_eval_partition.txt').write_text(
         '\n'.join(f'{f} {i % 3}' for i, f in enumerate(files)) + '\n')
     return folder/which
+
+
+def celeba_csv_of(root, which='list_attr_celeba.csv'): # one of its lists
+    "The same as CSV files."
+    folder = celeba_of(root).parent
+    _, names, *rows = (folder/'list_attr_celeba.txt').read_text().splitlines()
+    parts = (folder/'list_eval_partition.txt').read_text().splitlines()
+    for name, head, body in (('list_attr_celeba', f'image_id {names}', rows),
+                             ('list_eval_partition', 'image_id partition', parts)):
+        (folder/f'{name}.txt').unlink()
+        (folder/f'{name}.csv').write_text(
+            '\n'.join(','.join(line.split()) for line in (head, *body)) + '\n')
+    return folder/which
+
+
+def affectnet_later_of(root): # one of its annotations
+    "AffectNet as it is given out now: an array of its own for each number of a picture."
+    for split in ('train_set', 'val_set'):
+        (root/split/'annotations').mkdir(parents=True)
+        for i in range(12):
+            picture(root/split/'images'/f'{i}.jpg', i)
+            for what, value in (('exp', str(i % 2)), ('val', '0.1'), ('aro', '0.2')):
+                np.save(root/split/'annotations'/f'{i}_{what}.npy', value)
+    return root/'train_set'/'annotations'/'4_exp.npy'
 
 
 def fer_of(root):
@@ -211,6 +237,10 @@ TARGETS = dict(
     celeba=(celeba_of, lambda p: read_celeba(p.parents[1], ['Male', 'Young'])),
     celeba_parts=(lambda r: celeba_of(r, 'list_eval_partition.txt'),
                   lambda p: read_celeba(p.parents[1], ['Male', 'Young'])),
+    affectnet_later=(affectnet_later_of, lambda p: read_affectnet(p.parents[2])),
+    celeba_csv=(celeba_csv_of, lambda p: read_celeba(p.parents[1], ['Male', 'Young'])),
+    celeba_csv_parts=(lambda r: celeba_csv_of(r, 'list_eval_partition.csv'),
+                      lambda p: read_celeba(p.parents[1], ['Male', 'Young'])),
     fer2013=(fer_of, read_fer2013),
     bin=(bin_of, lambda p: bin_pairs(p, 16, 2)),
     lfw=(text_of('pairs.txt', '1\t2', 'A\t1\t2', 'B\t10\t2', 'A\t1\tB\t2', 'C\t1\tD\t1'),
@@ -231,8 +261,8 @@ TARGETS = dict(
                   lambda p: Illumination.load(p.parent)),
     parameters=(text_of('changes', "n_train=200,rl.episodes=9,gan='laptop',dims=(1, 2)"),
                 as_parameter))
-TEXTS = {'csv', 'door_csv', 'affectnet', 'celeba', 'celeba_parts', 'fer2013', 'lfw', 'rfw',
-         'record', 'parameters', 'archive_said'}
+TEXTS = {'csv', 'door_csv', 'affectnet', 'celeba', 'celeba_parts', 'celeba_csv',
+         'celeba_csv_parts', 'fer2013', 'lfw', 'rfw', 'record', 'parameters', 'archive_said'}
 NETWORKS = 'classifier', 'stargan', 'policy', 'vae', 'dcgan', 'stylegan2', 'archive'
 NAMELESS = {'parameters', 'record'} # what is refused in the name of something else
 
@@ -370,12 +400,12 @@ def one_input(report, folder, name, seed):
 
 def torn(report, until, seed, step=1):
     "A network's file cut at each per cent of its length: refused, and by its name."
-    for name in NETWORKS:
+    for name in NETWORKS: # each of them whole
+        if time.time() > until: return
         with tempfile.TemporaryDirectory() as folder:
             path = TARGETS[name][0](Path(folder))
             data = path.read_bytes()
             for per_cent in range(0, 100, step):
-                if time.time() > until: return
                 path.write_bytes(data[:len(data)*per_cent//100])
                 said = outcome(TARGETS[name][1], path)
                 report.add('torn', name, 'read though torn' if said == 'read' else said,
@@ -448,7 +478,20 @@ def left_behind(runs): # text, or nothing
     "Half files, and locks that somebody still holds."
     parts = [p.name for p in Path(runs).rglob('*.part')]
     torn_files = [p.name for p in Path(runs).rglob('.*.tmp')]
-    return f'left behind: {(parts + torn_files)[:3]}' if parts or torn_files else ''
+    held = [p.name for p in Path(runs).rglob('*.lock') if is_held(p)]
+    return f'left behind: {(parts + torn_files + held)[:3]}' if parts + torn_files + held else ''
+
+
+def is_held(path):
+    "Whether a process has this lock."
+    try: FileLock(path, timeout=0).acquire().lock.release()
+    except Timeout: return True
+    return False
+
+
+def finished(runs): # {file: when it was written}
+    "What says that an artefact is whole; nothing may make it again."
+    return {p: p.stat().st_mtime_ns for p in Path(runs).rglob('artefact.json')}
 
 
 def undisturbed(runs): # (digits, seconds)
@@ -498,10 +541,12 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError): end(process.pid, signal.SIGKILL)
             return
+    whole = finished(runs)
     status, out = ended(begin(runs))
-    now = digits(runs, name) or digits_said(out)
-    said = (f'failed after {how}: {out[-300:]}' if status else 'same digits' if now == wanted
-            else f'other digits after {how}')
+    now, again = digits(runs, name) or digits_said(out), whole.items() - finished(runs).items()
+    said = (f'failed after {how}: {out[-300:]}' if status else
+            f'made again after {how}: {min(again)[0].parent}' if again else
+            'same digits' if now == wanted else f'other digits after {how}')
     report.add('kills', name or 'small', left_behind(runs) or said)
     shutil.rmtree(runs, ignore_errors=True)
 
@@ -552,19 +597,19 @@ def lost(report, until, seed):
             shutil.rmtree(runs)
 
 
-def crowd(report, until, seed, many=8):
+def crowd(report, until, seed, many=8): # processes
     "Several processes that want the same things at the same moment, in one folder of runs."
     with tempfile.TemporaryDirectory() as folder:
         wanted, _ = undisturbed(Path(folder)/'alone')
         first = True
         while first or time.time() < until - 30:
             first, runs = False, Path(folder)/f'{time.time()}'
+            made = 0
             for status, out in map(ended, [small(runs) for _ in range(many)]):
-                said = digits_said(out)
+                made, said = made + len(re.findall('^gan .* made in', out, re.M)), digits_said(out)
                 ok = said == wanted and not status
                 report.add('crowd', f'{many} at once',
                            'same digits' if ok else f'failed: {out[-300:]}')
-            made = len(list(runs.glob('artefacts/gan/*/artefact.json')))
             if made != 1: report.add('crowd', f'{many} at once', f'the GAN was made {made} times')
             if left := left_behind(runs): report.add('crowd', f'{many} at once', left)
 
@@ -589,7 +634,9 @@ def disk(report, until, seed):
             status, out = ended(small(runs))
             report.add('disk', 'and then room', 'same digits' if digits_said(out) == wanted
                        else f'failed: {out[-300:]}')
-        if not shutil.which('mount') or os.geteuid(): return
+        if not shutil.which('mount') or os.geteuid():
+            print('no disk may be mounted here: a small and a read-only one are not tried')
+            return
         mounted_disk(report, Path(folder), wanted)
 
 
@@ -598,7 +645,9 @@ def mounted_disk(report, folder, wanted):
     place = folder/'mounted'
     place.mkdir()
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', place],
-                      capture_output=True).returncode: return
+                      capture_output=True).returncode:
+        print('no disk may be mounted here: a small and a read-only one are not tried')
+        return
     try:
         for what, options in (('3 MB', ''), ('read only', 'remount,ro'),
                               ('60 MB', 'remount,rw,size=60m')):
@@ -644,11 +693,12 @@ def main(argv=None): # exit status
     parser.add_argument('--seed', type=int, default=int(env('SEED') or 0))
     parser.add_argument('--targets', nargs='+', choices=TARGETS, help='kinds of files for fuzz')
     parser.add_argument('--inputs', type=int, default=10**9, help='for each kind, at most')
-    parser.add_argument('--notebooks', nargs='*', choices=NOTEBOOKS, default=[],
-                        help='experiments to kill, besides a small script')
+    parser.add_argument('--notebooks', nargs='*', choices=NOTEBOOKS, help='experiments to kill, '
+                        'besides a small script; from 30 minutes on all of them')
     parser.add_argument('--out', default='', help='a CSV file for the report')
     args = parser.parse_args(sys.argv[1:] + words('ARGS') if argv is None else argv)
     torch.set_num_threads(1)
+    if args.notebooks is None: args.notebooks = NOTEBOOKS*(args.minutes >= 30)
     report = campaign(args.minutes, args.only, args.seed, args.notebooks, args.targets, args.inputs)
     table = report.table()
     print(table.to_string(index=False))
