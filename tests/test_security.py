@@ -556,6 +556,21 @@ def test_the_lock_is_what_is_installed_and_needed(tmp_path):
         lock.closure([lock.Requirement('no-such-package')])
 
 
+def test_what_pip_audit_says_of_the_lock_comes_back(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(SystemExit, match='no pip-audit on the PATH: pip install pip-audit'):
+        lock.audit()
+    tool = tmp_path/'pip-audit'
+    tool.write_text(f'#!{sys.executable}\nimport json, pathlib, sys\n'
+                    f'pathlib.Path({str(tmp_path/"asked")!r}).write_text(json.dumps(sys.argv[1:]))'
+                    '\nsys.exit(7)\n')
+    tool.chmod(0o755)
+    for of in ([], [tmp_path/'other.lock']):
+        assert lock.audit(*of) == 7
+        assert load_json(tmp_path/'asked') == [
+            '--requirement', str(*of or [lock.LOCK]), '--no-deps', '--disable-pip', '--strict']
+
+
 def test_locked_versions_are_asked_for(monkeypatch, tmp_path):
     import environment
     asked = []
