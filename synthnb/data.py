@@ -15,6 +15,7 @@ import json, math, os, re, struct, unicodedata, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Callable, Iterator
@@ -1546,7 +1547,7 @@ def csv_source(root, classes, size, n, seed): # as in `load_data`
 # %% ../nbs/00a_data.ipynb #ac07e346
 LISTS:dict[str, Callable] = {}
 
-def listing(name:str): # what a user writes in `data=`
+def listing(name:str): # what a user writes in `data=`; if lines may be broken: max_unreadable, too
     "Register the list of all images: (root, classes) -> records with `person`, classes, folder."
     def register(fn):
         LISTS[name] = fn
@@ -1665,7 +1666,9 @@ def folded_sets(data:str, root:Path, classes, size:int, n:dict, seed:int, # as i
     if data not in LISTS: raise ValueError(
         f'data={data} has no folds, for its images are no fixed list: leave folds at 0 and take '
         f"more seeds, or choose one of {', '.join(sorted(LISTS))}")
-    records, classes, root = LISTS[data](root, classes)
+    told = 'unreadable' in n and 'max_unreadable' in signature(LISTS[data]).parameters
+    more = dict(max_unreadable=n['unreadable']) if told else {}
+    records, classes, root = LISTS[data](root, classes, **more)
     if records.person.isna().all():
         print('nobody says who is who: every picture counts as a person of its own')
     elif lacking := records.person.isna().sum():

@@ -21,7 +21,7 @@ from .core import (artefact, atomic_path, files_below, load_json, progress, read
 from .data import (BOX, IMAGE_SUFFIXES, choose_classes, class_folders, class_name, existing,
                           folded_sets, folder_parts, import_splits, listing, names_below,
                           open_picture, read_identities, report_unreadable, source, split_folders,
-                          with_test)
+                          unreadable_in, with_test)
 
 # %% ../nbs/00l_expressions.ipynb #39d811b5
 WORDS = dict(neutral='neutral calm', happiness='happiness happy joy', sadness='sadness sad',
@@ -118,9 +118,10 @@ def keep_face(folder:Path, line:int, emotion:int, split:str, pixels:np.ndarray, 
 
 def finish_fer(folder:Path, path:Path, state:dict): # the state of `write_fer`
     "Name the broken lines, and write the list of the faces."
-    n = len(state['rows']) + len(state['bad'])
     if not state['rows']: raise ValueError(f'{path} has no line with a face: is it whole?')
-    report_unreadable(state['bad'], n, folder, .01)
+    if state['bad']:
+        with atomic_path(folder/'unreadable.csv') as p:
+            pd.DataFrame(state['bad'], columns=['path', 'reason']).to_csv(p, index=False)
     with atomic_path(folder/'faces.csv') as p:
         pd.DataFrame(state['rows'], columns=['file', 'emotion', 'split']).to_csv(p, index=False)
     (folder/'progress.json').unlink(missing_ok=True)
@@ -128,13 +129,15 @@ def finish_fer(folder:Path, path:Path, state:dict): # the state of `write_fer`
 # %% ../nbs/00l_expressions.ipynb #39081ff9
 def read_fer2013(root:Path, # the CSV or the folder that holds it
                  classes=None, # in any words, in the order wanted; None for all seven
+                 max_unreadable:float=.01, # share of broken lines above which it is refused
                 ) -> tuple[pd.DataFrame, list[str], Path]: # path, label, split; classes; folder
     "FER-2013's CSV; its faces become PNG files once. [Goodfellow 2013]"
     path, classes = fer_file(root), chosen(FER2013_CLASSES, classes)
     if path is None: raise FileNotFoundError(
         f'{root} holds neither fer2013.csv nor icml_face_data.csv')
     folder = artefact('fer2013', lambda folder: write_fer(folder, path), dict(table=path))
-    t = pd.read_csv(folder/'faces.csv')
+    t, bad = pd.read_csv(folder/'faces.csv'), unreadable_in(folder)
+    report_unreadable(bad, len(t) + len(bad), folder, max_unreadable)
     t['label'] = [classes.index(w) if (w := FER2013_CLASSES[e]) in classes else -1
                   for e in t.emotion]
     t = t.assign(path=[str(folder/f) for f in t.file])[t.label >= 0]
@@ -166,18 +169,18 @@ def fer2013_source(root, classes, size, n, seed): # as in `data.load_data`
         root = existing(root, 'a folder')
         parts, classes = worded_folders(root, classes, FER2013_CLASSES)
         return import_splits(with_test(parts, root), classes, size, n, seed, root)
-    records, classes, folder = read_fer2013(root, classes)
+    records, classes, folder = read_fer2013(root, classes, n.get('unreadable', .01))
     splits = {k: v.drop(columns='split') for k, v in records.groupby('split')}
     return import_splits(with_test(splits, root), classes, size, n, seed, folder)
 
 @listing('fer2013')
-def fer2013_all(root, classes): # as in `data.load_data`
+def fer2013_all(root, classes, max_unreadable=.01): # as in `data.load_data`
     "All of FER-2013, whatever its parts; it does not say who is who."
     if fer_file(root) is None:
         root = existing(root, 'a folder')
         parts, classes = worded_folders(root, classes, FER2013_CLASSES)
         records, folder = pd.concat([*parts.values()], ignore_index=True), root
-    else: records, classes, folder = read_fer2013(root, classes)
+    else: records, classes, folder = read_fer2013(root, classes, max_unreadable)
     return records.drop(columns='split', errors='ignore').assign(person=None), classes, folder
 
 # %% ../nbs/00l_expressions.ipynb #bfb9d951

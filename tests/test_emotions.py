@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from execute import cells
 from here import as_alone, executed, killed_at
+from PIL import Image
 from test_verdict import verdict
 from test_when import pictures
 
@@ -301,6 +303,9 @@ def photographs(tmp_path_factory):
 def test_photographs_as_they_are_by_folds_of_people(photographs, tmp_path):
     names, said = emotions(tmp_path, folds=3, seed=1, **photographs)
     record = record_of(names['run'].folder)
+    asked = re.search('mirror images .* held-out images|cannot be told', said)
+    assert asked and asked.start() < said.index('dcgan  '), 'before the GANs are trained'
+    assert [*record['mirror_fall']] == [*record['classes'], 'all'] == [*record['mirror_p']]
     assert record['counts'][0] == max(record['counts']) > min(record['counts']) >= 2
     assert 'real' not in record['arms'] and 'real' not in record['resnet'], 'it would be `none`'
     assert {'none', 'repetition', 'weights', 'logits', 'cheap', 'gan'} == {*record['arms']}
@@ -347,6 +352,34 @@ def test_fer2013s_csv_with_a_class_of_two_images(tmp_path):
 def test_what_cannot_be_run_is_refused_before_anything_is_trained(tmp_path, given, said):
     with pytest.raises((ValueError, OSError), match=said): emotions(tmp_path, **given)
     assert not list(tmp_path.glob('artefacts/dcgan/*')) and not list(tmp_path.glob('09_*/*/m*'))
+
+
+def sets_of(runs, **params):
+    "The image sets, as the notebook's cells up to their import make them."
+    names = {'__name__': '__main__'}
+    with as_alone(runs):
+        for source in cells(NOTEBOOK, dict(scale='smoke') | params):
+            exec(source, names)
+            if 'sets' in names: return names['sets'], names['run']
+
+
+def test_you_say_how_many_of_your_files_may_be_torn(tmp_path):
+    luck = np.random.default_rng(0)
+    for split, each in dict(train=20, test=5).items():
+        for c in 'ab':
+            (tmp_path/'faces'/split/c).mkdir(parents=True)
+            for i in range(each):
+                Image.fromarray(luck.integers(0, 256, (36, 36, 3), np.uint8)).save(
+                    tmp_path/'faces'/split/c/f'{i}.png')
+    for name in ('a/3.png', 'a/7.png', 'b/5.png'):
+        (tmp_path/'faces'/'train'/name).write_text(f'torn {name}')
+    given = dict(data='folder', root=str(tmp_path/'faces'), imbalance=1.)
+    with pytest.raises(ValueError, match=r'-p changes unreadable=0\.'):
+        sets_of(tmp_path/'runs', **given)
+    sets, run = sets_of(tmp_path/'runs', changes='unreadable=.1', **given)
+    assert sum(map(len, sets.values())) == 47 and 'unreadable' in run.folder.name
+    with pytest.raises(ValueError, match='a share, from 0 to 1'):
+        sets_of(tmp_path/'runs', changes='unreadable=3', **given)
 
 
 def test_a_class_without_images_is_refused(photographs, tmp_path):

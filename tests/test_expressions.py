@@ -88,6 +88,18 @@ def test_a_broken_line_is_named(tmp_path, capsys, bad, words):
         read_fer2013(write_fer(tmp_path/'fer2013.csv', [*fer_rows(20), bad, bad]))
 
 
+def test_you_say_how_many_lines_may_be_broken(tmp_path, capsys):
+    path = write_fer(tmp_path/'fer2013.csv', [*fer_rows(), *[(0, f'1 {i}', 'Training')
+                                                            for i in range(3)]])
+    for folds in (0, 2): # the second time the faces are there
+        given = dict(root=path, size=16, folds=folds)
+        with pytest.raises(ValueError, match=r'3 of 73 .*(.|\n)*-p changes unreadable=0\.05'):
+            load_data('fer2013', **given)
+        capsys.readouterr()
+        sets = load_data('fer2013', max_unreadable=.1, **given)
+        assert sum(map(len, sets.values())) == 70 and 'line 74' in capsys.readouterr().out
+
+
 def test_a_killed_import_of_fer_goes_on(tmp_path, monkeypatch):
     path = write_fer(tmp_path/'fer2013.csv', fer_rows())
     whole, left = tmp_path/'whole', tmp_path/'left'

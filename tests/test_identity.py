@@ -13,7 +13,7 @@ from apart import Apart, lines
 from PIL import Image
 from torch import nn
 
-from synthnb import (beyond, clip, drawn, gan, noise, qdgs, repair, rl, samplers,
+from synthnb import (beyond, clip, core, drawn, gan, noise, qdgs, repair, rl, samplers,
                      scores, shapes, shapevae, train, vae)
 from synthnb.core import artefact, code_of, code_parts, hash_of, name_of
 from synthnb.data import Images, ImageSet, ImageSetWriter, data_digest, load_data
@@ -97,7 +97,8 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
             != data_digest('folder', tmp_path/'two'/'data'))
 
 
-def test_a_file_changed_in_place_is_read_again(tmp_path):
+def test_a_file_changed_in_place_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(core, 'SETTLED', -1e18) # as if all were long on the disk
     photographs(tmp_path/'data', 0)
     path = tmp_path/'data'/'test'/'a'/'0.png'
     before = load_data('folder', tmp_path/'data', size=16, seed=0)['test'].images.max(axis=(1, 2))
@@ -105,6 +106,8 @@ def test_a_file_changed_in_place_is_read_again(tmp_path):
     Image.new('RGB', (16, 16), (90, 0, 0)).save(path)
     path.write_bytes(path.read_bytes().ljust(len(was), b'\0')[:max(len(was), path.stat().st_size)])
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    known = [(s.st_size, s.st_mtime_ns, s.st_ino) for s in (facts, os.stat(path))]
+    assert known[0] == known[1], 'the time of change alone tells'
     after = load_data('folder', tmp_path/'data', size=16, seed=0)['test'].images.max(axis=(1, 2))
     assert before[:, 0].max() == 0 and after[:, 0].max() == 90
 

@@ -12,7 +12,7 @@ from synthnb.gan import StarGANConfig
 from synthnb.generators import Order, generated
 from synthnb.train import AUGMENTS, mirror_verdict
 
-EXPERIMENTS = ('07_affectnet', '08_celeba', '12_latent', '13_overfitting')
+EXPERIMENTS = ('07_affectnet', '08_celeba', '09_emotions', '12_latent', '13_overfitting')
 
 
 def made(runs, stage):
@@ -88,6 +88,13 @@ def test_thirteen_asks_where_it_mirrors(tmp_path):
     assert status == 0 and 'held-out images' in output, output[-3000:]
     configs = [p['config'] for p in made(tmp_path, 'noise')]
     assert configs and all(c['mirror'] and c['augment'] == 'crops' for c in configs)
+
+
+def test_nine_asks_before_its_gans():
+    code = ''.join(''.join(c['source']) for c in load_json(ROOT/'nbs'/'09_emotions.ipynb')['cells']
+                   if c['cell_type'] == 'code')
+    asked = code.index("mirror_test(real, sets['valid']")
+    assert asked < code.index('print(mirror_verdict(mirrors))') < code.index('= fit_dcgan(')
 
 
 def test_what_is_off_is_not_tested():

@@ -184,6 +184,16 @@ def test_first_pictures_are_those_of_their_cells():
     assert not stale, f'{stale} are shown nowhere: run `make readme`'
 
 
+@pytest.mark.parametrize('path', ['README.md', *(f'nbs/{p.name}' for p in NOTEBOOKS)])
+def test_commands_of_papermill_say_where_to_write(path):
+    text = (ROOT / path).read_text(encoding='utf-8')
+    if path.endswith('.ipynb'): text = '\n'.join(
+        ''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'markdown')
+    for command in re.findall(r'papermill\s+nbs/[^\n`]*', text):
+        words = command.split()
+        assert len(words) > 2 and re.fullmatch(r'/dev/null|[\w./-]+\.ipynb', words[2]), command
+
+
 def test_links_of_the_readme_lead_somewhere():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     links = re.findall(r'\]\((?!\w+:|#)([^)#\s]+)|(?:src|href)="(?!\w+:|#)([^"#]+)', text)

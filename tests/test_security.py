@@ -54,6 +54,21 @@ from synthnb.vae import VAE
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def calls_of_stylers(code): # whole chains of calls, with `table` in the place of the table
+    "The expressions in which a table is styled."
+    tree, found = ast.parse(code), []
+    for node in ast.walk(tree):
+        styler = node
+        while isinstance(styler, (ast.Call, ast.Attribute)) and not (
+                isinstance(styler, ast.Attribute) and styler.attr == 'style'):
+            styler = styler.func if isinstance(styler, ast.Call) else styler.value
+        if isinstance(node, ast.Call) and isinstance(styler, ast.Attribute):
+            styler.value = ast.Name('table', ast.Load())
+            found.append(node)
+    return [ast.fix_missing_locations(n) for n in found
+            if not any(n is not m and n in [*ast.walk(m)] for m in found)]
+
+
 # ---- what the code says --------------------------------------------------------------------------
 def sources(): # of (name, code)
     for path in (*sorted(ROOT.glob('synthnb/*.py')), *sorted(ROOT.glob('tools/*.py'))):
@@ -536,6 +551,24 @@ def test_tables_of_an_answer_are_escaped():
     assert not any(tags.all(tag) for tag in ('script', 'img', 'svg', 'u'))
 
 
+STYLED = [pytest.param(node, id=f'{path.stem}-{i}') for path in sorted(ROOT.glob('nbs/*.ipynb'))
+          for i, cell in enumerate(load_json(path)['cells'])
+          if cell['cell_type'] == 'code' and '.style.' in (code := ''.join(cell['source']))
+          for node in calls_of_stylers(code)]
+
+
+@pytest.mark.parametrize('call', STYLED)
+def test_styled_tables_are_escaped(call):
+    "A call on the Styler of a table, as a notebook writes it."
+    names = ['<img src=x onerror=alert(1)>', "a & b's"]
+    table = pd.DataFrame({'class': names, 'gain': [.25, None]})
+    page = eval(compile(ast.Expression(call), '<notebook>', 'eval'), dict(table=table)).to_html()
+    assert '<img' not in page and '&lt;img src=x' in page and 'a &amp; b' in page
+
+
+def test_all_styled_tables_are_found(): assert len(STYLED) >= 3
+
+
 # ---- versions ------------------------------------------------------------------------------------
 def test_the_lock_has_all_that_is_needed_and_says_nothing_else():
     head, *lines = lock.LOCK.read_text().splitlines()
@@ -554,6 +587,21 @@ def test_the_lock_is_what_is_installed_and_needed(tmp_path):
     assert not any('pip-audit' in line or 'synthnb' in line for line in lines)
     with pytest.raises(SystemExit, match='no-such-package is not installed'):
         lock.closure([lock.Requirement('no-such-package')])
+
+
+def test_what_pip_audit_says_of_the_lock_comes_back(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(SystemExit, match='no pip-audit on the PATH: pip install pip-audit'):
+        lock.audit()
+    tool = tmp_path/'pip-audit'
+    tool.write_text(f'#!{sys.executable}\nimport json, pathlib, sys\n'
+                    f'pathlib.Path({str(tmp_path/"asked")!r}).write_text(json.dumps(sys.argv[1:]))'
+                    '\nsys.exit(7)\n')
+    tool.chmod(0o755)
+    for of in ([], [tmp_path/'other.lock']):
+        assert lock.audit(*of) == 7
+        assert load_json(tmp_path/'asked') == [
+            '--requirement', str(*of or [lock.LOCK]), '--no-deps', '--disable-pip', '--strict']
 
 
 def test_locked_versions_are_asked_for(monkeypatch, tmp_path):
