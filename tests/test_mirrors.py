@@ -12,7 +12,7 @@ from test_yours import digits
 from synthnb.core import declared_parameters, load_json
 from synthnb.train import AUGMENTS, mirror_verdict
 
-EXPERIMENTS = ('07_affectnet', '08_celeba', '12_latent', '13_overfitting', '15_when')
+EXPERIMENTS = ('07_affectnet', '08_celeba', '12_latent', '13_overfitting', '15_when', '16_yours')
 
 
 def made(runs, stage):
