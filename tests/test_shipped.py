@@ -203,7 +203,8 @@ def test_a_wheel_holds_it(tmp_path):
 NOTEBOOK = ["import matplotlib.pyplot as plt, time\nfrom synthnb.core import *",
             "run = Run('small', {}, {})\nrun.write_figure('one', plt.figure())",
             "run.write_figure('two', plt.figure())\ntime.sleep(1)\nprint('later')",
-            "from IPython.display import Markdown\nMarkdown('<img src=x onerror=alert(1)> **bold**')",
+            "from IPython.display import Markdown\n"
+            "Markdown('<img src=x onerror=alert(1)> **bold**')",
             "measured = run.write_metrics({}, device='cpu')"]
 
 
