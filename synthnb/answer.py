@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORDS', 'USUAL', 'VIEW_NAMES', 'CONTROLS_ARE', 'Plan', 'plan_of', 'Fed', 'Basis', 'main_directions', 'Table',
            'table_for', 'Heard', 'Gain', 'gain_of', 'word_of', 'Stock', 'stock_of', 'taken', 'Question', 'Stage',
-           'stage_for', 'chosen_by', 'ask_probe', 'view_of', 'table_of_arms', 'table_of_controls', 'answer_in_words',
-           'worth_of', 'agreement_of', 'plateau_judge', 'tuned_judge', 'ask_trained', 'Answer', 'question_of',
-           'judge_pool']
+           'stage_for', 'chosen_by', 'ask_probe', 'view_of', 'mirrors_by_probe', 'table_of_arms', 'table_of_controls',
+           'answer_in_words', 'worth_of', 'agreement_of', 'plateau_judge', 'tuned_judge', 'ask_trained', 'Answer',
+           'question_of', 'judge_pool']
 
 # %% ../nbs/05e_answer.ipynb #6cb5e085
 import contextlib, html, io, itertools, math, warnings
@@ -33,7 +33,7 @@ from .look import Look, first_look, refusals_of
 from .metrics import check_level, paired_seeds
 from .plateau import Arm, train_arms
 from .samplers import (Scoring, Selection, get_sampler, in_words, make_scores, select)
-from .train import BLOCKS, fit_classifier, weights_file
+from .train import BLOCKS, fit_classifier, mirror_row, weights_file
 from .worth import rows_of
 
 # %% ../nbs/05e_answer.ipynb #3232b467
@@ -548,6 +548,28 @@ def view_of(real:ImageSet, name:str, # of VIEW_NAMES
         writer.close()
     return ImageSet(artefact('view', make, dict(real=real, name=name, seed=seed), quiet=True))
 
+# %% ../nbs/05e_answer.ipynb #bb2c8071
+def mirrors_by_probe(real:Real, plan:Plan, # see `plan_of`
+                     features:str='patches', weights=None, # as of `judge_pool`
+                     device='auto', seed:int=0) -> pd.DataFrame: # as of `mirror_test`
+    "Do mirror images keep their class? A probe that has never seen one says. [ours]"
+    s, none = real.images, np.zeros(0, np.int64)
+    net = extractor(features, weights, real=s, device=device, seed=seed)
+    plain, flipped = (quietly(seen_by, v, net, device).features
+                      for v in (s, view_of(s, 'mirrored', seed)))
+    table = table_for(plan.all_train, plain, s.labels, plain[:0], none, dict(mirrored=flipped),
+                      s.classes)
+    feds, sides = [Fed(rows, none) for rows in plan.fit], (table.real, table.views['mirrored'])
+    C, _ = chosen_strength(table, feds, plan.valid) # by images that are no mirror images
+    said = [[probed(table, fed, C).predict_proba(x[rows]).argmax(1)
+             for fed, rows in zip(feds, plan.valid)] for x in sides]
+    y, level = table.labels[np.concatenate(plan.valid)], .05/(len(s.classes) + 1)
+    hits = [np.concatenate(v) == y for v in said]
+    rows = [mirror_row(name, *(hit[y == k] for hit in hits), level)
+            for k, name in enumerate(s.classes)]
+    most = np.bincount(y).max()/len(y)
+    return pd.DataFrame([*rows, mirror_row('all', *hits, level, most)])
+
 # %% ../nbs/05e_answer.ipynb #d5916830
 def columns_of(g:Gain, title:str) -> dict: # three columns
     "A gain in a table."
@@ -709,12 +731,13 @@ def sets_fed(fed:Fed, real:ImageSet, pool:ImageSet) -> list: # of (image set, ro
 # %% ../nbs/05e_answer.ipynb #498917ed
 def plateau_judge(feds:dict, real:ImageSet, pool:ImageSet, valid:ImageSet, test:ImageSet,
                   seed:int=0, device='auto', trainings:int=3, # of each arm
+                  mirrored:bool=True, # whether the augmented arm has mirror images
                   **recipe, # settings of PlateauConfig, for all arms
                  ) -> dict: # arm -> int (K, n)
     "Small ResNets from nothing, each to its plateau, read at their best."
     base = dict(crop=round(real.size*8/9), augment='crops', mirror=False) | recipe
     least, most = base.get('least', 600), base.get('most', 4000)
-    own = dict(augmented=dict(augment='jitter', mirror=True), balanced=dict(balance='sampling'),
+    own = dict(augmented=dict(augment='jitter', mirror=mirrored), balanced=dict(balance='sampling'),
                longer=dict(wait=3., least=2*least, most=2*most))
     arms = [Arm(sets_fed(fed, real, pool), valid, test, seed, (), (), base | own.get(name, {}))
             for name, fed in feds.items()]
@@ -725,12 +748,13 @@ def plateau_judge(feds:dict, real:ImageSet, pool:ImageSet, valid:ImageSet, test:
 def tuned_judge(feds:dict, real:ImageSet, pool:ImageSet, valid:ImageSet, test:ImageSet,
                 seed:int=0, device='auto', arch:str='resnet18', # or resnet34, resnet50
                 weights=None, # a file of torchvision's
+                mirrored:bool=True, # whether the augmented arm has mirror images
                 **recipe, # settings of TrainConfig, for all arms
                ) -> dict: # arm -> int (1, n)
     "A network that begins with somebody's weights, trained a short while."
     base = dict(arch=arch, width=64, stem='imagenet', weights=str(weights), lr=.001, updates=300,
                 validations=6, crop=round(real.size*8/9), augment='crops', mirror=False) | recipe
-    own = dict(augmented=dict(augment='jitter', mirror=True),
+    own = dict(augmented=dict(augment='jitter', mirror=mirrored),
                longer=dict(updates=2*base['updates']))
     said = {}
     for name, fed in progress(feds.items(), desc=f'seed {seed}', delay=1):
@@ -831,6 +855,10 @@ def ties_of(marks:pd.DataFrame, pool:ImageSet, n:int) -> np.ndarray: # int (m, 3
     return np.stack([*ties, made.astype(np.int64)], 1)
 
 # %% ../nbs/05e_answer.ipynb #388590ea
+def check_views(views): # as of `judge_pool`
+    "Refuse a view that nobody makes."
+    if isinstance(views, str) or not {*views} <= {*VIEW_NAMES}: raise ValueError(
+        f"views={views!r}: expected some of {', '.join(VIEW_NAMES)}, in a list or a tuple")
 JUDGES = 'probe', 'fine-tune', 'scratch'
 def checked_asked(judge, sampler, more, ratio, seeds, margin, folds, features, weights, recipe):
     "Refuse what cannot be judged, before anything is read."
@@ -860,13 +888,16 @@ def compared(sampler:str, more, pool:ImageSet) -> tuple: # of names
 
 # %% ../nbs/05e_answer.ipynb #1a76526f
 def heard_by(q:Question, judge:str, real:Real, pool:ImageSet, features, weights, device,
-             recipe:dict) -> Heard:
+             recipe:dict, views:tuple=VIEW_NAMES) -> Heard: # as of `judge_pool`
     "What the judge of that name says."
     if judge == 'probe': return ask_probe(q)
     fn, own = (plateau_judge, {}) if judge == 'scratch' else (
         tuned_judge, judged_arch(features, weights))
-    return ask_trained(q, lambda *a, **k: fn(*a, **k, device=device, **own | recipe), real.images,
-                       pool)
+    own = own | ({} if views else dict(augment='none')) | recipe
+    def ask(feds, *a, **k):
+        feds = {arm: fed for arm, fed in feds.items() if views or arm != 'augmented'}
+        return fn(feds, *a, **k, device=device, mirrored='mirrored' in views, **own)
+    return ask_trained(q, ask, real.images, pool)
 
 def taken_away(q:Question, C:float) -> tuple: # selections, scores, stage
     "What every sampler keeps for you, by all images that train."
@@ -932,7 +963,8 @@ def without_a_test(look:Look) -> Look:
     return look._replace(marks=m.assign(leak=-1, copy=copy), said=said)
 
 # %% ../nbs/05e_answer.ipynb #015e0f1a
-def looked_at(real:Real, pool:ImageSet, plan:Plan, features, weights, device, seed:int, judge:str):
+def looked_at(real:Real, pool:ImageSet, plan:Plan, features, weights, device, seed:int, judge:str,
+              views:tuple): # as of `judge_pool`
     "The first look, everything seen as features, and by what."
     net = extractor(features, weights, real=real.images, device=device, seed=seed)
     seen = [quietly(seen_by, s, net, device) for s in (real.images, pool)]
@@ -940,19 +972,20 @@ def looked_at(real:Real, pool:ImageSet, plan:Plan, features, weights, device, se
     look = kept_look(real, pool, *rows, *seen, seed)
     if plan.folds: look = without_a_test(look)
     views = {} if judge != 'probe' else {
-        v: quietly(seen_by, view_of(real.images, v, seed), net, device) for v in VIEW_NAMES}
+        v: quietly(seen_by, view_of(real.images, v, seed), net, device) for v in views}
     return look, (*seen, views), net
 
 # %% ../nbs/05e_answer.ipynb #01681c13
 def answered(real:Real, pool:ImageSet, names:tuple, sampler, judge, features, weights, ratio, folds,
-             seeds, allow_leaks, margin, seed, device, recipe) -> Answer: # as of `judge_pool`
+             seeds, allow_leaks, margin, seed, device, views, recipe) -> Answer: # of `judge_pool`
     "The answer, when everything has been read."
     plan = plan_of(real.images.labels, real.split, real.group, folds,
                    seeds or (20 if judge == 'probe' else 5), seed, real.images.classes)
-    looked, seen, net = looked_at(real, pool, plan, features, weights, device, seed, judge)
+    looked, seen, net = looked_at(real, pool, plan, features, weights, device, seed, judge,
+                                  views)
     refuse_leaks(looked.marks, real, pool, allow_leaks, looked.facts['natural']['by_chance'])
     q = question_of(real, pool, plan, looked.marks, *seen[:2], names, seen[2], ratio, seed)
-    heard = heard_by(q, judge, real, pool, features, weights, device, recipe)
+    heard = heard_by(q, judge, real, pool, features, weights, device, recipe, views)
     facts = dict(judge=judge, features=net.name, plan=plan.said, margin=margin, ratio=ratio,
                  seeds=len(plan.train), seed=seed)
     return as_answer(q, heard, looked, real, pool, sampler, margin, facts)
@@ -969,14 +1002,15 @@ def judge_pool(
     allow_leaks:bool=False, # True: pool images that repeat test images are left out, and no error
     samplers=None, # more samplers to compare; None: USUAL
     margin:float=1., seed:int=0, device='auto', # points that would not matter
-    out=None, # a folder that is written
+    out=None, views=VIEW_NAMES, # a folder that is written; what `augmented` may do, (): it is not
     **recipe, # settings of a judge that trains
    ) -> Answer:
     "Do these generated images help, which of them, and how sure is that?"
     checked_asked(judge, sampler, samplers, ratio, seeds, margin, folds, features, weights, recipe)
+    check_views(views)
     real = read_real(real, classes, size, seed=seed)
     pool = read_pool(pool, real, mapping, seed=seed)
     found = answered(real, pool, compared(sampler, samplers, pool), sampler, judge, features,
-                     weights, ratio, folds, seeds, allow_leaks, margin, seed, device, recipe)
+                     weights, ratio, folds, seeds, allow_leaks, margin, seed, device, views, recipe)
     if out is not None: found.write(out)
     return found

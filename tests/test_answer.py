@@ -200,3 +200,24 @@ def test_what_a_judge_needs_is_said_before_anything_is_read(tmp_path):
     with pytest.raises(FileNotFoundError, match='is no file'):
         judge_pool('nowhere', 'nowhere', judge='fine-tune', features='torchvision:resnet18',
                    weights=tmp_path / 'none.pth')
+
+
+@pytest.mark.parametrize('views, mirrored, arms, base', [
+    (answer.VIEW_NAMES, True, {'none', 'augmented'}, {}),
+    (answer.VIEW_NAMES[1:], False, {'none', 'augmented'}, {}),
+    ((), False, {'none'}, dict(augment='none'))])
+def test_networks_mirror_only_where_views_may(monkeypatch, views, mirrored, arms, base):
+    asked = {}
+    monkeypatch.setattr(answer, 'ask_trained', lambda q, judge, real, pool: judge(
+        dict(none=1, augmented=2)))
+    monkeypatch.setattr(answer, 'plateau_judge', lambda feds, **how: asked.update(how, feds=feds))
+    nobody = type('Nobody', (), dict(images=None))
+    answer.heard_by(None, 'scratch', nobody, None, 'patches', None, 'cpu', {}, views)
+    assert {*asked.pop('feds')} == arms
+    assert asked == dict(mirrored=mirrored, device='cpu') | base
+
+
+def test_a_view_that_nobody_makes_is_refused_before_anything_is_read():
+    for views in ('mirrored', ('turned',)):
+        with pytest.raises(ValueError, match='expected some of mirrored'):
+            answer.judge_pool('nowhere', 'nowhere', views=views)

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from execute import cells
+from here import as_alone
 from test_experiment import ROOT, run
+from test_yours import digits
 
 from synthnb.core import declared_parameters, load_json
 from synthnb.drawn import drawn_set
@@ -12,7 +15,8 @@ from synthnb.gan import StarGANConfig
 from synthnb.generators import Order, generated
 from synthnb.train import AUGMENTS, mirror_verdict
 
-EXPERIMENTS = ('07_affectnet', '08_celeba', '09_emotions', '12_latent', '13_overfitting')
+EXPERIMENTS = ('07_affectnet', '08_celeba', '09_emotions', '12_latent', '13_overfitting',
+               '15_when', '16_yours')
 
 
 def made(runs, stage):
@@ -95,6 +99,25 @@ def test_nine_asks_before_its_gans():
                    if c['cell_type'] == 'code')
     asked = code.index("mirror_test(real, sets['valid']")
     assert asked < code.index('print(mirror_verdict(mirrors))') < code.index('= fit_dcgan(')
+
+
+@pytest.mark.parametrize('augment, said', [
+    ('crops+mirror', 'held-out images|cannot be told'), ('crops', 'mirrors are off')])
+def test_fifteen_mirrors_photographs_only_where_it_may(tmp_path, augment, said):
+    "All cells but the trainings."
+    root, names = digits(tmp_path/'digits', slice(0, 500)), {'__name__': '__main__'}
+    given = dict(data='folder', root=str(root), scale='smoke', augment=augment)
+    with as_alone(tmp_path/'runs') as heard:
+        for source in cells(ROOT/'nbs'/'15_when.ipynb', given):
+            before, training, _ = source.partition('trained = train_arms')
+            exec(before, names)
+            if training: break
+    mirrored = augment == 'crops+mirror'
+    assert training and re.search(said, heard.getvalue()), heard.getvalue()[-2000:]
+    assert names['config'].mirror is mirrored and (names['mirrors'] is not None) is mirrored
+    assert names['arms'] and all(a.recipe.get('mirror', True) is mirrored for a in names['arms'])
+    # no name of what was made before there was the parameter may change
+    assert not mirrored or 'mirror' not in names['settings']
 
 
 def test_what_is_off_is_not_tested():

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 import lock
+import nbformat
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,10 +24,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import typed
+from nbconvert import HTMLExporter
 from PIL import Image
 from scipy.io import savemat
 from test_page import Tags, findings, image_set
 from torch import nn
+from traitlets.config.loader import PyFileConfigLoader
 
 from synthnb.browse import write_browser
 from synthnb.clip import TextImage, load_text_image
@@ -616,3 +619,26 @@ def test_locked_versions_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.delenv('LOCK')
     environment.install(tmp_path)
     assert asked[0] == [*asked[1], '--constraint', 'requirements.lock']
+
+
+# ---- a name in the page of `make run` ------------------------------------------------------------
+def test_no_name_of_a_class_is_a_live_tag_in_the_page():
+    name = '<img src=x onerror=alert(1)>'
+    named, new = pd.DataFrame({'class': [name]}), nbformat.v4
+    said = f'* 3 of {name}, [a](javascript:alert(1)) <script>alert(1)</script> **bold** `a<b`'
+    shown = [{'text/markdown': said}, {'text/html': named._repr_html_()},
+             {'text/html': f"<table><tr><td style='color:red'>{name}</td></tr></table>"},
+             {'image/png': 'iVBORw0KGgo='}, {'application/javascript': 'alert(1)'}]
+    book = new.new_notebook(cells=[
+        new.new_markdown_cell('# Head\n\n> quoted\n\n![a](images/a.jpg)\n\n|a|\n|-|\n|1|'),
+        new.new_code_cell('a < b', outputs=[new.new_output('display_data', d) for d in shown])])
+    settings = PyFileConfigLoader(str(ROOT/'tools'/'page.py')).load_config()
+    pages = [HTMLExporter(config=c).from_notebook_node(book)[0] for c in (None, settings)]
+    before, page = (p.partition('<body')[2] for p in pages)
+    live = '<[^>]*(onerror|javascript:)|<script[^>]*>[^<]*alert'
+    assert re.search(live, before), 'nothing was to be mended'
+    assert not re.search(live, page), re.search(live, page)
+    for shows in ('>Head<', '<blockquote>', 'src="images/a.jpg"', '<strong>bold</strong>', '<th>',
+                  'data:image/png', 'class="dataframe"', 'color:', 'a&lt;b', '<style scoped'):
+        assert shows in page, shows
+    assert "'tools'/'page.py'" in (ROOT/'tools'/'run.py').read_text()

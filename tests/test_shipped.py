@@ -1,6 +1,7 @@
 """What comes with the book in the place of a training: that it is what the book asks for."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,8 @@ def test_a_wheel_holds_it(tmp_path):
 NOTEBOOK = ["import matplotlib.pyplot as plt, time\nfrom synthnb.core import *",
             "run = Run('small', {}, {})\nrun.write_figure('one', plt.figure())",
             "run.write_figure('two', plt.figure())\ntime.sleep(1)\nprint('later')",
+            "from IPython.display import Markdown\n"
+            "Markdown('<img src=x onerror=alert(1)> **bold**')",
             "measured = run.write_metrics({}, device='cpu')"]
 
 
@@ -223,3 +226,5 @@ def test_make_run_says_where_the_first_picture_is(tmp_path):
     path = Path(told.removeprefix('First picture: '))
     assert path.name == 'one.png' and np.asarray(Image.open(path)).size
     assert 'The record:' in done.stdout and str(path.parent.parent) in done.stdout
+    page = (path.parent.parent/'notebook.html').read_text()
+    assert '<strong>bold</strong>' in page and not re.search(r'<img[^>]*onerror', page)

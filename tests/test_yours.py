@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from apart import Apart, lines
+from execute import cells
 from here import as_alone, executed, run_here
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from synthnb.core import load_json, read_runs
+from synthnb.train import mirror_verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT/'nbs'/'16_yours.ipynb'
@@ -129,6 +131,58 @@ def test_what_is_planted_is_what_is_said(demo):
     assert (x[fault == 'blank'].reshape(99, -1).std(1) == 0).all()
     assert all((a == b).all() for a, b in zip(planted(seed=1)[1], (x, y)))
     assert (planted(seed=2)[1][1] != y).any()
+
+
+# ---- what may be done to real images -------------------------------------------------------------
+def views(runs): # names of those that were made
+    return {load_json(p)['params']['name'] for p in runs.glob('artefacts/view/*/artefact.json')}
+
+
+def test_the_default_mirrors_and_warns_of_digits(demo):
+    runs, names, _ = demo
+    assert views(runs) == {'mirrored', 'shifted', 'shifted again'}
+    assert mirror_verdict(names['mirrors']).startswith('WARNING: mirror images do not keep')
+    found = load_json(runs/'16_yours'/'scale=smoke'/'metrics.json')['metrics']
+    assert found['mirror_fall']['all'] > .3
+
+
+def test_digits_are_not_mirrored_where_it_says_so(tmp_path):
+    names, _ = yours(tmp_path/'runs', augment='crops')
+    assert names['mirrors'] is None and views(tmp_path/'runs') == {'shifted', 'shifted again'}
+    assert 'augmented' in {*names['answer'].controls.control}
+    assert 'mirror_fall' not in load_json(names['run'].folder/'metrics.json')['metrics']
+    # nor in a generator's training
+    class Asked(Exception): pass
+    def ask(name, order): raise Asked(order.gan.flips)
+    root = digits(tmp_path/'mine', slice(0, 90))
+    names |= dict(generated=ask, root=str(root), data='folder') # the globals of `our_pool`
+    for mirrored in (False, True):
+        names['mirrored'] = mirrored
+        with as_alone(tmp_path/'runs'), pytest.raises(Asked, match=str(mirrored)):
+            names['our_pool']('stargan')
+
+
+def until_read(runs, **params):
+    "What the notebook has read, before anything is judged."
+    names = {'__name__': '__main__'}
+    with as_alone(runs):
+        for source in cells(NOTEBOOK, params):
+            if 'run = Run(' in source: return names
+            exec(source, names)
+
+
+@pytest.mark.parametrize('torn', ['photos', 'generated'])
+def test_a_share_of_torn_files_may_be_allowed(tmp_path, torn):
+    for name, rows in (('photos', slice(0, 37)), ('generated', slice(40, 77))):
+        digits(tmp_path/name, rows)
+    for i in range(3): (tmp_path/torn/f'{i}'/'torn.jpg').write_text(f'no picture {i}')
+    given = dict(root=str(tmp_path/'photos'), pool=str(tmp_path/'generated'))
+    with pytest.raises(ValueError, match=r'3 of 40 .*(?s:.*)-p unreadable 0\.08$'):
+        until_read(tmp_path/'runs', **given)
+    names = until_read(tmp_path/'runs', **given, unreadable=.1)
+    assert len(names['real'].images) == len(names['images']) == 37
+    with pytest.raises(ValueError, match='unreadable='):
+        until_read(tmp_path/'runs', **given, unreadable=5)
 
 
 @pytest.mark.skipif(not (ROOT/'runs'/'16_yours').exists(), reason='no record yet')

@@ -126,8 +126,9 @@ def run(notebook, *arguments):
             print(f'The run stopped. What it had done so far: {page};'
                   ' what was finished will be reused.', file=sys.stderr)
             return 1
-        if python('-m', 'nbconvert', '--log-level', 'ERROR', '--to', 'html',
-                  '--CoalesceStreamsPreprocessor.enabled=True', page): return 1
+        if python('-m', 'nbconvert', '--log-level', 'ERROR', '--to', 'html', '--config',
+                  PROJECT/'tools'/'page.py', '--CoalesceStreamsPreprocessor.enabled=True',
+                  page): return 1
         record = Path(start.read_text().partition('\n')[0])
     finally: start.unlink(missing_ok=True)
     if not (record/'metrics.json').exists():
