@@ -9,7 +9,7 @@
 #   make bench ARGS="--only gan"          ARGS: more for papermill, Snakemake, pytest, JupyterLab
 #   make torture MINUTES=60 SEED=3        bad files, kills, crowds and full disks, at random
 #   make shipped ARGS="--only oracle"     after a change of what trains it: the tests say when
-#   make test ALL=1                      the tests that are long, too, as in CI
+#   make test ALL=1                      the tests that are long, too; ALL=ci: as CI has it
 #   make test PYTHON=python3.12           the Python that .venv is made with, when there is none yet
 #   make test LOCK=1                      a new .venv gets the versions of requirements.lock
 #   make run DATA=csv ROOT=a/list.csv SYNTHNB_OUTSIDE=/data   a list may lead to files in there, too

@@ -126,6 +126,7 @@ def save(page):
     assert said.value.ok, said.value.status
 
 
+@pytest.mark.ci
 @pytest.mark.long
 @needs_chromium
 def test_reading_changes_no_file_and_bars_leave_nothing(lab, project, chromium):

@@ -219,6 +219,7 @@ def folders(out): return [Path(line) for line in out.splitlines() if '/trainings
 
 
 @pytest.mark.long
+@pytest.mark.ci
 def test_a_killed_map_goes_on_and_leaves_nobody_behind(tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     process, where = child(tmp_path, script=SCRIPT), tmp_path/'artefacts'/'trainings'

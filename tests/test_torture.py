@@ -9,7 +9,7 @@ import pytest
 import torture
 from torture import Report, broken_bytes, broken_text, campaign, outcome
 
-pytestmark = pytest.mark.long # see tools/test.py
+pytestmark = [pytest.mark.long, pytest.mark.ci] # see tools/test.py
 
 
 def test_every_kind_of_file_is_read_or_refused_by_its_name():

@@ -2,7 +2,8 @@
 
 Each step says how long it took, and the first that fails is the last. pytest comes at the end, so
 that the last line counts what ran; further arguments are for it. Tests that are marked `long` run
-with ALL=1: the papers' scales, kills of what has been killed elsewhere, whole grids.
+with ALL=1: the papers' scales, kills of what has been killed elsewhere, whole grids. ALL=ci has
+those that are marked `ci`, too.
 """
 import os
 import sys
@@ -64,7 +65,8 @@ def main(*arguments):
         print('nothing to say')
     with step('nbdev_test: the notebooks'): notebooks()
     print('\n== pytest', flush=True)
-    if not os.environ.get('ALL'): arguments = '-m', 'not long', *arguments
+    some = {'': 'not long', 'ci': 'not long or ci'}.get(os.environ.get('ALL', ''))
+    if some: arguments = '-m', some, *arguments
     return python('-m', 'pytest', '-q', '--no-header', '--durations=10', '--numprocesses', '2',
                   '--dist', 'loadfile', '--no-loadscope-reorder', '--max-worker-restart', '0',
                   *arguments, 'tests')
