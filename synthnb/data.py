@@ -1402,14 +1402,16 @@ def split_records(records:pd.DataFrame, # path, label, and perhaps a box
     return [records.iloc[r] for r in rows]
 
 # %% ../nbs/00a_data.ipynb #f9d02fef
-def warn_of_labels(split:str, records:pd.DataFrame, keys): # one of `picture_keys` a record
+def warn_of_labels(which:str, # pictures, in words
+                   records:pd.DataFrame, # path, label
+                   keys): # one per record, equal where the pictures are
     "Warn of one picture under several labels."
     t = records[['path', 'label']].assign(key=np.asarray(keys)).drop_duplicates(['key', 'label'])
     t = t[t.key.duplicated(keep=False)]
     some = ' and '.join(t.path[t.key == t.key.iloc[0]]) if len(t) else ''
     if some:
-        print(f'warning: {t.key.nunique():,} pictures of the {split} set are there under several '
-              f'labels, e.g. {some}: at most one of the labels is right')
+        print(f'warning: {t.key.nunique():,} {which} are there under several labels, '
+              f'e.g. {some}: at most one of the labels is right')
 
 # %% ../nbs/00a_data.ipynb #d9ddc561
 def say_leaks(twins:list, # (path, split, path of the same picture, split where that one is held)
@@ -1431,7 +1433,7 @@ def drop_leaks(chosen:dict[str, pd.DataFrame], # records of 'train', 'valid', 't
               ) -> tuple[dict, pd.DataFrame]: # what stays; what not: path, split, same_as, of
     "Leave out of training (and of validation) what the test set (and the validation set) has too."
     keys, out = {s: pd.Series(picture_keys(r), dtype=object) for s, r in chosen.items()}, []
-    for s, r in chosen.items(): warn_of_labels(s, r, keys[s])
+    for s, r in chosen.items(): warn_of_labels(f'pictures of the {s} set', r, keys[s])
     for held, others in dict(test=['train', 'valid'], valid=['train']).items():
         where, twins = dict(zip(keys[held], chosen[held].path)), []
         shared = keys[held].isin(pd.concat([keys[s] for s in others]))

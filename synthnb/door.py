@@ -30,7 +30,7 @@ from .data import (BOX, MOST_PIXELS, ImageSet, ImageSetWriter, affectnet_picture
                           of_place, one_spelling, opaque, open_picture, person_numbers,
                           read_affectnet, read_folder, read_identities, read_splits,
                           remember_root, report_unreadable, split_folders, split_name,
-                          stratified_split)
+                          stratified_split, warn_of_labels)
 
 # %% ../nbs/05b_door.ipynb #1fbe06e5
 LARGE_PIXELS = 8_000_000 # of one picture, above which pictures take turns
@@ -871,17 +871,11 @@ class Real(NamedTuple):
 # %% ../nbs/05b_door.ipynb #37a253b1
 def say_two_labels(s:ImageSet):
     "Warn of one picture, equal to the last bit as it was imported, under several labels."
-    import hashlib
-    rows, labels = {}, np.asarray(s.labels)
-    for at, x in s.batches(512):
-        for i, pixels in enumerate(x.numpy(), at):
-            key = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-            rows.setdefault(key, []).append(i)
-    odd = [r for r in rows.values() if len({*labels[r]}) > 1]
-    if not odd: return
-    some = [odd[0][0], next(i for i in odd[0] if labels[i] != labels[odd[0][0]])]
-    print(f'warning: {len(odd):,} real pictures are there under several labels, e.g. '
-          f'{" and ".join(s.files(some))}: at most one of the labels is right')
+    keys = [hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+            for _, x in s.batches(512) for pixels in x.numpy()]
+    if len({*keys}) == len(s): return # and no file need be named
+    warn_of_labels('real pictures', pd.DataFrame(dict(path=s.files(), label=s.labels)),
+                   np.array(keys, object))
 
 # %% ../nbs/05b_door.ipynb #1c54e4ca
 def read_real(

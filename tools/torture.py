@@ -536,7 +536,7 @@ def one_kill(report, begin, runs, luck, took, name, wanted):
         with contextlib.suppress(ProcessLookupError): os.kill(process.pid, s)
         try: ended(process, 600)
         except subprocess.TimeoutExpired as e:
-            at = (e.stderr or '')[-600:] if isinstance(e.stderr, (str, type(None))) else ''
+            at = e.stderr[-600:] if isinstance(e.stderr, str) else '' # of an Apart
             report.add('kills', name or 'small', f'alive ten minutes after {how}: {at}')
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError): end(process.pid, signal.SIGKILL)
@@ -634,9 +634,6 @@ def disk(report, until, seed):
             status, out = ended(small(runs))
             report.add('disk', 'and then room', 'same digits' if digits_said(out) == wanted
                        else f'failed: {out[-300:]}')
-        if not shutil.which('mount') or os.geteuid():
-            print('no disk may be mounted here: a small and a read-only one are not tried')
-            return
         mounted_disk(report, Path(folder), wanted)
 
 
@@ -644,8 +641,9 @@ def mounted_disk(report, folder, wanted):
     "The same on a file system of 3 MB, which then is only to be read, and then has room."
     place = folder/'mounted'
     place.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', place],
-                      capture_output=True).returncode:
+    if not shutil.which('mount') or os.geteuid() or subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', place],
+            capture_output=True).returncode:
         print('no disk may be mounted here: a small and a read-only one are not tried')
         return
     try:
