@@ -1,8 +1,10 @@
 """What each generator costs of a processor, and the `budget` that gives all of them the same.
 
-`python tools/bench_budget.py --seconds 400` trains every generator twice, briefly, on 400 drawn
+`python tools/bench_budget.py --seconds 150` trains every generator twice, briefly, on 400 drawn
 faces of 36 px, and says how long an update and all the rest take. From these: how long its own
-budget takes, and which `budget` of 07_affectnet takes the seconds. Run it on one thread.
+budget takes, and which `budget` of 07_affectnet takes the seconds: none where the pool alone takes
+more. `--only dcgan,qdgs` asks some. It runs on one thread; a diffusion model takes a quarter of an
+hour, the others a minute each.
 """
 import argparse
 
@@ -32,11 +34,11 @@ def cost(name, real, valid, updates): # CPU seconds
         return sum(spent('drawn').values())
 
 
-def rows(seconds, few=20, many=80, n=400): # yields a dict a generator
+def rows(seconds, only=(), few=20, many=80, n=400): # yields a dict per generator
     "Two lengths of each give the seconds of an update and of everything else."
     real, valid = (drawn_set(m, 36, 'downsampled', 0, f'bench-{part}')
                    for m, part in ((n, 'train'), (64, 'valid')))
-    for name in GENERATORS:
+    for name in only or GENERATORS:
         a, b = (cost(name, real, valid, u) for u in (few, many))
         each = max((b - a)/(many - few), 1e-6)
         rest = max(a - few*each, 0.)
@@ -48,10 +50,16 @@ def rows(seconds, few=20, many=80, n=400): # yields a dict a generator
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seconds', type=float, default=400, help='of a processor, for each')
+    parser.add_argument('--seconds', type=float, default=150, help='of a processor, for each')
+    parser.add_argument('--only', default='', help='generators, by name')
     parser.add_argument('--out', default='', help='a CSV file')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    table = pd.DataFrame(rows(args.seconds))
-    print(table.round(2).to_string(index=False))
-    if args.out: table.to_csv(args.out, index=False)
+    only = [name for name in args.only.split(',') if name]
+    if odd := sorted({*only} - {*GENERATORS}):
+        parser.error(f'{", ".join(odd)}: no generator; there are {", ".join(GENERATORS)}')
+    found = []
+    for row in rows(args.seconds, only):
+        found.append(row)
+        print(pd.DataFrame([row]).round(2).to_string(index=False), flush=True)
+        if args.out: pd.DataFrame(found).to_csv(args.out, index=False)
