@@ -34,8 +34,8 @@ def cost(name, real, valid, updates): # CPU seconds
         return sum(spent('drawn').values())
 
 
-def rows(seconds, only=(), few=20, many=80, n=400): # yields a dict per generator
-    "Two lengths of each give the seconds of an update and of everything else."
+def rows(seconds, only=(), few=24, many=96, n=400): # yields a dict per generator
+    "Two lengths, whole epochs of 400 images, give the seconds of an update and of all the rest."
     real, valid = (drawn_set(m, 36, 'downsampled', 0, f'bench-{part}')
                    for m, part in ((n, 'train'), (64, 'valid')))
     for name in only or GENERATORS:
