@@ -16,8 +16,8 @@ DRAWS = re.compile(r'\bplt\.(?:figure|subplots|show)\b|\bshow_images\(|\bas_jpeg
 DEFINED = re.compile(r'^(@patch\n(?:@.*\n)*)?(def +|class +|(?=\w+ = lambda))(\w+)', re.MULTILINE)
 CALLED = re.compile(r'(\w+)\(')
 PLOTTED = re.compile(r'<Figure size ([\d.]+)x([\d.]+) with (\d+) Axes>')
-# drawn before the cell's `figsize` was changed; their experiments have to run again
-OLDER = {('10_shapes', 'fe8860b4'), ('12_latent', 'd39bab33')}
+# drawn before the cell's `figsize` was changed; its experiment has to run again
+OLDER = {('12_latent', 'd39bab33')}
 
 
 def code_of(notebook):

@@ -1,11 +1,13 @@
 """`make outputs NAMES="07_affectnet index"`: execute notebooks and keep what they show.
 
 It is made small enough for git: progress bars are dropped, pictures lose colours that nobody sees,
-large ones become JPEG, and execution counts go with nbdev_clean. No NAMES: all notebooks.
+large ones become JPEG, tables lose the style sheet that pandas gives each of them, and execution
+counts go with nbdev_clean. No NAMES: all notebooks.
 """
 import base64
 import io
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from nbclient import NotebookClient
 from PIL import Image
 from typed import words
 
+STYLE = re.compile(r'<style scoped>.*?</style>\n', re.DOTALL) # JupyterLab has its own
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
 
@@ -54,6 +57,8 @@ def tidy(notebook, kept=()):
         for output in cell.outputs:
             if kept and json.dumps(output, sort_keys=True) in kept: continue
             output.get('data', {}).pop(WIDGET, None) # a stored widget has no state: an error
+            if html := output.get('data', {}).get('text/html'):
+                output.data['text/html'] = STYLE.sub('', ''.join(html))
             png = output.get('data', {}).get('image/png')
             if not png: continue
             output.data['image/png'] = png = smaller(png.replace('\n', ''))
