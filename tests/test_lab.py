@@ -9,6 +9,7 @@ from pathlib import Path
 import environment
 import fold
 import nbformat
+import pandas as pd
 import outputs
 import pytest
 from browser import needs_chromium, run, served
@@ -65,12 +66,14 @@ def test_what_a_run_left_is_small_and_what_was_there_stays():
     old = new('display_data', {'image/png': picture(60)})
     cell = nbformat.v4.new_code_cell('1', outputs=[
         old, new('display_data', {'image/png': large}), new('display_data', {}),
+        new('display_data', {'text/html': pd.DataFrame(dict(a=[1]))._repr_html_()}),
         new('stream', text='a bar', name='stderr'), new('stream', text='said', name='stdout')])
     outputs.tidy(notebook := nbformat.v4.new_notebook(cells=[cell]),
                  {json.dumps(old, sort_keys=True)})
-    kept, small, said = notebook.cells[0].outputs
+    kept, small, table, said = notebook.cells[0].outputs
     assert kept == old and said.text == 'said'
     assert len(next(iter(small.data.values()))) < .67*len(large)
+    assert '<style' not in table.data['text/html'] and '<th>a</th>' in table.data['text/html']
 
 
 # ---- the hooks of git ----------------------------------------------------------------------------
