@@ -291,6 +291,46 @@ def test_102_classes_at_smoke_scale_are_told_what_they_need(tmp_path):
     assert not [*(tmp_path/'runs'/'artefacts').glob('[gctm]*')], 'nothing was trained'
 
 
+@pytest.mark.long
+def test_102_classes_go_through_to_the_last_cell_by_their_names(tmp_path, monkeypatch):
+    "Drawn pictures, of classes whose names are mathematics, half mathematics, and money."
+    names = sorted(f'{i:03d} {("$x_0^2$", "a^b_c", "$5 or $6", "$^")[i % 4]}' for i in range(102))
+    for i, name in enumerate(names):
+        for j in range(6):
+            x = noise(36, high=128) + np.uint8([i*7 % 128, i*29 % 128, i*53 % 128])
+            put(tmp_path/'flowers'/name/f'{j}.png', Image.fromarray(x))
+    seen, write = {}, Run.write_figure
+    def noted(self, name, figure):
+        write(self, name, figure)
+        seen[name] = {t.get_text(): t.get_parse_math() for t in figure.findobj(plt.Text)}
+        return figure
+    monkeypatch.setattr(Run, 'write_figure', noted)
+    status, said = run_here(
+        tmp_path/'runs', '07_affectnet', scale='smoke', data='folder', real=204,
+        root=str(tmp_path/'flowers'), changes='n_valid=102,n_test=102,gan_dim=4')
+    assert status == 0, said[-3000:]
+    record = next((tmp_path/'runs'/'07_affectnet').glob('*/metrics.json')).parent
+    assert f'\n{record.name}: ' in said, 'what the last cell prints'
+    found = json.loads((record/'metrics.json').read_text())['metrics']
+    assert found['classes'] == names and found['n_pool'] == 101*found['n_real'] == 101*204
+    assert json.loads((record/'params.json').read_text())['scale'] == 'smoke'
+    tables = {p.stem: pd.read_csv(p) for p in (record/'tables').glob('*.csv')}
+    assert {*tables} >= {'table2', 'table3', 'readings', 'over_seeds', 'verdicts'}
+    assert tables['table3']['class'].tolist() == names
+    kept = pd.read_csv(record/'selection.csv')
+    assert len(kept) == found['n_added'] == 204 and {*kept['class']} == {*names}
+    for file in kept.file: assert (tmp_path/'flowers'/file).is_file()
+    assert 'flowers' in (record/'answer.md').read_text()
+    drawn = {p.stem for p in (record/'figures').glob('*.png') if p.stat().st_size > 1000}
+    assert drawn == {*seen} >= {'real_faces', 'figure1_translations', 'figure2_classes',
+                                'figure4_confidence', 'figure5_extremes'}
+    for figure, texts in seen.items():
+        shown = [n for n in names if any(t.startswith(n) for t in texts)]
+        assert shown == names[:dict(plateaus=0, figure2_classes=102).get(figure, 12)], figure
+        assert (len(shown) == 12) == ('the first 12 of 102 classes' in texts), figure
+        assert not any(texts.values()), f'{figure} reads names as mathematics'
+
+
 def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path):
     status, said = run_here(tmp_path, '07_affectnet', scale='smoke', ratio=9)
     assert status and 'the pool is only 7x the real set' in said, said[-2000:]
