@@ -1,6 +1,7 @@
 """People's files as they have them: each is read, or refused by an error that says what to do."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -454,6 +455,71 @@ def test_a_place_that_may_only_be_read_is_said_with_the_remedy(monkeypatch, what
         os.chmod(folder, 0o755)
     assert said.startswith('PermissionError') and folder in said, said
     assert 'cannot be written (Permission denied)' in said and 'SYNTHNB_RUNS' in said
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+    "A copy of what git has of this project, without its records."
+    copy = tmp_path_factory.mktemp('mine')/'checkout'
+    for name in ('Makefile', 'Snakefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'LICENSE',
+                 'README.md', 'MANIFEST.in', 'config', 'profiles', 'tools', 'synthnb', 'nbs'):
+        (shutil.copytree if (ROOT/name).is_dir() else shutil.copy)(ROOT/name, put_below(copy/name))
+    (copy/'runs').mkdir()
+    return copy
+
+
+def put_below(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def with_only_read(place, *command, **env):
+    "A command in such a checkout, with a place that may only be read: root needs a mount for that."
+    checkout = env.pop('cwd')
+    if os.geteuid():
+        before = {p: p.stat().st_mode for p in (place, *place.rglob('*')) if p.is_dir()}
+        for p in before: p.chmod(0o555)
+    else:
+        before, mount = {}, 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$PWD"'
+        command = ['unshare', '--mount', 'sh', '-c', f'{mount} && shift && exec "$@"', 'sh', place,
+                   *command]
+        if subprocess.run([*command[:7], 'true'], capture_output=True).returncode:
+            pytest.skip('a place of root that may only be read needs a mount')
+    env = os.environ | dict(PYTHONPATH=str(checkout), PYTHONDONTWRITEBYTECODE='1') | env
+    if 'SYNTHNB_RUNS' in env and not env['SYNTHNB_RUNS']: del env['SYNTHNB_RUNS']
+    try: return subprocess.run(command, cwd=checkout, env=env, text=True, timeout=120,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finally:
+        for p, mode in before.items(): p.chmod(mode)
+
+
+@pytest.mark.parametrize('runs', ['', 'readable', 'readable/deeper'])
+@pytest.mark.parametrize('goal', ['run', 'tables'])
+def test_make_where_nothing_may_be_written_is_one_line(checkout, tmp_path, goal, runs):
+    (tmp_path/'readable').mkdir()
+    place, given = (tmp_path/'readable', str(tmp_path/runs)) if runs else (checkout, '')
+    done = with_only_read(place, 'make', goal, f'PY={sys.executable}', 'SCALE=smoke', cwd=checkout,
+                          SYNTHNB_RUNS=given)
+    said, *rest = done.stdout.strip().splitlines()
+    assert done.returncode and len(rest) == 1 and 'make: ***' in rest[0], done.stdout
+    assert re.search(f"^{re.escape(given) or '.*runs'}.* cannot be written \\((Read-only file system"
+                     "|Permission denied)\\): give yourself the right to write there, or set "
+                     'SYNTHNB_RUNS to a folder of yours$', said), said
+
+
+def test_make_says_where_it_cannot_make_an_environment(checkout):
+    done = with_only_read(checkout, 'make', 'run', f'PYTHON={sys.executable}', cwd=checkout)
+    assert done.returncode and len(done.stdout.strip().splitlines()) == 2, done.stdout
+    assert done.stdout.startswith(f'.venv cannot be made: {checkout} may only be read.')
+    assert 'make PY=/path/to/python' in done.stdout
+
+
+def test_a_checkout_that_may_only_be_read_can_plan_its_tables(checkout, tmp_path):
+    done = with_only_read(checkout, 'make', 'tables', f'PY={sys.executable}', 'TABLE=exposure',
+                          'SCALE=smoke', 'SEEDS=0', 'ARGS=--dry-run', cwd=checkout,
+                          SYNTHNB_RUNS=str(tmp_path/'runs'))
+    assert done.returncode == 0 and 'Traceback' not in done.stdout, done.stdout[-3000:]
+    assert re.search('^total +4$', done.stdout, re.M), done.stdout
 
 
 SAFE = 'classifier', 'policy', 'vae', 'dcgan', 'stylegan2'

@@ -6,9 +6,10 @@ Tables have scales of their own.
 """
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from run import PROJECT, STOPPED, needs, python, run
+from run import PROJECT, STOPPED, needs, python, run, runs_folder, written
 from typed import words
 
 
@@ -26,6 +27,9 @@ def scales(tables, scale, more=()): # further files of tables
 def main(*arguments):
     needs('snakemake')
     import psutil
+    with written(place := runs_folder().absolute()): # Snakemake would say it in a traceback
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
     asked_for = 'table', 'data', 'root', 'seeds', 'scale', 'fresh'
     given = {k: os.environ.get(k.upper()) for k in asked_for}
     here = ['--cores', os.environ.get('CORES') or 'all', '--resources', 'gpu=1',
