@@ -502,8 +502,8 @@ def test_make_where_nothing_may_be_written_is_one_line(checkout, tmp_path, goal,
                           SYNTHNB_RUNS=given)
     said, *rest = done.stdout.strip().splitlines()
     assert done.returncode and len(rest) == 1 and 'make: ***' in rest[0], done.stdout
-    assert re.search(f"^{re.escape(given) or '.*runs'}.* cannot be written \\((Read-only file system"
-                     "|Permission denied)\\): give yourself the right to write there, or set "
+    assert re.search(f"^{re.escape(given) or '.*runs'}.* cannot be written \\((Read-only file "
+                     "system|Permission denied)\\): give yourself the right to write there, or set "
                      'SYNTHNB_RUNS to a folder of yours$', said), said
 
 

@@ -4,6 +4,7 @@
 DATA, ROOT, FRESH and CORES come from the environment, where make puts what was typed after it.
 Tables have scales of their own.
 """
+import json
 import os
 import sys
 import tempfile
@@ -24,6 +25,11 @@ def scales(tables, scale, more=()): # further files of tables
     return list(dict.fromkeys(known))
 
 
+def as_config(key, text):
+    "For --config, which reads 007, true and 'a #b' as YAML, and takes quotes off the ends."
+    return f'{key}= {json.dumps(text, ensure_ascii=False)} '
+
+
 def main(*arguments):
     needs('snakemake')
     import psutil
@@ -36,7 +42,7 @@ def main(*arguments):
             f'mem_mb={psutil.virtual_memory().available//10**6}']
     if any('--profile' in a for a in arguments): here = [] # it says what there is
     fresh = ['--forceall'] if given['fresh'] else []
-    asked = [f'{k}={v}' for k, v in given.items() if v]
+    asked = [as_config(k, v) for k, v in given.items() if v]
     config = ['--config', *asked] if asked else []
     status = python('-m', 'snakemake', *here, *fresh, *arguments, *config)
     if status in STOPPED or {'-n', '--dry-run'} & {*arguments}: return status
