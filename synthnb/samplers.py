@@ -707,6 +707,15 @@ APART = {'more-real': 'the exchange rate; ours', 'near': '[Geng 2024, retrieved 
 # %% ../nbs/02_samplers.ipynb #d2f00412
 CONTROLS = (*APART, 'right', 'rare', 'fid') # arms that are no rivals of the samplers
 
+# %% ../nbs/02_samplers.ipynb #b1d40c97
+def check_ratio(sampler:str, ratio:float, # images wanted, as a multiple of the real set
+                most:float, # what the pool will hold, as such a multiple
+               ):
+    "Raise ValueError, before anything is trained, where more is wanted than there will be."
+    if sampler != 'none' and ratio > most: raise ValueError(
+        f'ratio={ratio:g}: the pool is only {most:g}x the real set, and all of it is no selection; '
+        'choose less')
+
 # %% ../nbs/02_samplers.ipynb #d5bc45e8
 def seen_before(s:ImageSet, known:set=frozenset()) -> list: # digests, or which are not among them
     "A digest of every image; given some, the rows of the images that have another."

@@ -332,9 +332,11 @@ def test_102_classes_go_through_to_the_last_cell_by_their_names(tmp_path, monkey
         assert not any(texts.values()), f'{figure} reads names as mathematics'
 
 
-def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path):
-    status, said = run_here(tmp_path, '07_affectnet', scale='smoke', ratio=9)
-    assert status and 'the pool is only 7x the real set' in said, said[-2000:]
+@pytest.mark.parametrize('notebook, most', [('07_affectnet', 7), ('08_celeba', 12)])
+def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path, notebook, most):
+    status, said = run_here(tmp_path, notebook, scale='smoke', ratio=most + 1)
+    assert status and f'ratio={most + 1}: the pool is only {most}x the real set' in said, (
+        said[-2000:])
     assert not [*(tmp_path/'artefacts').glob('[gctm]*')], 'nothing was trained'
 
 
