@@ -24,6 +24,10 @@ def asked(key):
     "What `make tables` or --config was given for table, seeds, scale, data, root, fresh: text."
     return '' if config.get(key) is None else str(config[key])
 
+def plainly(text):
+    "As a parameter of a rule: a {brace} in a folder's name is no wildcard."
+    return lambda wildcards: text
+
 WANTED, RUNS = grid(config, asked) # the tables' runs; these and what they follow
 
 # ---- how it is run -------------------------------------------------------------------------------
@@ -48,8 +52,8 @@ for place, (path, run_) in enumerate(RUNS.items()):
         priority: -place
         threads: needs['cores']
         resources: mem_mb=needs['megabytes'], runtime=needs['minutes'], gpu=needs['gpus']
-        params: given=arguments(run_), notebook=str(PROJECT/'nbs'/f'{run_[0]}.ipynb'),
-            project=str(PROJECT), run=str(where), python=sys.executable
+        params: given=plainly(arguments(run_)), project=plainly(str(PROJECT)), run=str(where),
+            notebook=plainly(str(PROJECT/'nbs'/f'{run_[0]}.ipynb')), python=sys.executable
         # An older record stands until the notebook has written another and come through to its end.
         shell: r"""
             export OMP_NUM_THREADS={threads}; record={output:q}; before={log:q}.before

@@ -1429,14 +1429,16 @@ def show_once():
 # %% ../nbs/00_core.ipynb #6a0a8f5f
 PALETTE = sns.color_palette('colorblind')
 
-def set_theme(dpi:int=80): # dots per inch: 80 keeps a notebook's pictures small enough for git
+def set_theme(dpi:int=80, # dots per inch: 80 keeps a notebook's pictures small enough for git
+              math:bool=True, # False where your names are shown: a $ in them is a dollar
+             ):
     "Set the look of every figure in this book."
     show_once()
     sns.set_theme(context='notebook', style='whitegrid', palette='colorblind', font_scale=.9,
                   rc={'figure.dpi': dpi, 'savefig.dpi': dpi,
                       'figure.figsize': (8, 3.2), 'axes.titlesize': 'medium',
                       'axes.spines.top': False, 'axes.spines.right': False,
-                      'image.interpolation': 'nearest'})
+                      'image.interpolation': 'nearest', 'text.parse_math': math})
 
 # %% ../nbs/00_core.ipynb #f89d7868
 def as_pixels(images, # uint8 (n, h, w, c), or float (n, c, h, w) in [-1, 1]

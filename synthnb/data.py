@@ -31,7 +31,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .core import (FULL, artefact, atomic_path, file_digests, files_below,
                           hash_of, hidden, load_json, no_space,
-                          progress, reading, reserve, runs_dir, save_json)
+                          progress, reading, reserve, runs_dir, save_json, stamps_of)
 
 # %% ../nbs/00a_data.ipynb #11944a7e
 def npy_header(shape:tuple, dtype) -> bytes: # 256 bytes, the same length for every shape
@@ -1376,13 +1376,17 @@ def subsample(records:pd.DataFrame, # with a column label
     return order[rank < keep[order.label.to_numpy()]].reset_index(drop=True)
 
 # %% ../nbs/00a_data.ipynb #273ec4f5
+def lengths_of(paths:list) -> list: # of files; bytes, -1 where there is none
+    "How long many files are, asked side by side where a look takes long."
+    turns = (paths[i:i + 1024] for i in range(0, len(paths), 1024))
+    return [s[1] if s else -1 for turn in turns for s in stamps_of(turn)]
+
 def picture_keys(records:pd.DataFrame, # path, label, and perhaps a box
                  sieve:bool=False, # read only files that are as long as another one
                 ) -> list[str]: # equal where the pictures are: file for file, box for box
     "What makes two records one picture."
     paths = records.path.tolist()
-    size = lambda p: os.stat(p).st_size if os.path.exists(p) else -1
-    length = {p: size(p) for p in set(paths)} if sieve else {}
+    length = dict(zip(some := [*dict.fromkeys(paths)], lengths_of(some))) if sieve else {}
     often = Counter(length.values())
     look = [p for p in paths if not sieve or often[length[p]] > 1]
     digest = dict(zip(look, file_digests(look)))

@@ -494,22 +494,36 @@ def histogram_panel(ax, scores, # of one class, (m,)
     if selection is not None:
         ax.stairs(per_cent(scores[kept]), edges, color='k', lw=1.6, label=selection.sampler)
 
+# %% ../nbs/02_samplers.ipynb #5e1c77a2
+SHOWN = 12 # classes of a figure, at most: each of a hundred would be too small to be seen
+
+def shown_classes(pool) -> list:
+    "The classes that a figure has room for, the first of them."
+    return list(pool.classes)[:SHOWN]
+
+def all_or_said(fig:plt.Figure, pool) -> plt.Figure:
+    "Say above a figure that it does not show all classes."
+    k = len(pool.classes)
+    if k > SHOWN: fig.suptitle(f'the first {SHOWN} of {k} classes', fontsize=9)
+    return fig
+
 # %% ../nbs/02_samplers.ipynb #f1b70e42
 def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the column to show
                          selection:Selection|None=None, # drawn in black over the pool's grey
                          bins:int=20, ncols:int=4, label:str='class confidence',
                         ) -> plt.Figure:
     "The distribution of a score, a panel a class, in per cent. [Bhattarai 2020, figure 4]"
-    scores, nrows = score_column(pool, column), -(-len(pool.classes)//ncols)
+    scores, names = score_column(pool, column), shown_classes(pool)
     ok, kept = np.isfinite(scores), np.zeros(len(scores), bool)
     kept[[] if selection is None else selection.indices] = True
     low, high = (scores[ok].min(), scores[ok].max()) if ok.any() else (0, 1)
     share_of_one = column != 'realism' and 0 <= low and high <= 1 # others have their own range
     edges = np.linspace(*((0, 1) if share_of_one else (low, high)), bins + 1)
+    nrows = -(-len(names)//ncols)
     fig, axes = plt.subplots(nrows, ncols, figsize=(2.3*ncols, 1.7*nrows), sharex=True, sharey=True,
                              squeeze=False, layout='constrained')
-    for ax in axes.flat[len(pool.classes):]: ax.axis('off')
-    for c, (ax, name) in enumerate(zip(axes.flat, pool.classes)):
+    for ax in axes.flat[len(names):]: ax.axis('off')
+    for c, (ax, name) in enumerate(zip(axes.flat, names)):
         rows = ok & (np.asarray(pool.labels) == c)
         histogram_panel(ax, scores[rows], kept[rows], edges, selection)
         ax.set_title(f'{name}, n = {rows.sum():,}', fontsize=9)
@@ -517,7 +531,7 @@ def confidence_histogram(pool, column:str='confidence', # an ImageSet, and the c
     if share_of_one: axes[0, 0].set_xticks([0, .5, 1])
     fig.supxlabel(label, fontsize=9)
     fig.supylabel('images of the class (%)', fontsize=9)
-    return fig
+    return all_or_said(fig, pool)
 
 # %% ../nbs/02_samplers.ipynb #659e61f1
 def score_gallery(
@@ -533,15 +547,16 @@ def score_gallery(
         scores = score_column(pool, column)
         for end in ('high', 'low'):
             names.append(f'{end}\n' + name.replace(' ', '\n'))
-            for c in range(len(pool.classes)):
+            for c in range(len(shown_classes(pool))):
                 order = np.flatnonzero(np.isfinite(scores) & (labels == c))
                 order = order[np.argsort(scores[order], kind='stable')]
                 part = order[::-1 if end == 'high' else 1][:max(1, int(within*len(order)))]
                 rows.append(rng.choice(part) if len(part) else -1)
     blank = np.full((1, *pool.pixels.shape[1:]), 255, np.uint8)
     images = [pool.gather([r]).numpy() if r >= 0 else blank for r in rows]
-    return show_images(np.concatenate(images), ncols=len(pool.classes), rows=names,
-                       cols=list(pool.classes), size=size)
+    fig = show_images(np.concatenate(images), ncols=len(shown_classes(pool)), rows=names,
+                      cols=shown_classes(pool), size=size)
+    return all_or_said(fig, pool)
 
 # %% ../nbs/02_samplers.ipynb #aa343744
 def known_translation(labels, # of the real faces, (n,)
@@ -666,7 +681,7 @@ def translation_gallery(
     size:float=.95, # inches an image
    ) -> plt.Figure:
     "Real faces, their translations with their scores, and a frame around what is kept."
-    k, n, n_real = len(pool.classes), len(pool.labels), len(real.labels)
+    k, n, n_real = len(shown_classes(pool)), len(pool.labels), len(real.labels)
     source, scores = source_rows(pool.column('source'), n_real), as_scores(scores, n=n)
     rows, kept = row_numbers(rows, n_real, 'the real rows'), row_numbers(kept, n, 'the rows kept')
     inches = size*(k + 1), 1.18*size*len(rows)
@@ -676,13 +691,13 @@ def translation_gallery(
     for line, r in zip(axes, rows):
         line[0].imshow(real.gather([r])[0])
         line[0].set_ylabel(real.classes[real.labels[r]], fontsize=9)
-        for p in np.flatnonzero(source == r):
+        for p in np.flatnonzero((source == r) & (pool.labels < k)):
             ax = line[1 + pool.labels[p]]
             ax.imshow(pool.gather([p])[0])
             ax.set_xlabel(f'{scores[p]:.2f}', fontsize=8, labelpad=2)
             if p in kept: ax.spines[:].set(visible=True, color='k', linewidth=2.5)
     for ax, name in zip(axes[0], ['real', *pool.classes]): ax.set_title(name, fontsize=9, pad=3)
-    return fig
+    return all_or_said(fig, pool)
 
 # %% ../nbs/02_samplers.ipynb #24a64922
 # arms that take no part of the pool -> their source
@@ -691,6 +706,15 @@ APART = {'more-real': 'the exchange rate; ours', 'near': '[Geng 2024, retrieved 
 
 # %% ../nbs/02_samplers.ipynb #d2f00412
 CONTROLS = (*APART, 'right', 'rare', 'fid') # arms that are no rivals of the samplers
+
+# %% ../nbs/02_samplers.ipynb #b1d40c97
+def check_ratio(sampler:str, ratio:float, # images wanted, as a multiple of the real set
+                most:float, # what the pool will hold, as such a multiple
+               ):
+    "Raise ValueError, before anything is trained, where more is wanted than there will be."
+    if sampler != 'none' and ratio > most: raise ValueError(
+        f'ratio={ratio:g}: the pool is only {most:g}x the real set, and all of it is no selection; '
+        'choose less')
 
 # %% ../nbs/02_samplers.ipynb #d5bc45e8
 def seen_before(s:ImageSet, known:set=frozenset()) -> list: # digests, or which are not among them

@@ -489,6 +489,25 @@ def test_files_are_read_in_turns_and_remembered_by_one_name(tmp_path, monkeypatc
     assert others[0] == others[1] != names[0] and asked == [1024, 6]*5
 
 
+def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path, monkeypatch):
+    "Of the same length and time of change, while its folder is fresh: nothing else tells."
+    paths = np.array([str(tmp_path/f'{i}.jpg') for i in range(3)], object)
+    for p in paths: Path(p).write_text('before')
+    stamps = {p: core.stamp_of(p) for p in paths}
+    def changed(text):
+        was = os.stat(paths[1])
+        Path(paths[1]).write_text(text)
+        os.utime(paths[1], ns=(was.st_atime_ns, was.st_mtime_ns))
+        return door.files_hash(paths)
+    before = door.files_hash(paths)
+    after = changed('after!')
+    assert after != before == changed('before'), 'by the time of change of the inode'
+    monkeypatch.setattr(core, 'stamp_of', lambda p: stamps[str(p)]) # a clock of coarse ticks
+    assert before == door.files_hash(paths) and changed('after!') == after, 'it is read again'
+    monkeypatch.setattr(core, 'SETTLED', -1e18) # as if it had lain there for long
+    assert door.files_hash(paths) == changed('before') == after, 'it was remembered'
+
+
 def test_memory_does_not_grow_with_the_files(tmp_path):
     peaks = bench_door.bench_memory(tmp_path, (500, 5000), size=40)
     assert peaks[500] > 1e8 and peaks[5000] < 1.05*peaks[500]

@@ -20,6 +20,9 @@ from apart import notebook as cells_of
 from here import arguments, run_here
 from PIL import Image
 
+from synthnb import samplers
+from synthnb.data import ImageSet
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -390,6 +393,36 @@ def test_a_recipe_is_of_real_only_too(plateau):
     assert smooth['control_log_loss'] != jitter['control_log_loss']
     free = pd.read_csv(plateau/'07_affectnet'/f'{name},recipe=smooth'/'tables'/'free.csv')
     assert {*free.recipe} == {'jitter', 'smooth'}
+
+
+@pytest.mark.parametrize('above', [False, True])
+def test_the_front_pages_sampler_in_a_copy_of_07(plateau, tmp_path, monkeypatch, above):
+    "Its lines, all of them, at either end of the first code cell; the run comes to its end."
+    monkeypatch.setattr(samplers, 'REGISTRY', {**samplers.REGISTRY}) # it is gone at the end
+    monkeypatch.setattr(samplers, 'DECIDES', {**samplers.DECIDES})
+    said = (ROOT/'README.md').read_text().split('A sampler of your own', 1)[1]
+    lines, where = said.split('```python\n')[1].split('```\n')[:2]
+    assert 'Put it into the first code cell of 07, and `-p sampler least-sure` trains' in where
+    book = json.loads((ROOT/'nbs'/'07_affectnet.ipynb').read_text())
+    cell = next(c for c in book['cells'] if c['cell_type'] == 'code')
+    both = [lines, ''.join(cell['source'])]
+    cell['source'] = ['\n'.join(both if above else both[::-1])]
+    (copy := tmp_path/'copy.ipynb').write_text(json.dumps(book))
+    status, output = run_here(plateau, copy.with_suffix(''), scale='smoke', sampler='least-sure')
+    assert status == 0, output[-3000:]
+    assert 'least-sure keeps 160 of 1,120' in output and not re.search(
+        r'^(gan|pool) .*made in', output, re.M), output
+    name, usual = (f'sampler={s},scale=smoke,protocol=plateau' for s in ('least-sure', 'random'))
+    assert f'\n{name}: ' in output, 'what the last cell prints'
+    found, other = numbers(plateau, name), numbers(plateau, usual)
+    assert found['n_added'] == 160 and found['control_each'] == other['control_each']
+    kept = pd.read_csv(plateau/'07_affectnet'/name/'selection.csv')
+    pool = ImageSet(next(plateau.glob('artefacts/pool/*/set.json')).parent)
+    score, mine = pool.column('confidence-cross-fit'), np.isin(np.arange(len(pool)), kept.row)
+    for c, label in enumerate(pool.classes):
+        of = pool.labels == c
+        assert (kept['class'] == label).sum() == (mine & of).sum() > 9
+        assert score[mine & of].max() <= score[~mine & of].min(), 'the least sure are kept'
 
 
 @pytest.mark.parametrize('protocol, args, said', [

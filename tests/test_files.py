@@ -1,6 +1,7 @@
 """People's files as they have them: each is read, or refused by an error that says what to do."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -291,9 +292,51 @@ def test_102_classes_at_smoke_scale_are_told_what_they_need(tmp_path):
     assert not [*(tmp_path/'runs'/'artefacts').glob('[gctm]*')], 'nothing was trained'
 
 
-def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path):
-    status, said = run_here(tmp_path, '07_affectnet', scale='smoke', ratio=9)
-    assert status and 'the pool is only 7x the real set' in said, said[-2000:]
+@pytest.mark.long
+def test_102_classes_go_through_to_the_last_cell_by_their_names(tmp_path, monkeypatch):
+    "Drawn pictures, of classes whose names are mathematics, half mathematics, and money."
+    names = sorted(f'{i:03d} {("$x_0^2$", "a^b_c", "$5 or $6", "$^")[i % 4]}' for i in range(102))
+    for i, name in enumerate(names):
+        for j in range(6):
+            x = noise(36, high=128) + np.uint8([i*7 % 128, i*29 % 128, i*53 % 128])
+            put(tmp_path/'flowers'/name/f'{j}.png', Image.fromarray(x))
+    seen, write = {}, Run.write_figure
+    def noted(self, name, figure):
+        write(self, name, figure)
+        seen[name] = {t.get_text(): t.get_parse_math() for t in figure.findobj(plt.Text)}
+        return figure
+    monkeypatch.setattr(Run, 'write_figure', noted)
+    status, said = run_here(
+        tmp_path/'runs', '07_affectnet', scale='smoke', data='folder', real=204,
+        root=str(tmp_path/'flowers'), changes='n_valid=102,n_test=102,gan_dim=4')
+    assert status == 0, said[-3000:]
+    record = next((tmp_path/'runs'/'07_affectnet').glob('*/metrics.json')).parent
+    assert f'\n{record.name}: ' in said, 'what the last cell prints'
+    found = json.loads((record/'metrics.json').read_text())['metrics']
+    assert found['classes'] == names and found['n_pool'] == 101*found['n_real'] == 101*204
+    assert json.loads((record/'params.json').read_text())['scale'] == 'smoke'
+    tables = {p.stem: pd.read_csv(p) for p in (record/'tables').glob('*.csv')}
+    assert {*tables} >= {'table2', 'table3', 'readings', 'over_seeds', 'verdicts'}
+    assert tables['table3']['class'].tolist() == names
+    kept = pd.read_csv(record/'selection.csv')
+    assert len(kept) == found['n_added'] == 204 and {*kept['class']} == {*names}
+    for file in kept.file: assert (tmp_path/'flowers'/file).is_file()
+    assert 'flowers' in (record/'answer.md').read_text()
+    drawn = {p.stem for p in (record/'figures').glob('*.png') if p.stat().st_size > 1000}
+    assert drawn == {*seen} >= {'real_faces', 'figure1_translations', 'figure2_classes',
+                                'figure4_confidence', 'figure5_extremes'}
+    for figure, texts in seen.items():
+        shown = [n for n in names if any(t.startswith(n) for t in texts)]
+        assert shown == names[:dict(plateaus=0, figure2_classes=102).get(figure, 12)], figure
+        assert (len(shown) == 12) == ('the first 12 of 102 classes' in texts), figure
+        assert not any(texts.values()), f'{figure} reads names as mathematics'
+
+
+@pytest.mark.parametrize('notebook, most', [('07_affectnet', 7), ('08_celeba', 12)])
+def test_more_than_the_pool_will_hold_is_refused_before_a_gan_is_trained(tmp_path, notebook, most):
+    status, said = run_here(tmp_path, notebook, scale='smoke', ratio=most + 1)
+    assert status and f'ratio={most + 1}: the pool is only {most}x the real set' in said, (
+        said[-2000:])
     assert not [*(tmp_path/'artefacts').glob('[gctm]*')], 'nothing was trained'
 
 
@@ -414,6 +457,71 @@ def test_a_place_that_may_only_be_read_is_said_with_the_remedy(monkeypatch, what
         os.chmod(folder, 0o755)
     assert said.startswith('PermissionError') and folder in said, said
     assert 'cannot be written (Permission denied)' in said and 'SYNTHNB_RUNS' in said
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+    "A copy of what git has of this project, without its records."
+    copy = tmp_path_factory.mktemp('mine')/'checkout'
+    for name in ('Makefile', 'Snakefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'LICENSE',
+                 'README.md', 'MANIFEST.in', 'config', 'profiles', 'tools', 'synthnb', 'nbs'):
+        (shutil.copytree if (ROOT/name).is_dir() else shutil.copy)(ROOT/name, put_below(copy/name))
+    (copy/'runs').mkdir()
+    return copy
+
+
+def put_below(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def with_only_read(place, *command, **env):
+    "A command in such a checkout, with a place that may only be read: root needs a mount for that."
+    checkout = env.pop('cwd')
+    if os.geteuid():
+        before = {p: p.stat().st_mode for p in (place, *place.rglob('*')) if p.is_dir()}
+        for p in before: p.chmod(0o555)
+    else:
+        before, mount = {}, 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$PWD"'
+        command = ['unshare', '--mount', 'sh', '-c', f'{mount} && shift && exec "$@"', 'sh', place,
+                   *command]
+        if subprocess.run([*command[:7], 'true'], capture_output=True).returncode:
+            pytest.skip('a place of root that may only be read needs a mount')
+    env = os.environ | dict(PYTHONPATH=str(checkout), PYTHONDONTWRITEBYTECODE='1') | env
+    if 'SYNTHNB_RUNS' in env and not env['SYNTHNB_RUNS']: del env['SYNTHNB_RUNS']
+    try: return subprocess.run(command, cwd=checkout, env=env, text=True, timeout=120,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finally:
+        for p, mode in before.items(): p.chmod(mode)
+
+
+@pytest.mark.parametrize('runs', ['', 'readable', 'readable/deeper'])
+@pytest.mark.parametrize('goal', ['run', 'tables'])
+def test_make_where_nothing_may_be_written_is_one_line(checkout, tmp_path, goal, runs):
+    (tmp_path/'readable').mkdir()
+    place, given = (tmp_path/'readable', str(tmp_path/runs)) if runs else (checkout, '')
+    done = with_only_read(place, 'make', goal, f'PY={sys.executable}', 'SCALE=smoke', cwd=checkout,
+                          SYNTHNB_RUNS=given)
+    said, *rest = done.stdout.strip().splitlines()
+    assert done.returncode and len(rest) == 1 and 'make: ***' in rest[0], done.stdout
+    assert re.search(f"^{re.escape(given) or '.*runs'}.* cannot be written \\((Read-only file "
+                     "system|Permission denied)\\): give yourself the right to write there, or set "
+                     'SYNTHNB_RUNS to a folder of yours$', said), said
+
+
+def test_make_says_where_it_cannot_make_an_environment(checkout):
+    done = with_only_read(checkout, 'make', 'run', f'PYTHON={sys.executable}', cwd=checkout)
+    assert done.returncode and len(done.stdout.strip().splitlines()) == 2, done.stdout
+    assert done.stdout.startswith(f'.venv cannot be made: {checkout} may only be read.')
+    assert 'make PY=/path/to/python' in done.stdout
+
+
+def test_a_checkout_that_may_only_be_read_can_plan_its_tables(checkout, tmp_path):
+    done = with_only_read(checkout, 'make', 'tables', f'PY={sys.executable}', 'TABLE=exposure',
+                          'SCALE=smoke', 'SEEDS=0', 'ARGS=--dry-run', cwd=checkout,
+                          SYNTHNB_RUNS=str(tmp_path/'runs'))
+    assert done.returncode == 0 and 'Traceback' not in done.stdout, done.stdout[-3000:]
+    assert re.search('^total +4$', done.stdout, re.M), done.stdout
 
 
 SAFE = 'classifier', 'policy', 'vae', 'dcgan', 'stylegan2'

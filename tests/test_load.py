@@ -175,6 +175,26 @@ def test_slow_reads_wait_side_by_side(place):
     assert slow - fast < .6*waits, f'{slow:.1f} s for {fast:.1f} s without waits, of {waits:.1f} s'
 
 
+def test_the_lengths_of_files_are_asked_side_by_side(tmp_path, monkeypatch):
+    "`load_data` asks for each file's length before it reads any; a file that is gone has none."
+    root, look, usual = tmp_path/'set', .02, os.stat
+    for i in range(400): photo(root/'ab'[i % 2]/f'{i:03d}.png', i)
+    records, _ = data.read_folder(root)
+    records.loc[7, 'path'] = str(root/'gone.png')
+    plain = data.picture_keys(records)
+    def late(path, *args, **kw):
+        if str(path).startswith(str(root)): time.sleep(look)
+        return usual(path, *args, **kw)
+    monkeypatch.setattr(os, 'stat', late)
+    began = time.perf_counter()
+    lengths = data.lengths_of(records.path.tolist())
+    assert time.perf_counter() - began < .3*400*look
+    monkeypatch.undo()
+    assert lengths == [-1 if i == 7 else os.path.getsize(p) for i, p in enumerate(records.path)]
+    keys = data.picture_keys(records, sieve=True)
+    assert len({*keys}) == len({*plain}) == 400 and keys[7] == plain[7]
+
+
 def test_a_table_is_checked_as_quickly_as_it_is_read(tmp_path):
     path = listed(tmp_path, '0.png')
     t = pd.DataFrame(dict(path=[f'images/{i}.png' for i in range(100_000)], label='a'))

@@ -84,6 +84,31 @@ def test_killed_while_the_pool_is_written(whole, tmp_path):
     assert finish(tmp_path)[1].read_bytes() == whole[1].read_bytes()
 
 
+CLOCK = '''
+import itertools, time
+right, asked = time.time, itertools.count()
+time.time = lambda: right() + (0, -3600, 86400)[next(asked) % 3] # an hour back, then a day ahead
+time.time_ns = lambda: int(1e9*time.time())
+''' + CHILD + "assert next(asked) > 24, 'by the clock checkpoints are written'\n"
+
+
+def test_a_clock_that_jumps_between_two_looks_at_it_changes_no_digit(whole, tmp_path):
+    "Not while the GAN trains and the pool is made, nor where that is killed and goes on."
+    partly, begun = tmp_path/'killed', '*.part/training.pt'
+    kill_when(child(partly, script=CLOCK), lambda: list(partly.glob(f'artefacts/gan/{begun}')))
+    assert not list(partly.glob('artefacts/gan/*/artefact.json')), 'it was killed too late'
+    for runs in (tmp_path/'through', partly):
+        process = child(runs, script=CLOCK)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-2000:]
+        model, pool = (Path(line) for line in out.strip().splitlines()[-2:])
+        mine, theirs = (torch.load(p, weights_only=True) for p in (model, whole[0]))
+        for net in ('G', 'D'):
+            assert all(torch.equal(mine[net][k], theirs[net][k]) for k in theirs[net])
+        assert pool.read_bytes() == whole[1].read_bytes()
+        assert not list(runs.glob('artefacts/*/*.part')), 'nothing is left half made'
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     "A file system of a few MB of its own; skipped where one may not be mounted."

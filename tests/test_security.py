@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tables
 import torch
 import typed
 from nbconvert import HTMLExporter
@@ -510,16 +511,48 @@ def test_make_shows_no_shell_what_was_typed(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_what_is_typed_is_cut_into_words(monkeypatch, tmp_path):
+def test_what_is_typed_is_cut_into_words(monkeypatch):
     monkeypatch.setenv('ARGS', "--only gan -k 'a or b' --out=\"c d\" $(x)")
     assert typed.words('ARGS') == ['--only', 'gan', '-k', 'a or b', '--out=c d', '$(x)']
     assert typed.words('ARGS') == [] # another process does not see it
     monkeypatch.setenv('ARGS', "it's")
     with pytest.raises(SystemExit, match="ARGS=it's"): typed.words('ARGS')
-    (tmp_path/'says.py').write_text('import sys\nprint(sys.argv[1:], __name__)')
-    done = subprocess.run([sys.executable, ROOT/'tools'/'typed.py', 'says', '--a'], cwd=tmp_path,
-                          env=os.environ | dict(ARGS="'b c'"), capture_output=True, text=True)
-    assert done.stdout == "['--a', 'b c'] __main__\n"
+
+
+PAPERMILL = """
+import json, os, sys
+with open(os.environ['TOLD'], 'a') as f: f.write(json.dumps(sys.argv[1:]) + chr(10))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ["a b'c\"d$(touch x);e", '`touch x` #y: {z} [0]'])
+def test_a_folder_of_any_name_comes_whole_through_make_tables(tmp_path, name):
+    "Make, tools/tables.py, Snakemake and the shell of its rule hand it on; papermill is a stub."
+    for i in range(8): photo(tmp_path/'data'/name/'ab'[i % 2]/f'{i}.png', i)
+    (tmp_path/'stub'/'papermill').mkdir(parents=True)
+    for file, text in ('__init__', ''), ('__main__', PAPERMILL):
+        (tmp_path/'stub'/'papermill'/f'{file}.py').write_text(text)
+    told, root = tmp_path/'told', tmp_path/'data'/name
+    done = subprocess.run(
+        ['make', 'tables', f'PY={sys.executable}', 'TABLE=own', 'DATA=folder', 'SEEDS=0',
+         'SCALE=smoke', f"ROOT={str(root).replace('$', '$$')}", 'CORES=1'], cwd=ROOT, text=True,
+        env=os.environ | dict(
+            SYNTHNB_RUNS=str(tmp_path/'runs'), TOLD=str(told), PYTHONDONTWRITEBYTECODE='1',
+            PYTHONPATH=os.pathsep.join(filter(None, [str(tmp_path/'stub'), os.environ.get(
+                'PYTHONPATH')]))), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
+    assert told.exists(), done.stdout[-3000:]
+    first = json.loads(told.read_text().splitlines()[0])
+    assert first[first.index('root') + 1] == str(root), first
+    assert first[first.index('data') + 1] == 'folder' and 'scale' in first
+    assert not (ROOT/'x').exists() and not [*tmp_path.rglob('x')], 'something was executed'
+
+
+@pytest.mark.parametrize('text', ['007', '1e3', 'true', '[1, 2]', 'a: b', "'q'", 'x #y', '{', '"',
+                                  'back\\slash', ' é 🙂', '0,1', '*a', '@b', '- c', '~', 'null'])
+def test_what_snakemake_is_told_is_what_was_typed(text):
+    from snakemake.cli import parse_config
+    assert parse_config([tables.as_config('root', text)]) == dict(root=text)
 
 
 EVIL = ['</script><script>alert(1)</script>', '<img src=x onerror=alert(1)>', '"><svg onload=x>']

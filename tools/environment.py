@@ -21,6 +21,16 @@ def check_python(goal):
              ' make {} PYTHON=python3.12'.format(HERE, sys.version.split()[0], goal))
 
 
+def check_place(venv):
+    "Nothing is begun where the environment could not be written."
+    place = os.path.abspath(venv)
+    while not os.path.isdir(place): place = os.path.dirname(place)
+    if not os.access(place, os.W_OK): sys.exit(
+        '{} cannot be made: {} may only be read. Give yourself the right to write there, or name '
+        'the Python of an environment that has all in settings.ini: make PY=/path/to/python'.format(
+            venv, place))
+
+
 def make(venv):
     "A virtual environment, if there is none."
     if os.access(os.path.join(venv, 'bin', 'pip'), os.X_OK):
@@ -99,6 +109,7 @@ def hooks_here():
 def ready(venv, goals):
     "The environment, as `make` wants it."
     check_python(goals)
+    check_place(venv)
     try:
         make(venv)
         install(venv)
@@ -109,6 +120,7 @@ def ready(venv, goals):
 
 def docs(venv):
     "Jupyter Book, too."
+    check_place(venv)
     print('Adding Jupyter Book to {}, for the site: 10 MB, once.'.format(venv))
     sys.stdout.flush()
     try: install(venv, '.[docs]')

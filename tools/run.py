@@ -105,17 +105,23 @@ def runs_folder(usual='runs'):
     return Path(os.environ.get('SYNTHNB_RUNS') or usual).expanduser()
 
 
+@contextmanager
+def written(folder):
+    "Where a folder cannot be written inside, one line that says so."
+    try: yield
+    except OSError as e: sys.exit(
+        f'{folder} cannot be written ({e.strerror}): give yourself the right to write there, or '
+        'set SYNTHNB_RUNS to a folder of yours')
+
+
 def run(notebook, *arguments):
     "Run nbs/<notebook>.ipynb: its exit status. The executed notebook goes to the record."
     needs('papermill')
     folder = runs_folder()/notebook
     page, start = folder/f'notebook-{os.getpid()}.ipynb', folder/f'notebook-{os.getpid()}.start'
-    try:
+    with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         start.touch() # the notebook writes here where its record is, then its pictures, a line each
-    except OSError as e: sys.exit(
-        f'{folder} cannot be written ({e.strerror}): give yourself the right to write there, or '
-        'set SYNTHNB_RUNS to a folder of yours')
     try:
         with pictures(start):
             stopped = python('-m', 'papermill', f'nbs/{notebook}.ipynb', page, *arguments,

@@ -4,11 +4,13 @@
 DATA, ROOT, FRESH and CORES come from the environment, where make puts what was typed after it.
 Tables have scales of their own.
 """
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from run import PROJECT, STOPPED, needs, python, run
+from run import PROJECT, STOPPED, needs, python, run, runs_folder, written
 from typed import words
 
 
@@ -23,16 +25,24 @@ def scales(tables, scale, more=()): # further files of tables
     return list(dict.fromkeys(known))
 
 
+def as_config(key, text):
+    "For --config, which reads 007, true and 'a #b' as YAML, and takes quotes off the ends."
+    return f'{key}= {json.dumps(text, ensure_ascii=False)} '
+
+
 def main(*arguments):
     needs('snakemake')
     import psutil
+    with written(place := runs_folder().absolute()): # Snakemake would say it in a traceback
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
     asked_for = 'table', 'data', 'root', 'seeds', 'scale', 'fresh'
     given = {k: os.environ.get(k.upper()) for k in asked_for}
     here = ['--cores', os.environ.get('CORES') or 'all', '--resources', 'gpu=1',
             f'mem_mb={psutil.virtual_memory().available//10**6}']
     if any('--profile' in a for a in arguments): here = [] # it says what there is
     fresh = ['--forceall'] if given['fresh'] else []
-    asked = [f'{k}={v}' for k, v in given.items() if v]
+    asked = [as_config(k, v) for k, v in given.items() if v]
     config = ['--config', *asked] if asked else []
     status = python('-m', 'snakemake', *here, *fresh, *arguments, *config)
     if status in STOPPED or {'-n', '--dry-run'} & {*arguments}: return status
