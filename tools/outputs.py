@@ -17,7 +17,9 @@ from nbclient import NotebookClient
 from PIL import Image
 from typed import words
 
-STYLE = re.compile(r'<style scoped>.*?</style>\n', re.DOTALL) # JupyterLab has its own
+# What a table of pandas can do without: its style sheet, for JupyterLab has its own, and a line per
+# cell: a line per row makes the smaller file and the better diff.
+NEEDLESS = re.compile(r'<style scoped>.*?</style>\n|\n\s*(?=<t[hd]|</tr)', re.DOTALL)
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
 
@@ -58,7 +60,7 @@ def tidy(notebook, kept=()):
             if kept and json.dumps(output, sort_keys=True) in kept: continue
             output.get('data', {}).pop(WIDGET, None) # a stored widget has no state: an error
             if html := output.get('data', {}).get('text/html'):
-                output.data['text/html'] = STYLE.sub('', ''.join(html))
+                output.data['text/html'] = NEEDLESS.sub('', ''.join(html))
             png = output.get('data', {}).get('image/png')
             if not png: continue
             output.data['image/png'] = png = smaller(png.replace('\n', ''))
