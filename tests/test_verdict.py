@@ -21,16 +21,13 @@ TABLES = ROOT/'runs'/'14_verdict'/'default'/'tables'
 NUMBERS = ['ours', 'lo', 'hi']
 
 # What the rows were before whose claim they are was told: world, claim, numbers, verdict. The
-# numbers stand in a row of the same world today, but for those named here.
+# numbers stand in a row of the same world today, where no seed was added or run anew.
 BEFORE = pd.read_csv(Path(__file__).with_name('verdicts_before.csv'), keep_default_na=False,
                      na_values=[''], dtype=dict(world=str)).fillna({'world': ''})
+ANEW = {'shapes': "10_shapes' default, seed 0: another torch, and the search as it is today"}
+BEFORE = BEFORE[~BEFORE.world.isin(ANEW)]
 SEEDS = BEFORE.groupby('world').seeds.max()
 WORLDS = {'photographs': 'faces, wildfaces', 'overfitting, photographs': 'overfitting, wildfaces'}
-CHANGED = {
-    'more random samples are neither shape than are blank':
-        'a blank shows neither shape, so that this could not fail; now less twice the blanks',
-    '... by up to about 27 points, the largest of the five':
-        'each seed took the largest of its own five; now all take the bias with the largest mean'}
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +38,7 @@ def now():
 
 
 def test_no_number_changed_where_the_comparison_did_not(now):
-    gone = []
+    gone, compared = [], 0
     for row in BEFORE.itertuples():
         world = now[now.world == WORLDS.get(row.world, row.world)]
         if world.seeds.max() > SEEDS[row.world]: continue # there are more since
@@ -49,12 +46,13 @@ def test_no_number_changed_where_the_comparison_did_not(now):
         was = np.array([row.ours, row.lo, row.hi], float)
         same = np.isclose(ours, was, rtol=1e-4, atol=1e-6, equal_nan=True).all(1)
         turned = np.isclose(ours, -was[[0, 2, 1]], rtol=1e-4, atol=1e-6).all(1)
+        compared += 1
         if not (same | turned).any(): gone.append((row.world, row.claim))
-    assert {claim for _, claim in gone} == {*CHANGED} and {w for w, _ in gone} == {'shapes'}
+    assert compared > 20 and not gone, gone
 
 
 def test_a_claim_that_turned_its_direction_is_the_thesis_on_the_inception_score(now):
-    for row in BEFORE[(BEFORE.seeds > 1) & ~BEFORE.claim.isin(CHANGED)].itertuples():
+    for row in BEFORE[BEFORE.seeds > 1].itertuples():
         world = now[now.world == WORLDS.get(row.world, row.world)]
         if world.seeds.max() > SEEDS[row.world]: continue
         same = np.isclose(world.ours.to_numpy(float), row.ours, rtol=1e-4, atol=1e-6)
