@@ -228,8 +228,10 @@ def test_its_numbers_are_those_of_its_classifiers(plateau):
     said = [Classifier.load(p).predict_proba(test) > .5
             for p in plateau.glob('artefacts/trainings/*/classifier *.safetensors')]
     each = [(s == test.attribute_matrix).mean() for s in said]
+    near = 2.5/test.attribute_matrix.size # two answers may turn: batches are summed otherwise
     for who in ('control', 'arm'):
-        assert all(min(abs(e - v) for e in each) < 2e-3 for v in found[f'{who}_each'])
+        assert all(min(abs(e - v) for e in each) < near for v in found[f'{who}_each']), (
+            each, found[f'{who}_each'], near)
 
 
 @pytest.mark.long

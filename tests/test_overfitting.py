@@ -40,7 +40,7 @@ loop = noise.run_to_end
 noise.run_to_end = lambda *args, **kw: loop(*args, save_seconds=0., **kw)
 sets = [drawn_set(n, 36, 'balanced', seed=0, name=name)
         for n, name in ((128, 'train'), (64, 'valid'), (64, 'test'))]
-noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', epochs=8, w0=.004)
+noise.fit_noisy(*sets, method='dynamic', seed=5, device='cpu', preset='smoke', epochs=8, w0=.0005)
 '''
 
 
