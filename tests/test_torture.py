@@ -20,6 +20,13 @@ def test_every_kind_of_file_is_read_or_refused_by_its_name():
     assert table.refused.sum() > len(table)/2 and table.read.sum() > 3
 
 
+@pytest.mark.parametrize('seed', [45, 47])
+def test_annotations_that_numpy_gives_up_on_are_refused_by_name(seed):
+    "Its parser of headers leaves a SystemError here, a TokenError there."
+    report = campaign(1, ['fuzz'], seed=seed, targets=['affectnet_later'], inputs=1)
+    assert not report.faults and report.table().refused.sum() == 1, report.faults
+
+
 def test_torn_networks_are_refused():
     report = Report()
     torture.torn(report, time.time() + 300, 0, step=20)
