@@ -22,6 +22,7 @@ from functools import cached_property, lru_cache, partial
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
+from tokenize import TokenError
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator
 from zipfile import BadZipFile
@@ -204,8 +205,9 @@ def reading(path:Path): # a file of somebody else
     except UnicodeError as e: raise ValueError(
         f'{path} is no text in UTF-8 ({e}); save it again as UTF-8') from e
     except csv.Error as e: raise ValueError(f'{path} is no CSV file: {e}') from e
-    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as e: raise ValueError(
-        f'{path} is torn, or no archive ({e}); copy or save it again') from e
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError,
+            SyntaxError, SystemError, TokenError) as e: # NumPy's, of a torn header
+        raise ValueError(f'{path} is torn, or no archive ({e}); copy or save it again') from e
     except (ValueError, OSError) as e: # a parser's, or what has been said already
         if str(path) in str(e): raise
         raise ValueError(f'{path} cannot be read ({str(e).strip()}); is it whole, and does each '

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from tempfile import gettempdir
-from tokenize import TokenError
 from typing import Callable, Iterator
 
 import numpy as np
@@ -751,11 +750,8 @@ def affectnet_pictures(root:Path) -> Path: # AffectNet's
 def expression_in(path:Path) -> int: # from 0 to 10
     "The number in a file of annotations, or an error that names it."
     with reading(path):
-        try:
-            value = np.load(path, allow_pickle=False)
-            text = str(value.item()) if value.size == 1 else ''
-        except (SyntaxError, SystemError, TokenError) as e: # of NumPy, for what is torn
-            raise ValueError(f'no array of NumPy: {e}') from e
+        value = np.load(path, allow_pickle=False)
+        text = str(value.item()) if value.size == 1 else ''
     if text not in map(str, range(11)): raise ValueError(
         f'{path} holds {text or value.shape}; expected the code of an expression, 0 to 10')
     return int(text)
