@@ -395,6 +395,15 @@ def test_a_recipe_is_of_real_only_too(plateau):
     assert {*free.recipe} == {'jitter', 'smooth'}
 
 
+def test_noise_is_a_recipe(plateau):
+    status, output = run(plateau, '-p', 'sampler', 'none', '-p', 'recipe', 'gaussian',
+                         protocol='plateau')
+    assert status == 0, output[-3000:]
+    noisy = numbers(plateau, 'sampler=none,scale=smoke,protocol=plateau,recipe=gaussian')
+    plain = numbers(plateau, 'sampler=random,scale=smoke,protocol=plateau')
+    assert noisy['control_each'] == noisy['arm_each'] != plain['control_each']
+
+
 @pytest.mark.parametrize('above', [False, True])
 def test_the_front_pages_sampler_in_a_copy_of_07(plateau, tmp_path, monkeypatch, above):
     "Its lines, all of them, at either end of the first code cell; the run comes to its end."
@@ -429,6 +438,7 @@ def test_the_front_pages_sampler_in_a_copy_of_07(plateau, tmp_path, monkeypatch,
     ('plateau', ['-p', 'exposure', 'fixed'], 'exposure=fixed is of protocol=updates'),
     ('plateau', ['-p', 'recipe', 'cutout'], 'choose one of plain, jitter, trivial'),
     ('plateau', ['-p', 'augment', 'none'], 'recipe=plain'),
+    ('plateau', ['-p', 'recipe', 'dynamic', '-p', 'sampler', 'pretrain'], 'begins anew'),
     ('plateau', ['-p', 'sampler', 'right', '-p', 'data', 'folder'], 'needs data=drawn'),
     ('plateau', ['-p', 'folds', '5'], 'drawn faces are drawn anew by each seed'),
     ('plateau', ['-p', 'folds', '1', '-p', 'data', 'folder'], '2 and more of photographs'),

@@ -2,6 +2,7 @@
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,15 @@ import torch
 from filelock import FileLock
 from test_resume import child
 
-from synthnb import plateau
+from synthnb import noise, plateau
+from synthnb.core import run_to_end
 from synthnb.data import Images
 from synthnb.drawn import drawn_set
+from synthnb.noise import (NOISES, NoiseConfig, NoisyPlateau, fit_noisy_plateau, noise_units,
+                           set_signs, signs, without_units)
 from synthnb.plateau import (Arm, Job, PlateauConfig, PlateauTraining, check_arm, fit_plateau,
                              order_of, plan_of, stacks_of)
+from synthnb.train import classifier_net
 
 N, VALID, K = 48, 24, 3
 LUCK = torch.Generator().manual_seed(0)
@@ -258,3 +263,87 @@ def test_processes_write_where_this_one_looks_now(tmp_path, monkeypatch):
         plateau.in_processes([(Arm([(real, None)], valid, test, seed, recipe=SMALL), 0)
                               for seed in range(2)], SimpleNamespace(update=lambda: None))
         assert len([*(tmp_path/name).glob('artefacts/trainings/*/*.npy')]) == 2
+
+
+# ---- with noise ----------------------------------------------------------------------------------
+@pytest.mark.parametrize('method', ['periodic', 'dynamic'])
+def test_a_turned_sign_is_a_norm_with_negative_weights(method):
+    fresh = lambda: classifier_net('resnet10', 5, 8).eval()
+    noisy, x = noise.noisy_net(fresh(), method, NoiseConfig.preset('smoke')).eval(), torch.randn(
+        6, 3, 32, 32, generator=LUCK)
+    with torch.no_grad():
+        for p in noisy.parameters(): p.add_(.05*torch.randn(p.shape, generator=LUCK))
+    seen = {}
+    for turn in (1, -1):
+        set_signs(noisy, turn)
+        (plain := fresh()).load_state_dict(without_units(noisy.state_dict()))
+        seen[turn] = plain(x)
+        torch.testing.assert_close(seen[turn], noisy(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(seen[1], seen[-1], atol=1e-2)
+
+
+def noisy(name, monkeypatch, most=15, table=None, **changes):
+    monkeypatch.setitem(NOISES, name, NOISES[name] | changes)
+    table, config = table or images(), replace(QUICK, least=most, most=most, lr=.01)
+    return NoisyPlateau(table, jobs_of(table)[0], config, 'cpu', name)
+
+
+def test_a_periodic_sign_turns_and_the_average_begins_anew(monkeypatch):
+    training, turns, fresh = noisy('periodic', monkeypatch, interval=5), [], []
+    one = plateau.PlateauTraining.run_update
+    def watched(self, p, t):
+        turns.append(signs(self.net).unique().tolist() + signs(self.average).unique().tolist())
+        same = [torch.equal(a, b) for a, b in zip(self.net.parameters(),
+                                                  self.average.parameters())]
+        fresh.append(all(same))
+        one(self, p, t)
+    monkeypatch.setattr(plateau.PlateauTraining, 'run_update', watched)
+    while training.step < training.total: training.update()
+    assert turns == [[1, 1]]*5 + [[-1, -1]]*5 + [[1, 1]]*5
+    assert [t for t, f in enumerate(fresh) if f] == [0, 5, 10]
+    assert not [k for own in training.kept for v in own.values() for k in v if 'noise' in k]
+
+
+def test_a_dynamic_sign_turns_by_itself_and_small_noise_never(monkeypatch):
+    dynamic = noisy('dynamic', monkeypatch, w0=.005)
+    before = [u.w.detach().clone() for u in noise_units(dynamic.net)]
+    while dynamic.step < dynamic.total: dynamic.update()
+    after = [u.w.detach() for u in noise_units(dynamic.net)]
+    assert all((b > 0).all() for b in before) and any((a < 0).all() for a in after), after
+    small = noisy('gaussian', monkeypatch)
+    while small.step < small.total: small.update()
+    plain = train(small.table, small.jobs, small.config)
+    assert not noise_units(small.net) and small.kept[0]['best'].keys() == plain.kept[0][
+        'best'].keys()
+    assert small.history[0][-1]['loss'] != plain.history[0][-1]['loss']
+
+
+@pytest.mark.parametrize('name, changes', [('periodic', dict(interval=4)), ('gaussian', {}),
+                                           ('dynamic', dict(w0=.005))])
+def test_noise_killed_and_gone_on_is_the_same(name, changes, monkeypatch, tmp_path):
+    begin = partial(noisy, name, monkeypatch, table=images(), **changes)
+    whole = begin()
+    run_to_end(whole, whole.total)
+    with pytest.raises(KeyboardInterrupt):
+        part = begin()
+        run_to_end(part, part.total, folder=tmp_path, name='noise', save_seconds=0, stop_after=2)
+    again = begin()
+    run_to_end(again, again.total, folder=tmp_path, name='noise')
+    assert again.history == whole.history
+    assert all(torch.equal(v, again.kept[0]['best'][k]) for k, v in whole.kept[0]['best'].items())
+
+
+def test_noise_is_a_part_of_the_name_and_what_is_no_noise_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv('SYNTHNB_RUNS', str(tmp_path))
+    sets = {k: drawn_set(24, 20, 'balanced', 0, k) for k in ('train', 'valid', 'test')}
+    own = dict(arch='resnet10', width=4, crop=16, look_every=3, least=6, most=6, batch_size=12)
+    fit = lambda name: fit_noisy_plateau([(sets['train'], None)], sets['valid'], sets['test'], 2,
+                                         device='cpu', noise=name, **own)
+    each = {name: fit(name) for name in ('periodic', 'gaussian')}
+    assert len({f for t in each.values() for f in t.where.values()}) == 4
+    assert each['gaussian'].said().shape == (2, 24, 8) and not np.array_equal(
+        each['gaussian'].said(), each['periodic'].said())
+    said = each['gaussian'].classifier(1).predict_proba(sets['test'])
+    np.testing.assert_allclose(said, each['gaussian'].said()[1], atol=2e-3)
+    assert fit('gaussian').where == each['gaussian'].where
+    with pytest.raises(ValueError, match='choose one of periodic, dynamic, gaussian'): fit('mixup')
