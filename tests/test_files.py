@@ -488,7 +488,7 @@ def with_only_read(place, *command, **env):
         if subprocess.run([*command[:7], 'true'], capture_output=True).returncode:
             pytest.skip('a place of root that may only be read needs a mount')
     env = os.environ | dict(PYTHONPATH=str(checkout), PYTHONDONTWRITEBYTECODE='1') | env
-    for name in 'MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS', 'MAKELEVEL': # of a make that runs the tests
+    for name in 'MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS', 'MAKELEVEL', 'PY': # of make test
         env.pop(name, None)
     if 'SYNTHNB_RUNS' in env and not env['SYNTHNB_RUNS']: del env['SYNTHNB_RUNS']
     try: return subprocess.run(command, cwd=checkout, env=env, text=True, timeout=120,
