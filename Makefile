@@ -72,7 +72,7 @@ sprint: $(READY)  ## as much of config/sprint.yaml as MINUTES=9 allow, packed in
 sprint-in: $(READY)  ## the records of another machine's sprint, from FILE=sprint.tar.gz into runs/
 	@$(PY) tools/sprint.py in
 
-test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (15 minutes, two cores)
+test: $(READY)  ## in sync, clean, ruff, every notebook at smoke scale, pytest (17 minutes, two cores)
 	@$(PY) tools/test.py
 
 lab: $(READY)  ## JupyterLab, opened on the front page; saved as git keeps it
