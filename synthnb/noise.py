@@ -875,8 +875,7 @@ def noisy_result(folder:Path, # made by `fit_noisy`
 
 # %% ../nbs/06_noise.ipynb #d3abeb35
 from .plateau import (Arm, Job, PlateauConfig, PlateauTraining, Trainings, check_arm,
-                             leave, table_of)
-from .train import named_recipe
+                             leave, made, table_of)
 
 # %% ../nbs/06_noise.ipynb #5d000a7e
 def without_units(state:dict, # weights of a network with units, by name
@@ -966,12 +965,7 @@ def noisy_made(arm:Arm, j:int, device, desc:str, noise:str) -> Path: # the finis
         training = NoisyPlateau(table, arm.job(j, table, first), config, device, noise)
         run_to_end(training, training.total, f'{desc}, {noise}', folder, folder.name)
         leave(training, 0, arm, first, j, folder)
-    named = [[s, None if rows is None else np.asarray(rows), *map(np.asarray, labels)]
-             for s, rows, *labels in arm.parts]
-    return artefact('trainings', make, dict(
-        parts=named, valid=arm.valid, test=arm.test, seed=arm.seed, marks=arm.marks, training=j,
-        device=torch.device(device).type, recipe=named_recipe(arm.recipe),
-        noise=NOISES[noise]), quiet=True)
+    return made(replace(arm, recipe=arm.recipe | dict(noise=NOISES[noise])), j, make, device)
 
 # %% ../nbs/06_noise.ipynb #a9648baf
 HIGHEST, TESTED = 'the highest validation F1', 'the test F1 of the chosen epoch'

@@ -298,7 +298,7 @@ def test_a_periodic_sign_turns_and_the_average_begins_anew(monkeypatch):
         fresh.append(all(same))
         one(self, p, t)
     monkeypatch.setattr(plateau.PlateauTraining, 'run_update', watched)
-    while training.step < training.total: training.update()
+    run_to_end(training, training.total)
     assert turns == [[1, 1]]*5 + [[-1, -1]]*5 + [[1, 1]]*5
     assert [t for t, f in enumerate(fresh) if f] == [0, 5, 10]
     assert not [k for own in training.kept for v in own.values() for k in v if 'noise' in k]
@@ -311,11 +311,11 @@ def test_a_dynamic_sign_turns_by_itself_and_small_noise_never(monkeypatch):
         seen.append(signs(self.net).unique().tolist())
         one(self, p, t)
     monkeypatch.setattr(plateau.PlateauTraining, 'run_update', watched)
-    while dynamic.step < dynamic.total: dynamic.update()
+    run_to_end(dynamic, dynamic.total)
     assert seen[0] == [1] and [-1] in seen and {*map(len, seen)} == {1}, seen
     assert all(u.w.abs().max() < .05 for u in noise_units(dynamic.net)), 'it is drawn to zero'
     small = noisy('gaussian', monkeypatch)
-    while small.step < small.total: small.update()
+    run_to_end(small, small.total)
     plain = train(small.table, small.jobs, small.config)
     assert not noise_units(small.net) and small.kept[0]['best'].keys() == plain.kept[0][
         'best'].keys()
