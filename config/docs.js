@@ -22,6 +22,11 @@ document.addEventListener('DOMContentLoaded', () => {
   }
   addEventListener('hashchange', reveal)
   if (location.hash) reveal()
+  for (const img of document.querySelectorAll('.bd-article img')) { // see the end of docs.css
+    const known = () => img.classList.toggle('wide', img.naturalWidth > 560)
+    if (img.complete) known()
+    else img.addEventListener('load', known)
+  }
   addEventListener('beforeprint', () => {
     for (const d of document.querySelectorAll('details.folded')) d.open = true
   })

@@ -230,6 +230,9 @@ def test_pages_fit_a_phone_and_formulas_are_set(site, chromium, scheme):
     for name in ('index', '06_noise', '14_verdict', 'reference/samplers', 'ledger'):
         page.goto((site/f'{name}.html').as_uri())
         assert page.evaluate('document.documentElement.scrollWidth') <= 390, name
+        scales = page.evaluate('''[...document.querySelectorAll('.bd-article img')].map(
+            i => i.getBoundingClientRect().width/Math.min(i.naturalWidth, 640))''')
+        assert min(scales, default=1) > .55, f'{name}: figures too small to read'
         if name == '06_noise': page.locator('mjx-container').first.wait_for(timeout=60_000)
     page.locator('#ledger td').first.wait_for(timeout=60_000)
     shades = page.evaluate('''['body', '#ledger td'].map(s => getComputedStyle(
