@@ -624,8 +624,9 @@ def effect_of(g:Gain, margin:float) -> str: # a predicate
     return HELPS[word].format(text)
 def how_named(name:str) -> str: # of an arm
     "How the images of an arm were chosen."
-    return dict(random='taken at random from the pool as it is', unrefused='taken at random from '
-                'what the first look leaves').get(name, f'chosen by {name}')
+    how = dict(random='taken at random from the pool, leaks left out',
+               unrefused='taken at random from what the first look leaves')
+    return how.get(name, f'chosen by {name}')
 
 # %% ../nbs/05e_answer.ipynb #47d67613
 def other_sentence(heard:Heard, named:str, arms, margin:float) -> str: # empty where there is none

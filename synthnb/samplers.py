@@ -973,9 +973,11 @@ def longer_in_words(records:pd.DataFrame, # with exposure='fixed'
 # %% ../nbs/02_samplers.ipynb #de6e50e4
 def advice(name:str, word:str, gains, # the sampler that decides, its word, what it gains
            margin:float, longer, # what real images alone gain from longer training; or empty
+           alike:bool=False, # see `any_will_do`
           ) -> str: # a sentence
     "What to do, as far as these seeds tell."
     helps = sure(longer) and np.mean(longer) > 0
+    if alike: return 'So add synthetic images, and take any.'
     if word == 'yes': return f"So add {NAMED[name]}."
     if word == WORDS[4]: return 'So run five seeds before you decide.'
     if word != 'nobody can say yet':
@@ -1007,6 +1009,12 @@ def named_effects(records:pd.DataFrame, gains:dict, # arm -> what it gains, who 
     choosing = seed_gains(records, *((s, low) for s in NAMED))
     if effects and not sure(choosing): return effects
     return effects + [('choosing instead of taking any', choosing, '')]
+def any_will_do(records:pd.DataFrame, gains:dict, margin:float) -> bool: # as of `named_effects`
+    "Whether what is chosen helps, and what is taken at random does so visibly as much."
+    words = {in_a_word(g, margin) for g in gains.values()}
+    if len(gains) < 2 or words != {'yes'}: return False
+    choosing = seed_gains(records, *((s, next(iter(gains))[1]) for s in NAMED))
+    return not (sure(choosing) and np.mean(choosing) > 0)
 
 # %% ../nbs/02_samplers.ipynb #f9b61465
 def competing(records:pd.DataFrame) -> list: # of (sampler, ratio)
@@ -1037,7 +1045,7 @@ def answer_samplers(records:pd.DataFrame, # from core.read_runs, of one data set
     word = in_a_word(gains[first], margin)
     head = head_in_words(data, first, gains[first], margin, when)
     longer, alone = longer_in_words(fixed, margin)
-    to_do = advice(first[0], word, gains[first], margin, alone)
+    to_do = advice(first[0], word, gains[first], margin, alone, any_will_do(shared, gains, margin))
     if word == WORDS[4]: return f'{head} {to_do}'
     said = tell_once(named_effects(shared, gains, margin) + amount_effect(shared, arms), margin,
                      told=word == 'nobody can say yet')

@@ -776,15 +776,17 @@ def bias_in_words(row:pd.Series) -> str: # of `generator_errors`
                        'as we had predicted.')
     if hi < 0: return (f'It foretells too little, by {interval_text(-bias, -hi, -lo)} points; '
                        'we had predicted too much.')
-    return (f'Whether it foretells too much, as we had predicted, cannot be told: '
-            f"{interval_text(bias, lo, hi, sign='+')} points.")
+    way = 'much' if bias > 0 else 'little'
+    return (f'On average it foretells {abs(bias):.1f} points too {way}: '
+            f"{interval_text(bias, lo, hi, sign='+')}. Whether it foretells too much, as we had "
+            'predicted, cannot be told.')
 def why_not(rows:pd.DataFrame, least:float) -> list: # of `generator_errors`, by name
     "By which parts of the rule the law does not hold for generators."
     error, bias = rows['RMSE, points'], rows['bias, points']['the law']
     simple = ('nothing is gained', 'the mean gain of the others')
     wrong = [f'its error is not below that of "{w}"' for w in simple
              if not error['the law'] < error[w]]
-    return wrong + [f'its bias is not below {least:g} points']*(not abs(bias) < least)
+    return wrong + [f'its bias is {least:g} points or more']*(not abs(bias) < least)
 
 # %% ../nbs/00h_worth.ipynb #bb89114e
 def foretold_in_words(told:pd.DataFrame, # of `foretold`
@@ -960,9 +962,12 @@ def choice_in_words(choice:pd.DataFrame) -> str: # of `choice_table`
     best = own.loc[own.over.idxmax()]
     more, less = ((own.more == v).sum() for v in ('yes', 'no'))
     gain = interval_text(best.over, best.lo, best.hi)
-    head = (f'The best choice gains {gain} points over random at most ({best.best} '
-            f"{best.ratio:g}x at {best['real images']:,} real images); jitter alone is worth "
-            f'{best.jitter:.1f} there.')
+    head = (f"The better of the paper's two samplers gains {gain} points over random at most "
+            f"({best.best} {best.ratio:g}x at {best['real images']:,} real images). Jitter alone "
+            f'is worth {best.jitter:.1f} there.')
+    if len(own) == 1: return head + (
+        ' The choice is worth more.' if more else ' The choice is not worth more.' if less else
+        ' Which of the two is worth more, nobody can say.')
     open_at = len(own) - more - less
     return (f'{head} The choice is worth more than jitter at {more} of {len(own)} places, not at '
             f'{less}' + (f', and at {open_at} nobody can say.' if open_at else '.'))
