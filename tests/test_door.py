@@ -508,6 +508,8 @@ def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path, monkeypa
     assert door.files_hash(paths) == changed('before') == after, 'it was remembered'
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_memory_does_not_grow_with_the_files(tmp_path):
     peaks = bench_door.bench_memory(tmp_path, (500, 5000), size=40)
     assert peaks[500] > 1e8 and peaks[5000] < 1.05*peaks[500]

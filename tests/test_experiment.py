@@ -161,6 +161,8 @@ def kill_all(process):
     process.communicate()
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
     "Killed when GAN, pool or classifier has just begun, and once anywhere, it still ends the same."
     runs, _ = first
@@ -179,6 +181,8 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(first, tmp_path):
     assert numbers(tmp_path, 'scale=smoke') == numbers(runs, 'scale=smoke')
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_two_runs_at_once_make_nothing_twice(first, tmp_path):
     runs, _ = first
     both = [begun(tmp_path, '-p', 'sampler', s) for s in ('cl-sam', 'cr-sam')]

@@ -80,6 +80,8 @@ def age(runs, name): return (runs/name/'metrics.json').stat().st_mtime_ns
 
 
 # ---- what is in it -------------------------------------------------------------------------------
+@pytest.mark.long
+@pytest.mark.ci
 def test_every_table_is_its_samplers_ratios_and_seeds(tmp_path):
     root = faces(tmp_path/'nowhere'/'wildfaces')
     names = listed(tmp_path, 'table=affectnet,exposure,gpu,wildfaces', f'root={root}')

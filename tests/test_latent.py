@@ -201,6 +201,8 @@ def test_half_way_is_read_on_the_test_images(first):
     assert 'validation images' not in ' '.join(claims)
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_older_records_are_read_under_true_names(first, tmp_path):
     "Half-way numbers of validation images do not count as of test images, and times are kept."
     runs, folder = first

@@ -146,6 +146,8 @@ def test_the_default_mirrors_and_warns_of_digits(demo):
     assert found['mirror_fall']['all'] > .3
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_digits_are_not_mirrored_where_it_says_so(tmp_path):
     names, _ = yours(tmp_path/'runs', augment='crops')
     assert names['mirrors'] is None and views(tmp_path/'runs') == {'shifted', 'shifted again'}
