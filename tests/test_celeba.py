@@ -248,6 +248,8 @@ def test_controls(plateau, sampler, adds):
         other['arm_each'])
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_another_recipe_is_of_real_only_too(plateau):
     status, output = run(plateau, '-p', 'sampler', 'random', '-p', 'recipe', 'smooth',
                          protocol='plateau')

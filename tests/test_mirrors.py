@@ -86,6 +86,8 @@ def test_an_unknown_word_is_refused(tmp_path, notebook):
     assert not list(tmp_path.glob('artefacts/*/*'))
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_thirteen_asks_where_it_mirrors(tmp_path):
     status, output = run(tmp_path, '-p', 'augment', 'crops+mirror', '-p', 'sweeps',
                          'False', notebook='13_overfitting')

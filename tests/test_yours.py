@@ -238,6 +238,8 @@ def test_a_pool_that_repeats_the_test_set_is_refused_by_the_names_of_its_files(f
     for s in names['answer'].selections.values(): assert not np.isin(s.indices, leaks).any()
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_other_names_of_classes_are_led_to_yours(tmp_path):
     for part, rows in (('train', slice(0, 60)), ('test', slice(60, 120))):
         digits(tmp_path/'real'/part, rows)
