@@ -977,8 +977,7 @@ def advice(name:str, word:str, gains, # the sampler that decides, its word, what
           ) -> str: # a sentence
     "What to do, as far as these seeds tell."
     helps = sure(longer) and np.mean(longer) > 0
-    if alike: return 'So add synthetic images, and take any.'
-    if word == 'yes': return f"So add {NAMED[name]}."
+    if word == 'yes': return f"So add {'synthetic images, and take any' if alike else NAMED[name]}."
     if word == WORDS[4]: return 'So run five seeds before you decide.'
     if word != 'nobody can say yet':
         return f"So {'train longer' if helps else 'do'} without them."
@@ -999,21 +998,24 @@ def head_in_words(data:str, arm:tuple, gains, # what it is, who decides, what th
             f'{does.removesuffix(f": {n}")}{when}.')
 
 # %% ../nbs/02_samplers.ipynb #74c496d6
+def choosing_gains(records:pd.DataFrame, gains:dict) -> np.ndarray: # as of `named_effects`
+    "What choosing adds to taking any, in points, one a seed."
+    return seed_gains(records, *((s, next(iter(gains))[1]) for s in NAMED))
 def named_effects(records:pd.DataFrame, gains:dict, # arm -> what it gains, who decides first
                   margin:float) -> list: # for `tell_once`
     "What the other named arm does if its word is another, and what choosing adds to taking any."
-    (first, *others), low = gains, next(iter(gains))[1]
+    first, *others = gains
     word = lambda arm: in_a_word(gains[arm], margin)
     effects = [(f'adding {NAMED[a[0]]}', gains[a], '') for a in others if word(a) != word(first)]
     if not others: return effects
-    choosing = seed_gains(records, *((s, low) for s in NAMED))
+    choosing = choosing_gains(records, gains)
     if effects and not sure(choosing): return effects
     return effects + [('choosing instead of taking any', choosing, '')]
 def any_will_do(records:pd.DataFrame, gains:dict, margin:float) -> bool: # as of `named_effects`
     "Whether what is chosen helps, and what is taken at random does so visibly as much."
     words = {in_a_word(g, margin) for g in gains.values()}
     if len(gains) < 2 or words != {'yes'}: return False
-    choosing = seed_gains(records, *((s, next(iter(gains))[1]) for s in NAMED))
+    choosing = choosing_gains(records, gains)
     return not (sure(choosing) and np.mean(choosing) > 0)
 
 # %% ../nbs/02_samplers.ipynb #f9b61465
